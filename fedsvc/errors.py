@@ -10,7 +10,7 @@
     ├── NotFound
     ├── QueueUnavailable        Redis does not answer, or not as a writable master
     ├── QueueCorrupt            what Redis holds is not what fedsvc wrote
-    ├── ArchiveUnavailable      the database does not answer
+    ├── ArchiveUnavailable      the database does not answer, or is not migrated
     └── KeyUnavailable          a signing key is unknown, or no key encryption key opens it
 
 A message never holds a private key, a token or a body.
@@ -18,9 +18,29 @@ A message never holds a private key, a token or a body.
 
 from __future__ import annotations
 
+from fedsvc.domain.errors import (
+    FedsvcError,
+    InvalidActivity,
+    InvalidInbox,
+    InvalidInput,
+    InvalidKey,
+    KeyUnavailable,
+)
 
-class FedsvcError(Exception):
-    """Base of all of them."""
+__all__ = [
+    "ArchiveUnavailable",
+    "ConfigurationError",
+    "FedsvcError",
+    "InvalidActivity",
+    "InvalidInbox",
+    "InvalidInput",
+    "InvalidKey",
+    "KeyUnavailable",
+    "NotFound",
+    "QueueCorrupt",
+    "QueueUnavailable",
+    "RequestIdReused",
+]
 
 
 class ConfigurationError(FedsvcError):
@@ -30,30 +50,6 @@ class ConfigurationError(FedsvcError):
         super().__init__(f"{setting}: {problem}")
         self.setting = setting
         self.problem = problem
-
-
-class InvalidInput(FedsvcError):
-    """The caller's input is not acceptable; `field` is its path in the request."""
-
-    #: ErrorInfo.reason of the gRPC status
-    code = "INVALID_ARGUMENT"
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
-        self.field = field
-        self.problem = problem
-
-
-class InvalidActivity(InvalidInput):
-    code = "INVALID_ACTIVITY"
-
-
-class InvalidInbox(InvalidInput):
-    code = "INVALID_INBOX"
-
-
-class InvalidKey(InvalidInput):
-    code = "INVALID_KEY"
 
 
 class RequestIdReused(FedsvcError):
@@ -74,7 +70,3 @@ class QueueCorrupt(FedsvcError):
 
 class ArchiveUnavailable(FedsvcError):
     """The database does not answer, or its schema is not migrated."""
-
-
-class KeyUnavailable(FedsvcError):
-    """The signing key is unknown, or none of the key encryption keys opens it."""

@@ -133,3 +133,40 @@ class Attempt:
 
 MAX_HISTORY = 16
 SNIPPET_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A delivery as it is shown: the same whether the queue or the archive answers.
+
+    All times are milliseconds since the epoch; 0 stands for "none".
+    """
+
+    id: DeliveryId
+    state: DeliveryState
+    activity_id: str
+    activity_type: str
+    actor: str
+    inbox: str
+    host: str
+    origin: str
+    key_id: str
+    priority: Priority
+    attempts: int = 0
+    reason: Reason | None = None
+    status: int = 0  # last HTTP status, 0 when there was no answer
+    snippet: str = ""  # first SNIPPET_BYTES of the last answer's body, as text
+    not_before_ms: int = 0
+    next_attempt_ms: int = 0
+    expire_ms: int = 0
+    completed_ms: int = 0
+    #: names the outcome within the partition and orders it among the outcomes of one delivery
+    #: (a dead letter that is replayed gets another); 0 while pending
+    outcome: int = 0
+    ordering_key: str = ""
+    request_id: str = ""
+    history: tuple[Attempt, ...] = ()
+
+    @property
+    def accepted_ms(self) -> int:
+        return self.id.accepted_ms

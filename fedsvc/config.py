@@ -1,0 +1,226 @@
+"""Settings: one object, read from the environment, every field described.
+
+The reference page is generated from here. An unknown `FEDSVC_` variable or a bad value is a
+`ConfigurationError` that names it, so that a typing error never becomes a silent default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from fedsvc import __version__
+from fedsvc.errors import ConfigurationError
+
+#: names that existed before fedsvc and are kept; every other setting is FEDSVC_<NAME>
+INHERITED: Final = frozenset(
+    {"REDIS_URL", "DATABASE_URL", "MAX_RETRY_DURATION", "TASK_TTL", "MAX_BATCH_SIZE"}
+)
+
+
+class Address(NamedTuple):
+    """Where to listen or connect: HOST:PORT, IPv6 hosts in brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("expected HOST:PORT")
+    if host.startswith("[") != host.endswith("]"):
+        raise ValueError("expected HOST:PORT, with an IPv6 host in brackets")
+    return Address(host.strip("[]"), int(port))
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return [part for part in value.replace(",", " ").split() if part]
+    return value
+
+
+def _networks(value: object) -> object:
+    parts = _split(value)
+    if isinstance(parts, (list, tuple)):
+        return tuple(ip_network(p) if isinstance(p, str) else p for p in parts)
+    return parts
+
+
+def _ports(value: object) -> object:
+    parts = _split(value)
+    if isinstance(parts, (list, tuple, set, frozenset)):
+        return frozenset(int(p) for p in parts)
+    return parts
+
+
+Listen = Annotated[Address, BeforeValidator(parse_address)]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_networks)]
+Ports = Annotated[frozenset[int], BeforeValidator(_ports)]
+
+
+class Settings(BaseModel):
+    """All of fedsvc's settings. Immutable; share it freely."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="The queue: redis://, rediss:// (TLS) or unix:// address of Redis 7+ or Valkey.",
+    )
+    database_url: str = Field(
+        "sqlite:///fedsvc.db",
+        description="The archive: sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME.",
+    )
+    max_retry_duration: int = Field(
+        172_800, gt=0, description="Seconds from its acceptance past which no delivery lives."
+    )
+    task_ttl: int = Field(
+        86_400,
+        gt=0,
+        description="Seconds for which completed deliveries stay readable and known as duplicates.",
+    )
+    max_batch_size: int = Field(10, ge=1, le=1000, description="Most activities in one QueueActivities call.")
+
+    listen: Listen = Field(
+        Address("127.0.0.1", 50051), description="Where the server speaks gRPC; port 0 picks a free one."
+    )
+    http_listen: Listen = Field(
+        Address("127.0.0.1", 8080),
+        description="Where a server or worker answers /metrics, /healthz and /readyz; port 0 picks a free one.",
+    )
+    target: str = Field("", description="The server that the command line calls; FEDSVC_LISTEN when empty.")
+    namespace: str = Field(
+        "fedsvc", pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="First part of every key in Redis."
+    )
+    partitions: int = Field(
+        16,
+        ge=1,
+        le=1024,
+        description="Parts that the queue is split into by destination host; fixed at first start.",
+    )
+    processes: int = Field(1, ge=1, le=256, description="Worker processes that `fedsvc worker` runs.")
+    concurrency: int = Field(
+        256, ge=1, le=10_000, description="Deliveries in flight in one worker process, at most."
+    )
+    host_concurrency: int = Field(8, ge=1, le=1000, description="Deliveries in flight to one host, at most.")
+    sign_threads: int = Field(2, ge=1, le=64, description="Threads that sign, in each worker process.")
+    key_cache_size: int = Field(4096, ge=1, description="Parsed private keys that a process keeps, at most.")
+    message_cache_bytes: int = Field(
+        67_108_864, ge=1_048_576, description="Bytes of activities that a worker process keeps, about."
+    )
+
+    allow_http: bool = Field(
+        False, description="Accept http inboxes too. For tests and closed networks only."
+    )
+    allowed_cidrs: Networks = Field(
+        (), description="Networks to deliver to beside public addresses, on any port; comma-separated."
+    )
+    allowed_ports: Ports = Field(frozenset({443}), description="Ports to deliver to at public addresses.")
+    ca_file: str = Field("", description="PEM file of further certificate authorities to trust.")
+    connect_timeout: float = Field(
+        5.0, gt=0, le=300, description="Seconds to connect, TLS handshake included."
+    )
+    delivery_timeout: float = Field(
+        15.0, gt=0, le=300, description="Seconds for one whole exchange with an inbox."
+    )
+    user_agent: str = Field(
+        f"fedsvc/{__version__}", pattern=r"^[\x20-\x7e]{1,256}$", description="User-Agent of deliveries."
+    )
+    retry_scale: float = Field(
+        1.0, gt=0, le=1000, description="Multiplies the first and longest delays of all retry policies."
+    )
+
+    max_activity_bytes: int = Field(
+        1_048_576, ge=1024, le=16_777_216, description="Largest activity, in bytes."
+    )
+    max_fan_out: int = Field(
+        50_000, ge=1, le=1_000_000, description="Most inboxes in one FanOutActivity call."
+    )
+    request_id_ttl: int = Field(
+        3600, ge=60, description="Seconds for which a repeated request id gets the first answer."
+    )
+    outcome_retention: int = Field(
+        3600, ge=1, description="Seconds for which archived outcomes stay in Redis beside the archive."
+    )
+
+    key_encryption_keys: SecretStr = Field(
+        SecretStr(""),
+        description="Keys (32 bytes, base64 or hex, comma-separated) that encrypt stored private keys; the first "
+        "encrypts, all decrypt.",
+    )
+    key_encryption_keys_file: str = Field(
+        "", description="File with the key encryption keys, instead of FEDSVC_KEY_ENCRYPTION_KEYS."
+    )
+
+    redis_timeout: float = Field(5.0, gt=0, le=300, description="Seconds within which Redis must answer.")
+    lease: float = Field(
+        15.0,
+        ge=0.5,
+        le=3600,
+        description="Seconds without a heartbeat after which a worker's deliveries are taken over.",
+    )
+    shutdown_grace: float = Field(
+        30.0, ge=0, le=3600, description="Seconds that a stopping worker gives deliveries to finish."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged."
+    )
+    log_format: Literal["json", "console"] = Field("json", description="How log lines look.")
+
+    @classmethod
+    def variable(cls, field: str) -> str:
+        """The environment variable that sets `field`."""
+        name = field.upper()
+        return name if name in INHERITED else f"FEDSVC_{name}"
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+        """Read `environ` (the process's by default). `overrides` that are not None win.
+
+        Raises ConfigurationError that names the first bad or unknown variable.
+        """
+        environ = os.environ if environ is None else environ
+        names = {cls.variable(field): field for field in cls.model_fields}
+        values: dict[str, Any] = {}
+        for variable, value in environ.items():
+            if variable in names:
+                values[names[variable]] = value
+            elif variable.startswith("FEDSVC_"):
+                raise ConfigurationError(variable, "unknown setting")
+        values.update({field: value for field, value in overrides.items() if value is not None})
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            field = str(first["loc"][0]) if first["loc"] else "?"
+            raise ConfigurationError(
+                cls.variable(field), first["msg"].removeprefix("Value error, ")
+            ) from None
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables that make another process read the same settings (secrets in clear)."""
+        result = {}
+        for field in type(self).model_fields:
+            value = getattr(self, field)
+            if isinstance(value, SecretStr):
+                text = value.get_secret_value()
+            elif isinstance(value, Address):
+                text = str(value)
+            elif isinstance(value, (tuple, frozenset)):
+                text = ",".join(sorted(str(v) for v in value))
+            elif isinstance(value, bool):
+                text = str(value).lower()
+            else:
+                text = str(value)
+            result[self.variable(field)] = text
+        return result
