@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
@@ -96,7 +97,7 @@ class Settings(BaseModel):
     )
     http_listen: Listen = Field(
         Address("127.0.0.1", 8080),
-        description="Where a server or worker answers /metrics, /healthz and /readyz; port 0 picks a free one.",
+        description="Where a server or worker answers /metrics, /healthz and /readyz; port 0: a free one.",
     )
     target: str = Field("", description="The server that the command line calls; FEDSVC_LISTEN when empty.")
     namespace: str = Field(
@@ -155,8 +156,8 @@ class Settings(BaseModel):
 
     key_encryption_keys: SecretStr = Field(
         SecretStr(""),
-        description="Keys (32 bytes, base64 or hex, comma-separated) that encrypt stored private keys; the first "
-        "encrypts, all decrypt.",
+        description="Keys (32 bytes, base64 or hex, comma-separated) that encrypt stored private keys; "
+        "the first encrypts, all decrypt.",
     )
     key_encryption_keys_file: str = Field(
         "", description="File with the key encryption keys, instead of FEDSVC_KEY_ENCRYPTION_KEYS."
@@ -176,6 +177,25 @@ class Settings(BaseModel):
         "info", description="Least level that is logged."
     )
     log_format: Literal["json", "console"] = Field("json", description="How log lines look.")
+
+    def key_encryption_secret(self) -> str:
+        """The key encryption keys, from variable or file. Raises ConfigurationError if there are none."""
+        text = self.key_encryption_keys.get_secret_value()
+        if text:
+            return text
+        if not self.key_encryption_keys_file:
+            raise ConfigurationError(
+                "FEDSVC_KEY_ENCRYPTION_KEYS", "is not set; private keys are only stored encrypted"
+            )
+        try:
+            text = Path(self.key_encryption_keys_file).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                "FEDSVC_KEY_ENCRYPTION_KEYS_FILE", f"cannot be read: {type(error).__name__}"
+            ) from None
+        if not text.strip():
+            raise ConfigurationError("FEDSVC_KEY_ENCRYPTION_KEYS_FILE", "is empty")
+        return text
 
     @classmethod
     def variable(cls, field: str) -> str:

@@ -1,0 +1,196 @@
+"""The worker's side of the queue: admit, settle, promote, reclaim, each a whole batch in one script."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from fedsvc.config import Settings
+from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Priority
+from fedsvc.domain.message import Message
+from fedsvc.errors import QueueCorrupt, QueueUnavailable
+from fedsvc.queue import outcome
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.link import Argument, Link, Script
+from fedsvc.queue.record import Finished, Record, unpack
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A delivery in flight with this worker."""
+
+    id: DeliveryId
+    #: of the ready stream that it came from
+    priority: Priority
+    #: number of its entry there
+    entry: int
+    record: Record
+    #: how often it was handed out; more than once means that a worker died with it
+    times: int
+    #: why the record cannot be used; empty when it can
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a flight ended. RETRY needs `due_ms` and the new `record`, every other state an `outcome`,
+    DEAD both."""
+
+    admitted: Admitted
+    state: DeliveryState
+    #: whether the inbox was tried
+    attempted: bool
+    record: Record | None = None
+    due_ms: int = 0
+    outcome: Delivery | None = None
+
+
+class Promoted(NamedTuple):
+    count: int
+    #: milliseconds since the epoch at which the next delivery is due; None if none waits
+    next_due_ms: int | None
+
+
+class Shares(NamedTuple):
+    """Of how many deliveries in all, how many of each priority at least (if they wait)."""
+
+    limit: int
+    urgent: int
+    normal: int
+    bulk: int
+
+
+class Clock:
+    """Redis's clock, followed between answers by our own."""
+
+    def __init__(self) -> None:
+        self._offset_ms = time.time() * 1000 - time.monotonic() * 1000
+
+    def set(self, now_ms: int) -> None:
+        self._offset_ms = now_ms - time.monotonic() * 1000
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
+        return int(self._offset_ms + time.monotonic() * 1000)
+
+
+class Consumer:
+    """One worker process as the queue knows it. `name` is its own and never used again."""
+
+    #: how many retries go back to the ready streams in one script
+    PROMOTE: Final = 500
+
+    def __init__(self, link: Link, keys: Keys, settings: Settings, name: str) -> None:
+        self.name = name
+        self.clock = Clock()
+        self._link = link
+        self._keys = keys
+        self._lease_ms = int(settings.lease * 1000)
+        self._admit = Script("admit")
+        self._settle = Script("settle")
+        self._promote = Script("promote")
+        self._reclaim = Script("reclaim")
+        self._leave = Script("leave")
+
+    async def admit(self, partition: int, shares: Shares) -> list[Admitted]:
+        """Take deliveries that are ready; also renews the lease.
+
+        After QueueUnavailable some may have been handed out in an answer that was lost: `recover` them.
+        """
+        answer = await self._run(self._admit, partition, [self.name, self._lease_ms, *shares])
+        return list(self._admitted(partition, answer))
+
+    async def recover(self, partition: int, limit: int) -> list[Admitted]:
+        """Everything that is in flight with this worker, known to it or not."""
+        return list(
+            self._admitted(
+                partition,
+                await self._run(self._reclaim, partition, [self.name, self._lease_ms, limit, self.name]),
+            )
+        )
+
+    async def reclaim(self, partition: int, limit: int) -> list[Admitted]:
+        """Take over what was in flight with workers whose lease has ended; also renews the lease."""
+        return list(
+            self._admitted(
+                partition, await self._run(self._reclaim, partition, [self.name, self._lease_ms, limit, ""])
+            )
+        )
+
+    async def promote(self, partition: int) -> Promoted:
+        """Move deliveries that are due to the ready streams."""
+        count, due, now = await self._run(self._promote, partition, [self.PROMOTE])
+        self.clock.set(int(now))
+        next_due = int(float(due))
+        return Promoted(int(count), None if next_due < 0 else next_due)
+
+    async def settle(self, partition: int, settlements: Sequence[Settlement]) -> set[int]:
+        """End the flight of some deliveries. Returns the indexes of those that somebody else has settled.
+
+        Repeating it after QueueUnavailable is safe: what was done is passed over.
+        """
+        args: list[Argument] = []
+        for s in settlements:
+            admitted = s.admitted
+            args += (
+                int(s.state),
+                admitted.id.sequence,
+                int(admitted.priority),
+                admitted.entry,
+                1 if s.attempted else 0,
+                s.due_ms,
+                s.record.pack(admitted.id.accepted_ms) if s.record is not None else b"",
+                outcome.pack(s.outcome) if s.outcome is not None else b"",
+            )
+        return {int(index) for index in await self._run(self._settle, partition, args)}
+
+    async def leave(self, partition: int) -> int:
+        """Give up the lease. Returns how many deliveries are left to other workers (1 stands for some)."""
+        return int(await self._run(self._leave, partition, [self.name, partition]))
+
+    async def message(self, partition: int, number: int) -> Message | None:
+        """None if Redis does not hold it. Raises QueueCorrupt if it is no message."""
+        key = self._keys.partition(partition).message(number)
+        body, packed = await self._link.call("HMGET", key, "b", "m")
+        if body is None or packed is None:
+            return None
+        try:
+            return Message.unpack(body, packed)
+        except ValueError as error:
+            raise QueueCorrupt(f"message {partition}-{number}: {error}") from None
+
+    async def listen(self) -> AsyncIterator[int]:
+        """Partitions in which there is new work, until QueueUnavailable. May miss some: poll too."""
+        pubsub = self._link.redis.pubsub(ignore_subscribe_messages=True)
+        try:
+            await pubsub.subscribe(self._keys.bell)
+            while True:
+                # Bounded, so that a connection that died silently is found out by the ping in between.
+                told = await pubsub.get_message(timeout=5.0)
+                if told is None:
+                    await pubsub.ping()
+                elif told["type"] == "message" and told["data"].isdigit():
+                    yield int(told["data"])
+        except (TimeoutError, OSError) as error:
+            raise QueueUnavailable(f"Redis does not answer: {type(error).__name__}") from None
+        finally:
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
+
+    async def _run(self, script: Script, partition: int, args: Sequence[Argument]) -> Any:
+        return await self._link.run(script, self._keys.partition(partition).prefix, args)
+
+    @staticmethod
+    def _admitted(partition: int, answer: Sequence[Any]) -> Iterator[Admitted]:
+        items = iter(answer)
+        for stream, entry, sequence, packed, times in zip(items, items, items, items, items, strict=True):
+            id, priority = DeliveryId(partition, int(sequence)), Priority(stream)
+            try:
+                record = unpack(packed, id)
+                if isinstance(record, Finished):
+                    raise QueueCorrupt(f"delivery {id} is finished")
+                yield Admitted(id, priority, int(entry), record, int(times))
+            except QueueCorrupt as error:
+                broken = Record(DeliveryState.READY, 0, priority, 0, 0, 0, 0, 0, "")
+                yield Admitted(id, priority, int(entry), broken, int(times), str(error))

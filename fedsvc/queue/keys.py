@@ -1,0 +1,100 @@
+"""Every key that fedsvc has in Redis, and nothing else, is named here.
+
+All state of a host lives in one partition, and all keys of a partition share one hash slot by their
+tag (`fedsvc:{p3}`), so that every script touches a single slot and runs on Redis Cluster.
+The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`.
+
+    <ns>:{pN}:ready:urgent|normal|bulk   stream    group `workers`; an entry's id is <number>-0, its
+                                                   field `d` the delivery's sequence
+    <ns>:{pN}:deliveries                 hash      sequence -> packed record (see `record.py`): the one
+                                                   truth about a delivery; everything else refers to it
+    <ns>:{pN}:message:<number>           hash      b body, m packed fields, i identity, n deliveries
+                                                   that still need it
+    <ns>:{pN}:activity:<key>             string    latest message's number, then segments of sequences
+                                                   and inbox keys: finds duplicates and recipients
+    <ns>:{pN}:retry                      zset      sequence by due time (ms): retries and scheduled
+    <ns>:{pN}:dead                       stream    dead letters: d sequence, o packed outcome
+    <ns>:{pN}:outcomes                   stream    every terminal outcome: d, s state, o packed outcome
+    <ns>:{pN}:archived                   string    number of the last outcome that SQL has committed
+    <ns>:{pN}:consumers                  zset      worker -> time (ms) at which its lease ends
+    <ns>:{pN}:counters, :rates           hash      what stats are read from
+    <ns>:{pN}:sequence                   string    the last number given out (microseconds)
+    <ns>:{pN}:request:<id>               string    first answer to a request id; expires
+    <ns>:{pN}:archiver                   string    lease of the process that archives this partition
+    <ns>:key:<fingerprint>               hash      an encrypted private key
+    <ns>:partitions                      string    number of partitions, recorded at first start
+    <ns>:clock-shift                     (per partition) string, milliseconds; tests move time with it
+    <ns>:bell                            channel   a partition's number, when there is work in it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from fedsvc.domain.delivery import Priority
+
+#: consumer group of the ready streams
+GROUP = "workers"
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionKeys:
+    """Names of one partition's keys."""
+
+    prefix: str
+
+    def ready(self, priority: Priority) -> str:
+        return f"{self.prefix}:ready:{priority.stream}"
+
+    def message(self, number: int) -> str:
+        return f"{self.prefix}:message:{number}"
+
+    def activity(self, key: bytes) -> str:
+        return f"{self.prefix}:activity:{key.hex()}"
+
+    @property
+    def dead(self) -> str:
+        return f"{self.prefix}:dead"
+
+    @property
+    def outcomes(self) -> str:
+        return f"{self.prefix}:outcomes"
+
+    @property
+    def archived(self) -> str:
+        return f"{self.prefix}:archived"
+
+    @property
+    def archiver(self) -> str:
+        return f"{self.prefix}:archiver"
+
+    @property
+    def clock_shift(self) -> str:
+        return f"{self.prefix}:clock-shift"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names of all keys of one queue."""
+
+    namespace: str = "fedsvc"
+
+    def partition(self, number: int) -> PartitionKeys:
+        return _partition(self.namespace, number)
+
+    def private_key(self, fingerprint: str) -> str:
+        return f"{self.namespace}:key:{fingerprint}"
+
+    @property
+    def partitions(self) -> str:
+        return f"{self.namespace}:partitions"
+
+    @property
+    def bell(self) -> str:
+        return f"{self.namespace}:bell"
+
+
+@cache
+def _partition(namespace: str, number: int) -> PartitionKeys:
+    return PartitionKeys(f"{namespace}:{{p{number}}}")

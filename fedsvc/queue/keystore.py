@@ -1,0 +1,46 @@
+"""Private keys, encrypted, by fingerprint. Deliveries refer to them; nothing else in Redis holds one."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fedsvc.config import Settings
+from fedsvc.domain.keys import KeyCipher, PrivateKey, from_storable, to_storable
+from fedsvc.errors import KeyUnavailable
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.link import Link
+
+
+def key_lifetime_s(settings: Settings) -> int:
+    """Seconds since its last use in a call for which a key is kept: longer than its deliveries live, and
+    than their dead letters are looked at."""
+    return settings.max_retry_duration + settings.task_ttl + 30 * 86_400
+
+
+class KeyStore:
+    def __init__(self, link: Link, keys: Keys, cipher: KeyCipher, *, lifetime_s: int) -> None:
+        """`lifetime_s`: seconds since its last use in a call after which a key is forgotten; longer than
+        any delivery or dead letter lives."""
+        self._link = link
+        self._keys = keys
+        self._cipher = cipher
+        self._lifetime_s = lifetime_s
+
+    async def ensure(self, key: PrivateKey) -> None:
+        """Make sure that Redis holds this key. One round trip when it does."""
+        name = self._keys.private_key(key.fingerprint)
+        if await self._link.call("EXPIRE", name, self._lifetime_s):
+            return
+        sealed = self._cipher.encrypt(to_storable(key), context=key.fingerprint.encode())
+        # In the same turn, hence in this order on one connection.
+        stored = self._link.call("HSET", name, "sealed", sealed, "algorithm", key.algorithm)
+        expires = self._link.call("EXPIRE", name, self._lifetime_s)
+        await asyncio.gather(stored, expires)
+
+    async def fetch(self, fingerprint: str) -> PrivateKey:
+        """Raises KeyUnavailable if the key is unknown or cannot be opened, QueueUnavailable if Redis
+        does not answer."""
+        sealed = await self._link.call("HGET", self._keys.private_key(fingerprint), "sealed")
+        if sealed is None:
+            raise KeyUnavailable(f"key {fingerprint} is not stored")
+        return from_storable(self._cipher.decrypt(sealed, context=fingerprint.encode()))

@@ -1,0 +1,38 @@
+-- look: show some deliveries as they are now. Changes nothing.
+--
+-- KEYS[1]  prefix of the partition
+-- ARGV     their sequences
+--
+-- Result, for each: false if unknown, else {record, 1 if in flight, due time or '', outcome's payload
+-- or '', packed fields of its message or ''}
+
+local result = {}
+for i, sequence in ipairs(ARGV) do
+  local record = call('HGET', DELIVERIES, sequence)
+  if not record then
+    result[i] = false
+  else
+    local state = string.byte(record, 1)
+    local flying, due, payload, message = 0, '', '', ''
+    if is_record(record) then
+      local m, place = struct.unpack('>I8I8', record, 10)
+      message = call('HGET', P .. ':message:' .. text(m), 'm') or ''
+      if state == S_READY then
+        local entry = text(place) .. '-0'
+        local pending = redis.pcall('XPENDING', READY[string.byte(record, 3)], GROUP, entry, entry, 1)
+        if not pending.err and #pending > 0 then flying = 1 end
+      elseif state == S_RETRY or state == S_SCHEDULED then
+        due = call('ZSCORE', RETRY, sequence) or ''
+      elseif state == S_DEAD then
+        local entry = call('XRANGE', DEAD, text(place) .. '-0', text(place) .. '-0')[1]
+        if entry then payload = entry[2][4] end
+      end
+    else
+      local entry = text(struct.unpack('>I8', record, 2)) .. '-0'
+      local found = call('XRANGE', OUTCOMES, entry, entry)[1]
+      if found then payload = found[2][6] end
+    end
+    result[i] = { record, flying, due, payload, message }
+  end
+end
+return result

@@ -1,0 +1,59 @@
+-- reclaim: a worker takes over what was in flight with workers whose lease has ended.
+--
+-- KEYS[1]  prefix of the partition
+-- ARGV[1]  the worker that takes
+-- ARGV[2]  how long its lease lasts from now, ms
+-- ARGV[3]  how many at most
+-- ARGV[4]  '' for workers whose lease has ended; or the worker's own name: then it is shown what is
+--          in flight with itself, to find what it was handed in an answer that never arrived
+--
+-- Workers that hold nothing more are forgotten.
+-- Result: flat list of priority, entry number, sequence, record, times delivered for each.
+
+call('ZADD', CONSUMERS, text(NOW_MS + tonumber(ARGV[2])), ARGV[1])
+local left = tonumber(ARGV[3])
+local result = {}
+local from
+if ARGV[4] == '' then
+  from = call('ZRANGEBYSCORE', CONSUMERS, '-inf', text(NOW_MS))
+else
+  from = { ARGV[4] }
+end
+
+for _, consumer in ipairs(from) do
+  local empty = true
+  for priority = 1, 3 do
+    local key = READY[priority]
+    if left > 0 then
+      local pending = redis.pcall('XPENDING', key, GROUP, '-', '+', left, consumer)
+      if pending.err then pending = {} end -- no such group: Redis came back empty
+      for _, item in ipairs(pending) do
+        empty = false
+        left = left - 1
+        if consumer ~= ARGV[1] then call('XCLAIM', key, GROUP, ARGV[1], 0, item[1]) end
+        local entry = call('XRANGE', key, item[1], item[1])[1]
+        local sequence = entry and entry[2][2]
+        local record = sequence and call('HGET', DELIVERIES, sequence)
+        if is_record(record) and string.byte(record, 1) == S_READY then
+          result[#result + 1] = priority
+          result[#result + 1] = string.match(item[1], '^(%d+)-')
+          result[#result + 1] = sequence
+          result[#result + 1] = record
+          result[#result + 1] = item[4] + 1
+        else
+          call('XACK', key, GROUP, item[1])
+          call('XDEL', key, item[1])
+          count('strays', 1)
+        end
+      end
+    else
+      empty = false
+    end
+  end
+  if empty and consumer ~= ARGV[1] then
+    for priority = 1, 3 do redis.pcall('XGROUP', 'DELCONSUMER', READY[priority], GROUP, consumer) end
+    call('ZREM', CONSUMERS, consumer)
+  end
+end
+flush()
+return result

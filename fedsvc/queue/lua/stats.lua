@@ -1,0 +1,45 @@
+-- stats: the figures of one partition, at one moment, in time that does not depend on the backlog.
+--
+-- KEYS[1]  prefix of the partition
+--
+-- Result: {now ms, counters as a flat list, rates as a flat list, entries waiting for a retry or their
+-- time, dead letters, when the next is due (ms, -1), how many are due, workers with a lease, archived
+-- number, last outcome's number, then for each priority: entries, in flight, number of the oldest that
+-- no worker has (0 if none)}
+
+local function oldest(key)
+  local groups = redis.pcall('XINFO', 'GROUPS', key)
+  local after = '-'
+  if not groups.err then
+    for _, group in ipairs(groups) do
+      local info = {}
+      for i = 1, #group, 2 do info[group[i]] = group[i + 1] end
+      if info['name'] == GROUP then after = '(' .. info['last-delivered-id'] end
+    end
+  end
+  local entry = call('XRANGE', key, after, '+', 'COUNT', 1)[1]
+  return entry and string.match(entry[1], '^(%d+)-') or '0'
+end
+
+local next_one = call('ZRANGE', RETRY, 0, 0, 'WITHSCORES')
+local last = call('XREVRANGE', OUTCOMES, '+', '-', 'COUNT', 1)[1]
+local result = {
+  text(NOW_MS),
+  call('HGETALL', COUNTERS),
+  call('HGETALL', RATES),
+  call('ZCARD', RETRY),
+  call('XLEN', DEAD),
+  next_one[2] or '-1',
+  call('ZCOUNT', RETRY, '-inf', text(NOW_MS)),
+  call('ZCOUNT', CONSUMERS, text(NOW_MS), '+inf'),
+  call('GET', P .. ':archived') or '0',
+  last and string.match(last[1], '^(%d+)-') or '0',
+}
+for priority = 1, 3 do
+  local key = READY[priority]
+  local flying = redis.pcall('XPENDING', key, GROUP)
+  result[#result + 1] = call('XLEN', key)
+  result[#result + 1] = flying.err and 0 or flying[1]
+  result[#result + 1] = oldest(key)
+end
+return result

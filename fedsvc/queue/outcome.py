@@ -1,0 +1,70 @@
+"""A delivery's outcome as text of JSON: what the streams `outcomes` and `dead` carry.
+
+The state and the number of the outcome are not inside: they are the entry's own, since the script that
+appends it has the last word on both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import orjson
+
+from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
+from fedsvc.errors import QueueCorrupt
+
+
+def pack(delivery: Delivery) -> bytes:
+    return orjson.dumps(
+        [
+            delivery.activity_id,
+            delivery.activity_type,
+            delivery.actor,
+            delivery.inbox,
+            delivery.host,
+            delivery.origin,
+            delivery.key_id,
+            int(delivery.priority),
+            delivery.attempts,
+            int(delivery.reason or 0),
+            delivery.status,
+            delivery.snippet,
+            delivery.not_before_ms,
+            delivery.expire_ms,
+            delivery.ordering_key,
+            delivery.request_id,
+            [(a.time_ms, a.latency_ms, a.status, int(a.reason)) for a in delivery.history],
+        ]
+    )
+
+
+def unpack(payload: bytes, id: DeliveryId, state: DeliveryState, outcome: int) -> Delivery:
+    """Raises QueueCorrupt if `payload` is not what `pack` makes."""
+    try:
+        f = orjson.loads(payload)
+        delivery = Delivery(
+            id=id,
+            state=state,
+            activity_id=f[0],
+            activity_type=f[1],
+            actor=f[2],
+            inbox=f[3],
+            host=f[4],
+            origin=f[5],
+            key_id=f[6],
+            priority=Priority(f[7]),
+            attempts=f[8],
+            reason=Reason(f[9]) if f[9] else None,
+            status=f[10],
+            snippet=f[11],
+            not_before_ms=f[12],
+            expire_ms=f[13],
+            ordering_key=f[14],
+            request_id=f[15],
+            history=tuple(
+                Attempt(time, latency, status, Reason(reason)) for time, latency, status, reason in f[16]
+            ),
+        )
+    except (ValueError, TypeError, IndexError, KeyError) as error:
+        raise QueueCorrupt(f"outcome of delivery {id}: {error}") from None
+    return replace(delivery, outcome=outcome, completed_ms=outcome // 1000)

@@ -1,0 +1,65 @@
+"""The log of outcomes, as archive and watchers read it: in order, from a position that they keep."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fedsvc.config import Settings
+from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState
+from fedsvc.errors import QueueCorrupt
+from fedsvc.queue import outcome
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.link import Link, Script
+
+_RENEW: Final = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0
+"""
+
+
+class OutcomeLog:
+    def __init__(self, link: Link, keys: Keys, settings: Settings) -> None:
+        self._link = link
+        self._keys = keys
+        self._lease_ms = int(settings.lease * 1000)
+        self._retention_ms = settings.outcome_retention * 1000
+        self._archived = Script("archived")
+        self._trim = Script("trim")
+
+    async def lead(self, partition: int, name: str) -> bool:
+        """Whether `name` is the one that archives this partition, for one lease from now. Two at once would
+        do no harm: archiving is idempotent."""
+        key = self._keys.partition(partition).archiver
+        if await self._link.call("SET", key, name, "NX", "PX", self._lease_ms):
+            return True
+        return bool(await self._link.call("EVAL", _RENEW, 1, key, name, self._lease_ms))
+
+    async def position(self, partition: int) -> int:
+        """Number of the last outcome that is archived; 0 for none."""
+        return int(await self._link.call("GET", self._keys.partition(partition).archived) or 0)
+
+    async def read(self, partition: int, after: int, limit: int) -> tuple[list[Delivery], int, int]:
+        """Outcomes past number `after`, oldest first: those that can be read, the number of the last entry
+        looked at, and how many entries that were."""
+        entries = await self._link.call(
+            "XRANGE", self._keys.partition(partition).outcomes, f"({after}-0", "+", "COUNT", limit
+        )
+        outcomes: list[Delivery] = []
+        for name, fields in entries:
+            number = int(name.split(b"-")[0])
+            try:
+                id = DeliveryId(partition, int(fields[b"d"]))
+                outcomes.append(outcome.unpack(fields[b"o"], id, DeliveryState(int(fields[b"s"])), number))
+            except (QueueCorrupt, KeyError, ValueError):
+                continue  # not written by us; it must not block those behind it
+        last = int(entries[-1][0].split(b"-")[0]) if entries else after
+        return outcomes, last, len(entries)
+
+    async def commit(self, partition: int, number: int, count: int) -> None:
+        """The archive has committed everything up to `number`, of which `count` since the last commit."""
+        await self._link.run(self._archived, self._keys.partition(partition).prefix, [number, count])
+
+    async def trim(self, partition: int, limit: int) -> int:
+        """Forget outcomes that are archived and older than FEDSVC_OUTCOME_RETENTION. Returns how many."""
+        prefix = self._keys.partition(partition).prefix
+        return int(await self._link.run(self._trim, prefix, [self._retention_ms, limit]))

@@ -1,0 +1,150 @@
+"""Puts deliveries on the queue.
+
+A call is split by partition and into chunks; each part is one atomic script, idempotent under the call's
+request id, so that a call that broke half-way is simply repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from fedsvc.config import Settings
+from fedsvc.domain.activity import activity_key
+from fedsvc.domain.delivery import DeliveryId, Priority
+from fedsvc.domain.inbox import Inbox, inbox_key, partition_of
+from fedsvc.domain.message import Message
+from fedsvc.domain.priority import type_code
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.link import Argument, Link, Script
+from fedsvc.queue.record import FLAG_SHARED_INBOX
+
+
+class Queued(NamedTuple):
+    """One delivery of a call. A duplicate is the delivery that was accepted before."""
+
+    id: DeliveryId
+    duplicate: bool
+
+
+class FannedOut(NamedTuple):
+    accepted: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms deliveries are accepted. Times are milliseconds since the epoch, 0 for none."""
+
+    priority: Priority
+    not_before_ms: int = 0
+    expire_ms: int = 0
+    request_id: str = ""
+    #: accept an activity to an inbox again although it was accepted within TASK_TTL
+    allow_duplicate: bool = False
+    #: the inboxes are shared inboxes of their hosts
+    shared_inbox: bool = False
+
+
+class Place(NamedTuple):
+    """An inbox with what the queue needs of it, computed once."""
+
+    url: str
+    partition: int
+    key: bytes
+
+
+class Producer:
+    #: inboxes in one script; bounds how long Redis is busy with it (about 10 ms)
+    CHUNK: Final = 2000
+
+    def __init__(self, link: Link, keys: Keys, settings: Settings) -> None:
+        self._link = link
+        self._keys = keys
+        self._partitions = settings.partitions
+        self._request_ttl_ms = settings.request_id_ttl * 1000
+        self._index_ttl_ms = (settings.max_retry_duration + settings.task_ttl) * 1000
+        self._max_retry_s = settings.max_retry_duration
+        self._duplicate_window_us = settings.task_ttl * 1_000_000
+        self._enqueue = Script("enqueue")
+
+    def place(self, inbox: Inbox) -> Place:
+        return Place(inbox.url, partition_of(inbox.host, self._partitions), inbox_key(inbox.url))
+
+    async def enqueue(self, message: Message, inbox: Place, terms: Terms) -> Queued:
+        """Accept one delivery. Returning means that Redis has it.
+
+        Raises QueueUnavailable (nothing is known to be accepted; repeat it under the same request id)
+        and RequestIdReused.
+        """
+        first, duplicates = await self._part(inbox.partition, message, [inbox], terms, "")
+        if duplicates:
+            return Queued(DeliveryId(inbox.partition, duplicates[0][1]), True)
+        return Queued(DeliveryId(inbox.partition, first), False)
+
+    async def fan_out(self, message: Message, inboxes: Sequence[Place], terms: Terms) -> FannedOut:
+        """Accept one delivery for each of `inboxes`, which must be distinct. Errors as in `enqueue`."""
+        by_partition: dict[int, list[Place]] = {}
+        for inbox in inboxes:
+            by_partition.setdefault(inbox.partition, []).append(inbox)
+        parts = [
+            self._part(partition, message, places[start : start + self.CHUNK], terms, f"/{start}")
+            for partition, places in by_partition.items()
+            for start in range(0, len(places), self.CHUNK)
+        ]
+        answers = await asyncio.gather(*parts, return_exceptions=True)
+        duplicates = 0
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            duplicates += len(answer[1])
+        return FannedOut(len(inboxes) - duplicates, duplicates)
+
+    async def _part(
+        self, partition: int, message: Message, inboxes: Sequence[Place], terms: Terms, part: str
+    ) -> tuple[int, list[tuple[int, int]]]:
+        """First new sequence, and (index, sequence) of each duplicate."""
+        identity = message.identity()
+        pairs: list[Argument] = []
+        for inbox in inboxes:
+            pairs.append(inbox.url)
+            pairs.append(inbox.key)
+        args: list[Argument] = [
+            partition,
+            int(terms.priority),
+            type_code(message.activity_type),
+            FLAG_SHARED_INBOX if terms.shared_inbox else 0,
+            terms.not_before_ms,
+            -(-terms.expire_ms // 1000),
+            activity_key(message.activity_id).hex(),
+            identity,
+            message.pack(),
+            message.body,
+            f"{message.origin}/{terms.request_id}{part}" if terms.request_id else "",
+            self._fingerprint(identity, inboxes, terms),
+            self._request_ttl_ms,
+            self._index_ttl_ms,
+            0 if terms.allow_duplicate else self._duplicate_window_us,
+            self._max_retry_s,
+            *pairs,
+        ]
+        prefix = self._keys.partition(partition).prefix
+        answer = await self._link.run(self._enqueue, prefix, args)
+        pairs_of = iter(answer[1:])
+        return int(answer[0]), [
+            (int(index), int(sequence)) for index, sequence in zip(pairs_of, pairs_of, strict=True)
+        ]
+
+    @staticmethod
+    def _fingerprint(identity: bytes, inboxes: Sequence[Place], terms: Terms) -> bytes:
+        """What must be equal for two calls to be the same call."""
+        content = hashlib.blake2b(identity, digest_size=8)
+        content.update(
+            b"%d %d %d %d" % (terms.priority, terms.not_before_ms, terms.expire_ms, terms.allow_duplicate)
+        )
+        for inbox in inboxes:
+            content.update(inbox.key)
+        return content.digest()

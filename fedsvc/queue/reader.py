@@ -1,0 +1,164 @@
+"""Shows what is in the queue, one delivery, one activity or the dead letters. Changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import struct
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from fedsvc.config import Settings
+from fedsvc.domain.activity import activity_key
+from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState
+from fedsvc.domain.inbox import host_of
+from fedsvc.domain.message import Message
+from fedsvc.errors import QueueCorrupt
+from fedsvc.queue import outcome
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.link import Link, Script
+from fedsvc.queue.record import Finished, unpack
+
+_SEGMENT: Final = struct.Struct(">QI")
+
+
+def _sequences(index: bytes) -> Iterator[int]:
+    """All sequences of an activity's index: see `lua/enqueue.lua`."""
+    at = 8
+    while at + _SEGMENT.size <= len(index):
+        base, count = _SEGMENT.unpack_from(index, at)
+        yield from range(base, base + count)
+        at += _SEGMENT.size + 8 * count
+
+
+class Reader:
+    #: sequences in one script
+    CHUNK: Final = 500
+
+    def __init__(self, link: Link, keys: Keys, settings: Settings) -> None:
+        self._link = link
+        self._keys = keys
+        self._partitions = settings.partitions
+        self._look = Script("look")
+        self._recipients = Script("recipients")
+
+    async def get(self, id: DeliveryId) -> Delivery | None:
+        """None if Redis does not hold it (any more). Raises QueueUnavailable, QueueCorrupt."""
+        if id.partition >= self._partitions:
+            return None
+        return (await self._show(id.partition, [id.sequence]))[0]
+
+    async def list_activity(
+        self, activity_id: str, *, after: DeliveryId | None, limit: int, states: frozenset[DeliveryState]
+    ) -> list[Delivery]:
+        """Deliveries of an activity that Redis holds, by id, past `after`; in any state if none is named."""
+        found: list[Delivery] = []
+        for partition, sequences in await self._index(activity_id):
+            if after is not None and partition < after.partition:
+                continue
+            if after is not None and partition == after.partition:
+                sequences = [s for s in sequences if s > after.sequence]
+            for start in range(0, len(sequences), self.CHUNK):
+                if len(found) >= limit:
+                    return found[:limit]
+                shown = await self._show(partition, sequences[start : start + self.CHUNK])
+                found += [d for d in shown if d is not None and (not states or d.state in states)]
+        return found[:limit]
+
+    async def count_activity(self, activity_id: str) -> Counter[DeliveryState]:
+        """How many of an activity's deliveries are in which state, of those that Redis holds. Those in
+        flight count as READY."""
+        counts: Counter[DeliveryState] = Counter()
+        for partition, sequences in await self._index(activity_id):
+            prefix = self._keys.partition(partition).prefix
+            for start in range(0, len(sequences), self.CHUNK):
+                answer = await self._link.run(self._recipients, prefix, sequences[start : start + self.CHUNK])
+                items = iter(answer)
+                for state, number in zip(items, items, strict=True):
+                    if state:
+                        counts[DeliveryState(state)] += number
+        return counts
+
+    async def dead_letters(self, *, before: int, limit: int) -> list[Delivery]:
+        """Dead letters, newest first; those whose outcome number is below `before` (0: from the newest)."""
+        bound = f"({before}-0" if before else "+"
+        answers = await asyncio.gather(
+            *(
+                self._link.call("XREVRANGE", self._keys.partition(p).dead, bound, "-", "COUNT", limit)
+                for p in range(self._partitions)
+            )
+        )
+        letters = [
+            [self._dead(partition, entry) for entry in entries] for partition, entries in enumerate(answers)
+        ]
+        merged = heapq.merge(*letters, key=lambda d: d.outcome, reverse=True)
+        return list(islice(merged, limit))
+
+    async def body(self, id: DeliveryId) -> bytes | None:
+        """The exact bytes that are sent, while Redis holds them."""
+        keys = self._keys.partition(id.partition)
+        packed = await self._link.call("HGET", f"{keys.prefix}:deliveries", str(id.sequence))
+        record = unpack(packed, id) if packed else None
+        if record is None or isinstance(record, Finished):
+            return None
+        body: bytes | None = await self._link.call("HGET", keys.message(record.message), "b")
+        return body
+
+    @staticmethod
+    def _dead(partition: int, entry: tuple[bytes, dict[bytes, bytes]]) -> Delivery:
+        name, fields = entry
+        id = DeliveryId(partition, int(fields[b"d"]))
+        return outcome.unpack(fields[b"o"], id, DeliveryState.DEAD, int(name.split(b"-")[0]))
+
+    async def _index(self, activity_id: str) -> list[tuple[int, list[int]]]:
+        """For each partition that knows the activity: the sequences of its deliveries, ascending."""
+        key = activity_key(activity_id)
+        answers = await asyncio.gather(
+            *(self._link.call("GET", self._keys.partition(p).activity(key)) for p in range(self._partitions))
+        )
+        return [(p, list(_sequences(index))) for p, index in enumerate(answers) if index]
+
+    async def _show(self, partition: int, sequences: Sequence[int]) -> list[Delivery | None]:
+        answer = await self._link.run(self._look, self._keys.partition(partition).prefix, sequences)
+        return [
+            self._view(DeliveryId(partition, sequence), found) if found else None
+            for sequence, found in zip(sequences, answer, strict=True)
+        ]
+
+    @staticmethod
+    def _view(id: DeliveryId, found: Sequence[Any]) -> Delivery:
+        packed, flying, due, payload, fields = found
+        record = unpack(packed, id)
+        if isinstance(record, Finished):
+            return outcome.unpack(payload, id, record.state, record.outcome)
+        if record.state is DeliveryState.DEAD and payload:
+            return outcome.unpack(payload, id, record.state, record.place)
+        try:
+            message = Message.unpack(b"", fields)
+        except ValueError as error:
+            raise QueueCorrupt(f"message of delivery {id}: {error}") from None
+        due_ms = int(float(due)) if due else 0
+        last = record.history[-1] if record.history else None
+        return Delivery(
+            id=id,
+            state=DeliveryState.IN_FLIGHT if flying else record.state,
+            activity_id=message.activity_id,
+            activity_type=message.activity_type,
+            actor=message.actor,
+            inbox=record.inbox,
+            host=host_of(record.inbox),
+            origin=message.origin,
+            key_id=message.key_id,
+            priority=record.priority,
+            attempts=record.attempts,
+            reason=last.reason if last else None,
+            status=last.status if last else 0,
+            not_before_ms=due_ms if record.state is DeliveryState.SCHEDULED else 0,
+            next_attempt_ms=due_ms,
+            expire_ms=record.expire_ms,
+            ordering_key=message.ordering_key,
+            request_id=message.request_id,
+            history=record.history,
+        )

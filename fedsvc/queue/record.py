@@ -1,0 +1,140 @@
+"""The packed record of a delivery that is not finished, as the hash `deliveries` holds it.
+
+Big-endian: state u8, flags u8, priority u8, type code u8, attempts u8, deadline u32 (seconds), message
+u64, place u64, inbox length u16, inbox, then for each attempt: start u32 (ms after acceptance), latency
+u16 (ms, capped), status u16, reason u8. `lua/prelude.lua` reads and writes the same layout.
+
+`place` is the number of the entry by which the delivery stands in a ready stream or among the dead
+letters. A finished delivery keeps only state u8 and the number of its outcome u64.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple, Self
+
+from fedsvc.domain.delivery import (
+    MAX_HISTORY,
+    Attempt,
+    DeliveryId,
+    DeliveryState,
+    Priority,
+    Reason,
+)
+from fedsvc.errors import QueueCorrupt
+
+HEADER: Final = struct.Struct(">BBBBBIQQH")
+_ATTEMPT: Final = struct.Struct(">IHHB")
+_FINISHED: Final = struct.Struct(">BQ")
+FLAG_SHARED_INBOX: Final = 1
+#: the deadline is the caller's expiry, not the age limit
+FLAG_EXPIRES: Final = 2
+
+
+class Finished(NamedTuple):
+    """What is left of a finished delivery: where its outcome is found."""
+
+    state: DeliveryState
+    outcome: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    state: DeliveryState
+    flags: int
+    priority: Priority
+    type_code: int
+    attempts: int
+    deadline_s: int  # seconds since the epoch: past it the delivery is not tried any more
+    message: int
+    place: int
+    inbox: str
+    history: tuple[Attempt, ...] = ()
+
+    @property
+    def shared_inbox(self) -> bool:
+        return bool(self.flags & FLAG_SHARED_INBOX)
+
+    @property
+    def expires(self) -> bool:
+        """Whether the deadline is the caller's expiry."""
+        return bool(self.flags & FLAG_EXPIRES)
+
+    @property
+    def expire_ms(self) -> int:
+        """The caller's expiry, milliseconds since the epoch; 0 for none."""
+        return self.deadline_s * 1000 if self.expires else 0
+
+    @property
+    def last_reason(self) -> Reason | None:
+        return self.history[-1].reason if self.history else None
+
+    def tried(self, attempt: Attempt, state: DeliveryState) -> Self:
+        """The record after one more attempt; the oldest are forgotten past MAX_HISTORY."""
+        return replace(
+            self,
+            state=state,
+            attempts=min(self.attempts + 1, 255),
+            history=(*self.history, attempt)[-MAX_HISTORY:],
+        )
+
+    def pack(self, accepted_ms: int) -> bytes:
+        inbox = self.inbox.encode()
+        head = HEADER.pack(
+            self.state,
+            self.flags,
+            self.priority,
+            self.type_code,
+            self.attempts,
+            self.deadline_s,
+            self.message,
+            self.place,
+            len(inbox),
+        )
+        tail = b"".join(
+            _ATTEMPT.pack(
+                min(max(a.time_ms - accepted_ms, 0), 0xFFFFFFFF),
+                min(max(a.latency_ms, 0), 0xFFFF),
+                a.status if 0 <= a.status <= 0xFFFF else 0,
+                a.reason,
+            )
+            for a in self.history
+        )
+        return head + inbox + tail
+
+
+def unpack(packed: bytes, id: DeliveryId) -> Record | Finished:
+    """Raises QueueCorrupt if `packed` is neither a record nor what is left of one."""
+    try:
+        if len(packed) == _FINISHED.size:
+            state, outcome = _FINISHED.unpack(packed)
+            return Finished(DeliveryState(state), outcome)
+        state, flags, priority, type_code, attempts, deadline, message, place, length = HEADER.unpack_from(
+            packed
+        )
+        start = HEADER.size + length
+        inbox = packed[HEADER.size : start].decode()
+        if len(inbox) != length:
+            raise ValueError("inbox is cut short")
+        history: tuple[Attempt, ...] = ()
+        if len(packed) > start:
+            accepted_ms = id.accepted_ms
+            history = tuple(
+                Attempt(accepted_ms + offset, latency, status, Reason(reason))
+                for offset, latency, status, reason in _ATTEMPT.iter_unpack(packed[start:])
+            )
+        return Record(
+            DeliveryState(state),
+            flags,
+            Priority(priority),
+            type_code,
+            attempts,
+            deadline,
+            message,
+            place,
+            inbox,
+            history,
+        )
+    except (struct.error, ValueError) as error:
+        raise QueueCorrupt(f"delivery {id}: {error}") from None

@@ -1,0 +1,271 @@
+"""What the queue holds and does, in figures. Every call is O(1) in the backlog."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from fedsvc.config import Settings
+from fedsvc.domain.delivery import Priority, Reason
+from fedsvc.domain.priority import type_name
+from fedsvc.errors import ConfigurationError
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.link import Link, Script
+
+#: as in lua/prelude.lua
+_BUCKET_S: Final = 5
+RATE_WINDOWS_S: Final = (60, 300)
+#: upper bounds of the retry histogram, seconds
+DUE_WITHIN_S: Final = (0, 60, 300, 900, 3600, 21_600, 86_400)
+TERMINAL: Final = ("delivered", "dead", "purged", "cancelled", "superseded", "expired")
+
+
+@dataclass(frozen=True, slots=True)
+class PriorityStats:
+    ready: int
+    in_flight: int
+    #: milliseconds that the oldest delivery that no worker has is waiting; 0 if none waits
+    oldest_age_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Per second, over the last `window_s` seconds."""
+
+    window_s: int
+    accepted: float
+    attempted: float
+    delivered: float
+    failed: float
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    now_ms: int
+    partitions: int
+    counters: Mapping[str, int]
+    priorities: Mapping[Priority, PriorityStats]
+    retry: int
+    scheduled: int
+    due: int
+    #: milliseconds since the epoch; None if nothing waits
+    next_due_ms: int | None
+    dead_letters: int
+    consumers: int
+    rates: Sequence[Rates]
+    #: outcomes that the archive has not committed
+    archive_backlog: int
+    #: milliseconds between the last outcome and the last archived one
+    archive_lag_ms: int
+
+    @property
+    def ready(self) -> int:
+        return sum(p.ready for p in self.priorities.values())
+
+    @property
+    def in_flight(self) -> int:
+        return sum(p.in_flight for p in self.priorities.values())
+
+    @property
+    def pending(self) -> int:
+        return self.ready + self.in_flight + self.retry + self.scheduled
+
+    def counter(self, name: str) -> int:
+        return self.counters.get(name, 0)
+
+    @property
+    def conserved(self) -> bool:
+        """Whether accepted = delivered + dead + purged + cancelled + superseded + expired + pending."""
+        return self.counter("accepted") == self.pending + sum(self.counter(name) for name in TERMINAL)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryStats:
+    retry: int
+    scheduled: int
+    due: int
+    next_due_ms: int | None
+    by_type: Mapping[str, int]
+    by_attempt: Mapping[int, int]
+    by_reason: Mapping[Reason, int]
+    #: how many are due within DUE_WITHIN_S and not within the bound before; the last: beyond all
+    histogram: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What Redis says of itself. Memory in bytes; `max_memory` 0 stands for no limit."""
+
+    server: str
+    version: str
+    used_memory: int
+    peak_memory: int
+    rss_memory: int
+    fragmentation: float
+    max_memory: int
+    policy: str
+    aof_enabled: bool
+    master: bool
+
+
+@dataclass(slots=True)
+class _Sum:
+    now_ms: int = 0
+    counters: Counter[str] = field(default_factory=Counter)
+    rates: Counter[tuple[str, int]] = field(default_factory=Counter)
+    delayed: int = 0
+    due: int = 0
+    dead: int = 0
+    consumers: int = 0
+    next_due: list[int] = field(default_factory=list)
+    lag_ms: int = 0
+    ready: Counter[int] = field(default_factory=Counter)
+    flying: Counter[int] = field(default_factory=Counter)
+    age_ms: dict[int, int] = field(default_factory=dict)
+
+    def add(self, answer: Sequence[Any]) -> None:
+        now, counters, rates, delayed, dead, next_due, due, consumers, archived, last = answer[:10]
+        self.now_ms = max(self.now_ms, int(now))
+        self.counters.update({k.decode(): int(v) for k, v in zip(counters[::2], counters[1::2], strict=True)})
+        for name, value in zip(rates[::2], rates[1::2], strict=True):
+            bucket, count = value.split(b":")
+            self.rates[chr(name[0]), int(bucket)] += int(count)
+        self.delayed += delayed
+        self.due += due
+        self.dead += dead
+        self.consumers = max(self.consumers, consumers)
+        if float(next_due) >= 0:
+            self.next_due.append(int(float(next_due)))
+        self.lag_ms = max(self.lag_ms, (int(last) - int(archived)) // 1000 if int(archived) else 0)
+        for priority in Priority:
+            entries, flying, oldest = answer[10 + 3 * (priority - 1) : 13 + 3 * (priority - 1)]
+            self.ready[priority] += entries - flying
+            self.flying[priority] += flying
+            if int(oldest):
+                age = max(0, int(now) - int(oldest) // 1000)
+                self.age_ms[priority] = max(self.age_ms.get(priority, 0), age)
+
+    def rate(self, metric: str, window_s: int) -> float:
+        newest = self.now_ms // 1000 // _BUCKET_S
+        # The bucket of this very moment is not over yet; it counts, and time counts to its middle.
+        buckets = range(newest - window_s // _BUCKET_S + 1, newest + 1)
+        return sum(self.rates[metric, bucket] for bucket in buckets) / window_s
+
+
+class StatsReader:
+    def __init__(self, link: Link, keys: Keys, settings: Settings) -> None:
+        self._link = link
+        self._keys = keys
+        self._partitions = settings.partitions
+        self._stats = Script("stats")
+
+    async def read(self) -> QueueStats:
+        """Raises QueueUnavailable."""
+        total = await self._sum()
+        scheduled = total.counters["scheduled"]
+        return QueueStats(
+            now_ms=total.now_ms,
+            partitions=self._partitions,
+            counters=dict(total.counters),
+            priorities={
+                p: PriorityStats(total.ready[p], total.flying[p], total.age_ms.get(p, 0)) for p in Priority
+            },
+            retry=total.delayed - scheduled,
+            scheduled=scheduled,
+            due=total.due,
+            next_due_ms=min(total.next_due, default=None),
+            dead_letters=total.dead,
+            consumers=total.consumers,
+            rates=[Rates(w, *(total.rate(metric, w) for metric in "atdf")) for w in RATE_WINDOWS_S],
+            archive_backlog=total.counters["outcomes"] - total.counters["archived"],
+            archive_lag_ms=total.lag_ms,
+        )
+
+    async def read_retries(self) -> RetryStats:
+        """Raises QueueUnavailable."""
+        total = await self._sum()
+        bounds = [total.now_ms + 1000 * s for s in DUE_WITHIN_S]
+        edges = ["-inf", *(f"({b}" for b in bounds)]
+        tops = [*map(str, bounds), "+inf"]
+        calls = [
+            self._link.call("ZCOUNT", f"{self._keys.partition(p).prefix}:retry", low, high)
+            for p in range(self._partitions)
+            for low, high in zip(edges, tops, strict=True)
+        ]
+        counts = await asyncio.gather(*calls)
+        histogram = [sum(counts[i :: len(tops)]) for i in range(len(tops))]
+        by_type: dict[str, int] = {}
+        by_attempt: dict[int, int] = {}
+        by_reason: dict[Reason, int] = {}
+        for name, number in total.counters.items():
+            parts = name.split(":")
+            if parts[0] != "retry" or not number:
+                continue
+            code = int(parts[2])
+            if parts[1] == "type":
+                by_type[type_name(code)] = number
+            elif parts[1] == "attempt":
+                by_attempt[code] = number
+            elif parts[1] == "reason" and code:
+                by_reason[Reason(code)] = number
+        scheduled = total.counters["scheduled"]
+        return RetryStats(
+            total.delayed - scheduled,
+            scheduled,
+            total.due,
+            min(total.next_due, default=None),
+            by_type,
+            by_attempt,
+            by_reason,
+            histogram,
+        )
+
+    async def _sum(self) -> _Sum:
+        total = _Sum()
+        answers = await asyncio.gather(
+            *(self._link.run(self._stats, self._keys.partition(p).prefix) for p in range(self._partitions))
+        )
+        for answer in answers:
+            total.add(answer)
+        return total
+
+
+async def server_info(link: Link) -> ServerInfo:
+    """Raises QueueUnavailable."""
+    memory, server, persistence, replication = await asyncio.gather(
+        *(link.call("INFO", section) for section in ("memory", "server", "persistence", "replication"))
+    )
+    info = {**_info(memory), **_info(server), **_info(persistence), **_info(replication)}
+    return ServerInfo(
+        server=str(info.get("server_name") or "redis"),
+        version=str(info.get("valkey_version") or info.get("redis_version", "")),
+        used_memory=int(info.get("used_memory", 0)),
+        peak_memory=int(info.get("used_memory_peak", 0)),
+        rss_memory=int(info.get("used_memory_rss", 0)),
+        fragmentation=float(info.get("mem_fragmentation_ratio", 0.0)),
+        max_memory=int(info.get("maxmemory", 0)),
+        policy=str(info.get("maxmemory_policy", "")),
+        aof_enabled=str(info.get("aof_enabled", "0")) == "1",
+        master=info.get("role", "master") == "master",
+    )
+
+
+def _info(answer: Any) -> dict[str, Any]:
+    if isinstance(answer, dict):
+        return answer
+    lines = bytes(answer).decode(errors="replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+async def record_partitions(link: Link, keys: Keys, settings: Settings) -> None:
+    """Write down the number of partitions at first start. Raises ConfigurationError if this queue was made
+    with another, QueueUnavailable if Redis does not answer."""
+    answer = await link.call("SET", keys.partitions, settings.partitions, "NX", "GET")
+    if answer is not None and int(answer) != settings.partitions:
+        raise ConfigurationError(
+            "FEDSVC_PARTITIONS",
+            f"this queue was made with {int(answer)} partitions, not {settings.partitions}",
+        )

@@ -1,0 +1,168 @@
+"""One worker process, wired together: the only place in `worker` that knows all its parts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from fedsvc.archive.archive import Archive
+from fedsvc.archive.engine import create_engine
+from fedsvc.archive.migrate import check
+from fedsvc.config import Settings
+from fedsvc.domain.keys import KeyCipher
+from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
+from fedsvc.queue.consumer import Consumer
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.keystore import KeyStore, key_lifetime_s
+from fedsvc.queue.link import Link
+from fedsvc.queue.outcomes import OutcomeLog
+from fedsvc.queue.stats import record_partitions
+from fedsvc.worker.archival_handler import ArchivalHandler
+from fedsvc.worker.beats import Beats
+from fedsvc.worker.caches import KeyCache, MessageCache
+from fedsvc.worker.deliverer import Deliverer
+from fedsvc.worker.lifecycle_manager import LifecycleManager
+from fedsvc.worker.metrics import Metrics
+from fedsvc.worker.processor import Processor
+from fedsvc.worker.retry_manager import RetryManager
+from fedsvc.worker.signer import Signer
+
+log = structlog.get_logger(__name__)
+
+Status = Callable[[dict[str, Any]], None]
+#: seconds between two reports to the parent
+_REPORT_EVERY: Final = 1.0
+#: seconds between tries to reach Redis or SQL at start
+_START_PAUSE: Final = 1.0
+
+
+def run(settings: Settings, *, status: Status | None = None) -> int:
+    """Work until SIGTERM or SIGINT; returns the exit code.
+
+    `status` is called about once a second with `{"ready": bool, "problems": {loop: text}}`.
+    Raises ConfigurationError.
+    """
+    return uvloop.run(Worker(settings, status or (lambda _: None)).run())
+
+
+class Worker:
+    def __init__(self, settings: Settings, status: Status) -> None:
+        self._settings = settings
+        self._status = status
+        #: never used again, so that what a former process held is told apart from what this one holds
+        self.name = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> int:
+        settings = self._settings
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
+        cipher = KeyCipher.from_setting(settings.key_encryption_secret())
+        async with AsyncExitStack() as stack:
+            link = Link.from_settings(settings)
+            stack.push_async_callback(link.close)
+            engine = create_engine(settings)
+            archive = Archive(engine)
+            stack.push_async_callback(archive.close)
+            keys = Keys(settings.namespace)
+            if not await self._queue_is_there(link, keys):
+                return 0
+
+            beats = Beats("consume", "settle", "promote", "reclaim", "archive", "tidy")
+            consumer = Consumer(link, keys, settings, self.name)
+            signer = Signer(settings.sign_threads)
+            stack.callback(signer.close)
+            deliverer = Deliverer(settings, signer)
+            await deliverer.start()
+            stack.push_async_callback(deliverer.close)
+            store = KeyStore(link, keys, cipher, lifetime_s=key_lifetime_s(settings))
+            processor = Processor(
+                settings,
+                consumer,
+                deliverer,
+                MessageCache(consumer, settings.message_cache_bytes),
+                KeyCache(store, settings.key_cache_size),
+                beats,
+                Metrics(),
+            )
+            retries = RetryManager(settings, consumer, processor, beats)
+            outcomes = OutcomeLog(link, keys, settings)
+            archival = ArchivalHandler(settings, outcomes, archive, beats, self.name)
+            lifecycle = LifecycleManager(settings, outcomes, beats)
+
+            async with asyncio.TaskGroup() as loops:
+                background = [
+                    loops.create_task(work, name=name)
+                    for name, work in (
+                        ("settle", processor.settler.run()),
+                        ("listen", processor.listen()),
+                        ("promote", retries.promote()),
+                        ("reclaim", retries.reclaim()),
+                        ("archive", self._archive(archival, archive, beats)),
+                        ("tidy", lifecycle.run()),
+                        ("report", self._report(beats, processor)),
+                    )
+                ]
+                taking = loops.create_task(processor.run(), name="consume")
+                await self._stopping.wait()
+                log.info("stopping", in_flight=processor.in_flight)
+                self._status({"ready": False, "problems": {"worker": "stopping"}})
+                processor.stop()
+                await taking
+                for task in background[1:4]:  # what would take on more work
+                    task.cancel()
+                await processor.finish(settings.shutdown_grace)
+                await self._leave(consumer)
+                for task in background:
+                    task.cancel()
+        log.info("stopped")
+        return 0
+
+    async def _archive(self, archival: ArchivalHandler, archive: Archive, beats: Beats) -> None:
+        """Archive, once the database is there and migrated. Deliveries do not wait for it."""
+        while True:
+            try:
+                await check(archive.engine)
+                break
+            except ArchiveUnavailable as error:
+                beats.fail("archive", str(error))
+                await asyncio.sleep(_START_PAUSE)
+        await archival.run()
+
+    async def _report(self, beats: Beats, processor: Processor) -> None:
+        while True:
+            problems = beats.problems
+            self._status({"ready": not problems, "problems": problems, "in_flight": processor.in_flight})
+            # At start the loops need a moment; whoever waits for them should not wait a second more.
+            await asyncio.sleep(0.05 if "not started" in problems.values() else _REPORT_EVERY)
+
+    async def _leave(self, consumer: Consumer) -> None:
+        """Hand what is not finished to the others at once, if Redis is there."""
+        try:
+            async with asyncio.timeout(2.0):
+                left = await asyncio.gather(*(consumer.leave(p) for p in range(self._settings.partitions)))
+            log.info("left", partitions_with_work=sum(map(bool, left)))
+        except (QueueUnavailable, TimeoutError):
+            log.warning("left_without_word")  # the lease will end by itself
+
+    async def _queue_is_there(self, link: Link, keys: Keys) -> bool:
+        """Wait until Redis answers; false if told to stop meanwhile. Raises ConfigurationError."""
+        while not self._stopping.is_set():
+            try:
+                await record_partitions(link, keys, self._settings)
+                return True
+            except QueueUnavailable as error:
+                self._status({"ready": False, "problems": {"redis": str(error)}})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_START_PAUSE):
+                    await self._stopping.wait()
+        return False

@@ -1,0 +1,268 @@
+"""Takes deliveries that are ready, tries each once, and says what becomes of it.
+
+    admit ──▶ message, key ──▶ deliver ──▶ verdict ──▶ settlement ──▶ settler
+
+The loop never waits for a delivery: it fills free slots, and each delivery runs by itself. A delivery stays
+in flight in Redis until it is settled there; if this process dies, another takes it over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
+from typing import Final, Protocol
+
+import structlog
+
+from fedsvc.config import Settings
+from fedsvc.domain.delivery import Delivery, DeliveryState, Reason
+from fedsvc.domain.keys import PrivateKey
+from fedsvc.domain.message import Message
+from fedsvc.errors import KeyUnavailable, QueueCorrupt, QueueUnavailable
+from fedsvc.queue.consumer import Admitted, Consumer, Settlement
+from fedsvc.worker.beats import Beats
+from fedsvc.worker.caches import KeyCache, MessageCache
+from fedsvc.worker.metrics import Metrics
+from fedsvc.worker.settlements import Judge, Tried
+from fedsvc.worker.settler import Settler
+from fedsvc.worker.shares import ShareKeeper
+
+log = structlog.get_logger(__name__)
+
+
+class Delivers(Protocol):
+    """What tries a delivery: see `deliverer.py`."""
+
+    async def deliver(self, message: Message, inbox: str, key: PrivateKey) -> Tried: ...
+
+
+class Processor:
+    #: seconds after which all partitions are looked at, bell or not
+    SWEEP: Final = 0.5
+    #: deliveries taken in one script
+    BATCH: Final = 128
+    #: settlements that Redis has not confirmed, above which nothing more is taken
+    MAX_UNSETTLED: Final = 4096
+    #: times that a delivery may be handed out without being settled, before it is taken for poison
+    MAX_TIMES: Final = 5
+
+    def __init__(
+        self,
+        settings: Settings,
+        consumer: Consumer,
+        deliverer: Delivers,
+        messages: MessageCache,
+        keys: KeyCache,
+        beats: Beats,
+        metrics: Metrics,
+    ) -> None:
+        self._consumer = consumer
+        self._deliverer = deliverer
+        self._messages = messages
+        self._keys = keys
+        self._beats = beats
+        self._metrics = metrics
+        self._judge = Judge(settings, consumer.clock, random.random)
+        self.settler = Settler(consumer, beats, self._settled)
+        self._partitions = settings.partitions
+        self._concurrency = settings.concurrency
+        self._shares = ShareKeeper()
+        #: partitions that may hold work, in the order in which they are asked
+        self._hot: dict[int, None] = dict.fromkeys(range(settings.partitions))
+        #: partitions of which an answer was lost: what it handed out must be found again
+        self._doubtful: set[int] = set()
+        #: entries that are with us, in flight or waiting to be settled
+        self._held: set[tuple[int, int]] = set()
+        self._flying: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Event()
+        self._stopping = False
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._flying)
+
+    def poke(self, partitions: Iterable[int]) -> None:
+        """There may be work in these partitions."""
+        self._hot.update(dict.fromkeys(partitions))
+        self._turn.set()
+
+    def stop(self) -> None:
+        """Take nothing more."""
+        self._stopping = True
+        self._turn.set()
+
+    async def run(self) -> None:
+        """Take deliveries until `stop`. Redis being away only delays it."""
+        loop = asyncio.get_running_loop()
+        swept = loop.time()
+        while not self._stopping:
+            self._turn.clear()
+            if loop.time() - swept >= self.SWEEP:
+                swept = loop.time()
+                self.poke(range(self._partitions))
+            if self._hot and self._room() >= self._worth_asking():
+                try:
+                    await self._take(self._room())
+                    self._beats.beat("consume")
+                except QueueUnavailable as error:
+                    self._beats.fail("consume", str(error))
+                    await asyncio.sleep(self.SWEEP)
+                continue
+            self._beats.beat("consume")
+            try:
+                async with asyncio.timeout(self.SWEEP):
+                    await self._turn.wait()
+            except TimeoutError:
+                pass
+
+    async def listen(self) -> None:
+        """Follow the bell until cancelled."""
+        while True:
+            try:
+                async with aclosing(self._bells()) as bells:
+                    async for partition in bells:
+                        self.poke((partition,))
+            except QueueUnavailable as error:
+                log.debug("bell_lost", error=str(error))
+                await asyncio.sleep(self.SWEEP)
+
+    def adopt(self, admitted: Iterable[Admitted]) -> int:
+        """Take on deliveries that are in flight with us as of now. Returns how many are new."""
+        return sum(self._start(a) for a in admitted)
+
+    async def finish(self, grace: float) -> None:
+        """Wait `grace` seconds for what is in flight, give up the rest, and settle what was done."""
+        if self._flying:
+            await asyncio.wait(self._flying, timeout=grace)
+        unfinished = list(self._flying)
+        for task in unfinished:
+            task.cancel()
+        if unfinished:
+            log.info("given_up", deliveries=len(unfinished))
+            await asyncio.wait(unfinished, timeout=1.0)
+        try:
+            async with asyncio.timeout(5.0):
+                await self.settler.drained()
+        except TimeoutError:
+            log.warning("unsettled", deliveries=len(self.settler))
+
+    def _bells(self) -> AsyncIterator[int]:
+        return self._consumer.listen()
+
+    def _room(self) -> int:
+        if len(self.settler) >= self.MAX_UNSETTLED:
+            return 0
+        return self._concurrency - len(self._flying)
+
+    def _worth_asking(self) -> int:
+        """Free slots below which asking is left for later, so that it is done in batches under load."""
+        return max(1, min(self._concurrency // 4, self.BATCH // 2))
+
+    async def _take(self, room: int) -> None:
+        partitions = list(self._hot)[: max(1, room)]
+        limit = min(self.BATCH, max(1, room // len(partitions)))
+        for partition in partitions:
+            del self._hot[partition]  # a bell that rings meanwhile puts it back
+        answers = await asyncio.gather(*(self._ask(p, limit) for p in partitions), return_exceptions=True)
+        lost: BaseException | None = None
+        for partition, answer in zip(partitions, answers, strict=True):
+            if isinstance(answer, BaseException):
+                self._hot[partition] = None
+                lost = answer
+                continue
+            self.adopt(answer)
+            if len(answer) >= limit:
+                self._hot[partition] = None
+        if lost is not None:
+            raise lost
+
+    async def _ask(self, partition: int, limit: int) -> list[Admitted]:
+        if partition in self._doubtful:
+            mine = await self._consumer.recover(partition, self._concurrency + self.MAX_UNSETTLED)
+            self._doubtful.discard(partition)
+            found = [a for a in mine if (partition, a.entry) not in self._held]
+            if found:
+                return found
+        try:
+            return await self._consumer.admit(partition, self._shares.of(limit))
+        except QueueUnavailable:
+            self._doubtful.add(partition)
+            raise
+
+    def _start(self, admitted: Admitted) -> bool:
+        entry = (admitted.id.partition, admitted.entry)
+        if entry in self._held:
+            return False
+        self._held.add(entry)
+        task = asyncio.get_running_loop().create_task(self._handle(admitted))
+        self._flying.add(task)
+        task.add_done_callback(self._landed)
+        return True
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._flying.discard(task)
+        if self._hot and self._room() >= self._worth_asking():
+            self._turn.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("delivery_crashed", exc_info=error)
+
+    def _settled(self, settlement: Settlement) -> None:
+        self._held.discard((settlement.admitted.id.partition, settlement.admitted.entry))
+
+    async def _handle(self, admitted: Admitted) -> None:
+        try:
+            settlement = await self._attempt(admitted)
+        except QueueUnavailable:
+            # Not tried: it is still in flight with us in Redis, and found there again.
+            self._held.discard((admitted.id.partition, admitted.entry))
+            self._doubtful.add(admitted.id.partition)
+            self.poke((admitted.id.partition,))
+            return
+        except Exception as error:
+            log.error("delivery_failed", delivery=str(admitted.id), exc_info=error)
+            settlement = self._judge.broken(admitted, None, Reason.WORKER_ERROR, type(error).__name__)
+        if settlement.outcome is not None:
+            self._tell(settlement.outcome)
+        self.settler.add(settlement)
+
+    async def _attempt(self, admitted: Admitted) -> Settlement:
+        if admitted.problem:
+            return self._judge.broken(admitted, None, Reason.MALFORMED_ENTRY, admitted.problem)
+        try:
+            message = await self._messages.get((admitted.id.partition, admitted.record.message))
+        except QueueCorrupt as error:
+            return self._judge.broken(admitted, None, Reason.MALFORMED_ENTRY, str(error))
+        if message is None:
+            return self._judge.broken(
+                admitted, None, Reason.BODY_MISSING, "the activity is not stored any more"
+            )
+        if admitted.times > self.MAX_TIMES:
+            problem = f"handed out {admitted.times} times without coming back"
+            return self._judge.broken(admitted, message, Reason.WORKER_ERROR, problem)
+        overdue = self._judge.overdue(admitted, message)
+        if overdue is not None:
+            return overdue
+        started_ms = self._consumer.clock.now_ms()
+        try:
+            key = await self._keys.get(message.key_fingerprint)
+        except KeyUnavailable as error:
+            return self._judge.untried(admitted, message, Reason.KEY_UNAVAILABLE, str(error), started_ms)
+        tried = await self._deliverer.deliver(message, admitted.record.inbox, key)
+        self._metrics.tried(message.activity_type, tried)
+        return self._judge.tried(admitted, message, tried, started_ms)
+
+    def _tell(self, delivery: Delivery) -> None:
+        took_ms = self._consumer.clock.now_ms() - delivery.accepted_ms
+        self._metrics.finished(delivery, took_ms)
+        if delivery.state is DeliveryState.DEAD:
+            log.warning(
+                "dead_letter",
+                delivery=str(delivery.id),
+                activity=delivery.activity_id,
+                host=delivery.host,
+                reason=delivery.reason.name if delivery.reason else "",
+                status=delivery.status,
+                attempts=delivery.attempts,
+            )

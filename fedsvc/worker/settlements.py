@@ -1,0 +1,140 @@
+"""From what an attempt gave to what becomes of the delivery. Needs no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, Protocol, assert_never
+
+from fedsvc.config import Settings
+from fedsvc.domain.classify import Outcome, Verdict
+from fedsvc.domain.delivery import Attempt, Delivery, DeliveryState, Reason
+from fedsvc.domain.inbox import host_of
+from fedsvc.domain.message import Message
+from fedsvc.domain.retry import Decision, GiveUp, RetryAt, decide, policy_for
+from fedsvc.queue.consumer import Admitted, Clock, Settlement
+
+_NOTHING: Final = Message(b"", "", "", "", "", "", "")
+#: milliseconds until a delivery that found no slot is tried again, before FEDSVC_RETRY_SCALE
+_NO_SLOT_MS: Final = 2000
+
+
+class Tried(Protocol):
+    """What the deliverer tells of one attempt."""
+
+    @property
+    def verdict(self) -> Verdict: ...
+    @property
+    def latency_ms(self) -> int: ...
+
+
+class Judge:
+    def __init__(self, settings: Settings, clock: Clock, random: Callable[[], float]) -> None:
+        """`random`: a number in [0, 1), for jitter."""
+        self._clock = clock
+        self._random = random
+        self._scale = settings.retry_scale
+
+    def tried(self, admitted: Admitted, message: Message, tried: Tried, started_ms: int) -> Settlement:
+        """After an attempt."""
+        verdict = tried.verdict
+        attempt = Attempt(started_ms, tried.latency_ms, verdict.status, verdict.reason)
+        match verdict.outcome:
+            case Outcome.DELIVERED:
+                return self._ended(admitted, message, DeliveryState.DELIVERED, verdict, attempt)
+            case Outcome.RETRY | Outcome.PERMANENT:
+                return self._failed(admitted, message, verdict, attempt)
+            case Outcome.FOLLOW:
+                raise ValueError("a redirect must not leave the deliverer")
+            case _:
+                assert_never(verdict.outcome)
+
+    def untried(
+        self, admitted: Admitted, message: Message, reason: Reason, detail: str, started_ms: int
+    ) -> Settlement:
+        """When something on our side was missing that may come back. Uses up a retry."""
+        verdict = Verdict(Outcome.RETRY, reason, detail=detail)
+        return self._failed(admitted, message, verdict, Attempt(started_ms, 0, 0, reason))
+
+    def overdue(self, admitted: Admitted, message: Message) -> Settlement | None:
+        """Before an attempt: a delivery whose time is over is not tried any more."""
+        if self._clock.now_ms() < admitted.record.deadline_s * 1000:
+            return None
+        if admitted.record.expires:
+            verdict = Verdict(Outcome.PERMANENT, Reason.EXPIRED)
+            return self._ended(admitted, message, DeliveryState.EXPIRED, verdict, None)
+        return self._ended(
+            admitted, message, DeliveryState.DEAD, Verdict(Outcome.PERMANENT, Reason.MAX_AGE), None
+        )
+
+    def broken(self, admitted: Admitted, message: Message | None, reason: Reason, detail: str) -> Settlement:
+        """A delivery that cannot be tried, ever: a dead letter, so that it blocks nothing."""
+        verdict = Verdict(Outcome.PERMANENT, reason, detail=detail)
+        return self._ended(admitted, message or _NOTHING, DeliveryState.DEAD, verdict, None)
+
+    def _failed(self, admitted: Admitted, message: Message, verdict: Verdict, attempt: Attempt) -> Settlement:
+        record = admitted.record
+        decision: Decision
+        if verdict.uses_retry or verdict.outcome is Outcome.PERMANENT:
+            deadline_ms = record.deadline_s * 1000
+            decision = decide(
+                policy_for(message.activity_type),
+                verdict,
+                record.attempts + 1,
+                now_ms=self._clock.now_ms(),
+                accepted_ms=admitted.id.accepted_ms,
+                expire_ms=record.expire_ms,
+                # past the caller's expiry, where there is one, so that it is that which ends the delivery
+                max_retry_ms=deadline_ms - admitted.id.accepted_ms + record.expires,
+                scale=self._scale,
+                jitter=self._random(),
+            )
+            tried = record.tried(attempt, DeliveryState.RETRY)
+        else:
+            pause = _NO_SLOT_MS * self._scale * (1 + self._random())
+            decision = RetryAt(self._clock.now_ms() + int(pause))
+            tried = replace(record, state=DeliveryState.RETRY)
+        match decision:
+            case RetryAt(due_ms):
+                return Settlement(admitted, DeliveryState.RETRY, verdict.uses_retry, tried, due_ms)
+            case GiveUp(Reason.EXPIRED):
+                return self._ended(admitted, message, DeliveryState.EXPIRED, verdict, attempt, Reason.EXPIRED)
+            case GiveUp(reason):
+                return self._ended(admitted, message, DeliveryState.DEAD, verdict, attempt, reason)
+            case _:
+                assert_never(decision)
+
+    def _ended(
+        self,
+        admitted: Admitted,
+        message: Message,
+        state: DeliveryState,
+        verdict: Verdict,
+        attempt: Attempt | None,
+        reason: Reason | None = None,
+    ) -> Settlement:
+        record = admitted.record if attempt is None else admitted.record.tried(attempt, state)
+        if attempt is None:
+            record = replace(record, state=state)
+        delivery = Delivery(
+            id=admitted.id,
+            state=state,
+            activity_id=message.activity_id,
+            activity_type=message.activity_type,
+            actor=message.actor,
+            inbox=record.inbox,
+            host=host_of(record.inbox),
+            origin=message.origin,
+            key_id=message.key_id,
+            priority=record.priority,
+            attempts=record.attempts,
+            reason=reason or verdict.reason,
+            status=verdict.status,
+            snippet=verdict.snippet or verdict.detail,
+            expire_ms=record.expire_ms,
+            ordering_key=message.ordering_key,
+            request_id=message.request_id,
+            history=record.history,
+        )
+        dead = record if state is DeliveryState.DEAD else None
+        return Settlement(admitted, state, attempt is not None, dead, outcome=delivery)
