@@ -1,0 +1,172 @@
+"""One attempt to deliver: sign, POST, follow redirects, and say what came of it.
+
+    slot of the host ──▶ sign (in a thread) ──▶ POST ──▶ answer ──▶ verdict
+                              ▲                           │
+                              └── 307, 308: at most 3 ────┘
+
+Every attempt is signed afresh, since receivers take a Date for minutes only. One deadline covers all
+of it but the wait for a slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+from urllib.parse import urljoin
+
+import structlog
+from multidict import CIMultiDict
+from yarl import URL
+
+from fedsvc.config import Settings
+from fedsvc.domain.classify import Answer, Outcome, TransportError, Verdict, classify, clean
+from fedsvc.domain.delivery import Attempt, Reason
+from fedsvc.domain.errors import InvalidInbox
+from fedsvc.domain.inbox import parse_inbox
+from fedsvc.domain.keys import PrivateKey
+from fedsvc.domain.message import Message
+from fedsvc.domain.signatures import MessageForm, Target, imf_fixdate
+from fedsvc.worker.signer import Signer
+from fedsvc.worker.slots import HostSlots
+from fedsvc.worker.transport import Exchange, Transport
+
+MAX_REDIRECTS: Final = 3
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptResult:
+    """What came of one attempt. The verdict's outcome is never FOLLOW."""
+
+    verdict: Verdict
+    started_ms: int  # milliseconds since the epoch
+    latency_ms: int  # without the wait for a slot
+    #: where the last request went; another URL than the inbox's if it redirected
+    url: str
+
+    @property
+    def attempt(self) -> Attempt:
+        return Attempt(self.started_ms, self.latency_ms, self.verdict.status, self.verdict.reason)
+
+
+class Deliverer:
+    """Delivers over kept-alive connections. Belongs to one event loop; `start` before, `close` after."""
+
+    def __init__(self, settings: Settings, signer: Signer, clock: Callable[[], float] = time.time) -> None:
+        """`clock`: seconds since the epoch, for Date and for Retry-After dates."""
+        self._settings = settings
+        self._signer = signer
+        self._clock = clock
+        self._transport = Transport(settings)
+        self._slots = HostSlots(settings.host_concurrency)
+        self._common = (
+            ("User-Agent", settings.user_agent),
+            ("Accept", "*/*"),
+            ("Accept-Encoding", "identity"),
+        )
+
+    async def start(self) -> None:
+        """Raises OSError (ssl.SSLError among them) if the CA file cannot be used."""
+        await self._transport.open()
+
+    async def close(self) -> None:
+        """Drops all connections. Deliveries under way must be awaited or cancelled before."""
+        await self._transport.close()
+
+    async def deliver(self, message: Message, inbox_url: str, key: PrivateKey) -> AttemptResult:
+        """Try once. Never raises for what a network, a remote or a defect does; cancellation does."""
+        try:
+            host = _destination(inbox_url).host
+        except ValueError as error:
+            return self._untried(inbox_url, TransportError.ADDRESS_REFUSED, str(error))
+        if not (self._slots.try_take(host) or await self._slots.take(host, self._settings.delivery_timeout)):
+            return self._untried(inbox_url, TransportError.HOST_BUSY, "too many deliveries to it at once")
+        started, begun = self._clock(), time.monotonic()
+        try:
+            verdict, url = await self._try(message, inbox_url, key)
+        except Exception as error:
+            # a defect of ours: it must end neither the worker nor the other deliveries
+            log.error("attempt_failed", inbox=inbox_url, activity=message.activity_id, exc_info=error)
+            defect = Answer(error=TransportError.WORKER, detail=type(error).__name__)
+            verdict, url = classify(defect, 0), inbox_url
+        finally:
+            self._slots.release(host)
+        latency_ms = round((time.monotonic() - begun) * 1000)
+        return AttemptResult(verdict, int(started * 1000), latency_ms, url)
+
+    def _untried(self, url: str, error: TransportError, detail: str) -> AttemptResult:
+        return AttemptResult(
+            classify(Answer(error=error, detail=detail), 0), int(self._clock() * 1000), 0, url
+        )
+
+    async def _try(self, message: Message, url: str, key: PrivateKey) -> tuple[Verdict, str]:
+        exchange = Exchange()
+        try:
+            async with asyncio.timeout(self._settings.delivery_timeout) as deadline:
+                ends = deadline.when()
+                for _ in range(MAX_REDIRECTS + 1):
+                    exchange.answer = None
+                    answer = await self._send(exchange, message, url, key, deadline)
+                    verdict = classify(answer, int(self._clock() * 1000))
+                    if verdict.outcome is not Outcome.FOLLOW:
+                        return verdict, url
+                    target = self._redirect_target(url, verdict)
+                    if isinstance(target, Verdict):
+                        return target, url
+                    url = target
+                    deadline.reschedule(ends)
+                error = TransportError.TOO_MANY_REDIRECTS
+                return classify(Answer(error=error, detail=f"more than {MAX_REDIRECTS}, to {url}"), 0), url
+        except TimeoutError:
+            timeout_s = self._settings.delivery_timeout
+            late = Answer(error=TransportError.TIMEOUT, detail=f"no answer within {timeout_s:g} s")
+            return classify(exchange.answer or late, int(self._clock() * 1000)), url
+
+    async def _send(
+        self, exchange: Exchange, message: Message, url: str, key: PrivateKey, deadline: asyncio.Timeout
+    ) -> Answer:
+        destination = _destination(url)
+        if destination.url.scheme != "https" and not self._settings.allow_http:
+            return Answer(error=TransportError.ADDRESS_REFUSED, detail="not an https URL")
+        form = _form(message.digest, message.key_id, message.content_type, key.algorithm)
+        date = imf_fixdate(int(self._clock()))
+        signature = await self._signer.sign(key, form.base(destination.target, date))
+        headers = CIMultiDict(form.headers(destination.target, date, signature))
+        headers.extend(self._common)
+        return await self._transport.post(exchange, destination.url, headers, message.body, deadline)
+
+    def _redirect_target(self, url: str, verdict: Verdict) -> str | Verdict:
+        """The next URL, or the verdict if it is nothing that we deliver to."""
+        try:
+            target = urljoin(url, verdict.location)
+            return parse_inbox(target, allow_http=self._settings.allow_http).url
+        except (InvalidInbox, ValueError) as error:
+            problem = error.problem if isinstance(error, InvalidInbox) else str(error)
+            return Verdict(
+                Outcome.PERMANENT,
+                Reason.REDIRECTED,
+                verdict.status,
+                detail=clean(f"{verdict.detail}: {problem}", 512),
+                location=verdict.location,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Destination:
+    url: URL
+    host: str
+    target: Target
+
+
+@lru_cache(maxsize=4096)
+def _destination(url: str) -> _Destination:
+    parsed = URL(url, encoded=True)  # as it is: what is signed is what is sent
+    return _Destination(parsed, parsed.raw_host or "", Target.of(url))
+
+
+_form = lru_cache(maxsize=256)(MessageForm.of)

@@ -1,0 +1,186 @@
+"""Names to addresses that deliveries may go to.
+
+The connector connects to the very addresses returned here, so that a name cannot be checked as one
+address and connected to as another. Lookups run in threads of their own, because the event loop's few
+are soon all stuck on the names of dead hosts; they are daemons, because a lookup cannot be cancelled
+and must not hold up the end of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Final
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from fedsvc.worker.addresses import AddressPolicy, AddressRefused
+
+THREADS: Final = 16
+#: names whose lookup is under way or waits for a thread
+MAX_PENDING: Final = 1024
+CACHED_NAMES: Final = 10_000
+#: the operating system tells no TTL; a minute is what most hosts' records allow
+TTL_S: Final = 60.0
+#: for names that do not exist
+NEGATIVE_TTL_S: Final = 10.0
+
+_NOT_FOUND: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
+
+
+class NameNotFound(OSError):
+    """The name has no address (NXDOMAIN, or no address records)."""
+
+
+class NameLookupFailed(OSError):
+    """Nobody could say whether the name has an address."""
+
+
+Found = tuple[str, ...]
+Lookup = Callable[[str], Found]
+
+
+def look_up(host: str) -> Found:
+    """The IP addresses of `host`, by the operating system. Blocks.
+
+    Raises NameNotFound or NameLookupFailed. AI_ADDRCONFIG is not asked for: on a machine that has lost
+    its network it makes every name look as if it did not exist.
+    """
+    try:
+        infos = socket.getaddrinfo(host.encode("ascii"), None, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        kind = NameNotFound if error.errno in _NOT_FOUND else NameLookupFailed
+        raise kind(f"{host}: {error.strerror}") from None
+    except UnicodeError:
+        raise NameNotFound(f"{host}: not a host name") from None
+    except OSError as error:
+        raise NameLookupFailed(f"{host}: {error.strerror}") from None
+    return tuple(dict.fromkeys(str(info[4][0]) for info in infos))
+
+
+class PolicyResolver(AbstractResolver):
+    """Resolves names for aiohttp within `deadline_s` seconds, and drops addresses that `policy`
+    refuses. Answers are cached; concurrent lookups of a name are one. Belongs to one event loop."""
+
+    def __init__(self, policy: AddressPolicy, deadline_s: float, look_up: Lookup = look_up) -> None:
+        self._policy = policy
+        self._deadline_s = deadline_s
+        self._threads = _DaemonThreads(look_up, THREADS)
+        self._cache: OrderedDict[str, tuple[float, Found | NameNotFound]] = OrderedDict()
+        self._pending: dict[str, asyncio.Task[Found]] = {}
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Raises NameNotFound, NameLookupFailed, or AddressRefused if no address may be used."""
+        refused: AddressRefused | None = None
+        results = []
+        for address in await self._addresses(host):
+            own_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            if family not in (socket.AF_UNSPEC, own_family):
+                continue
+            try:
+                self._policy.check(address, port)
+            except AddressRefused as error:
+                refused = error
+                continue
+            results.append(
+                ResolveResult(
+                    hostname=host,
+                    host=address,
+                    port=port,
+                    family=own_family,
+                    proto=0,
+                    flags=socket.AI_NUMERICHOST,
+                )
+            )
+        if not results:
+            raise refused or NameNotFound(f"{host}: no address of this family")
+        return results
+
+    async def close(self) -> None:
+        for task in self._pending.values():
+            task.cancel()
+        await asyncio.gather(*self._pending.values(), return_exceptions=True)
+        self._threads.close()
+
+    async def _addresses(self, host: str) -> Found:
+        loop = asyncio.get_running_loop()
+        cached = self._cache.get(host)
+        if cached is not None and loop.time() < cached[0]:
+            if isinstance(cached[1], NameNotFound):
+                raise NameNotFound(*cached[1].args)
+            return cached[1]
+        task = self._pending.get(host)
+        if task is None:
+            if len(self._pending) >= MAX_PENDING:
+                raise NameLookupFailed(f"{host}: too many lookups under way")
+            task = loop.create_task(self._look_up(host))
+            self._pending[host] = task
+            task.add_done_callback(lambda done: self._forget(host, done))
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                # one caller's end must not end the lookup that others wait for
+                return await asyncio.shield(task)
+        except TimeoutError:
+            raise NameLookupFailed(f"{host}: no answer within {self._deadline_s:g} s") from None
+
+    async def _look_up(self, host: str) -> Found:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await asyncio.wrap_future(self._threads.submit(host))
+        except NameNotFound as error:
+            self._remember(host, loop.time() + NEGATIVE_TTL_S, error)
+            raise
+        self._remember(host, loop.time() + TTL_S, found)
+        return found
+
+    def _remember(self, host: str, until: float, answer: Found | NameNotFound) -> None:
+        self._cache[host] = (until, answer)
+        self._cache.move_to_end(host)
+        if len(self._cache) > CACHED_NAMES:
+            self._cache.popitem(last=False)
+
+    def _forget(self, host: str, task: asyncio.Task[Found]) -> None:
+        del self._pending[host]
+        if not task.cancelled():
+            task.exception()  # seen, also when every caller has gone
+
+
+class _DaemonThreads:
+    """At most `limit` threads, started as they are needed, that run `look_up`."""
+
+    def __init__(self, look_up: Lookup, limit: int) -> None:
+        self._look_up = look_up
+        self._limit = limit
+        self._started = 0
+        self._idle = threading.Semaphore(0)
+        self._jobs: SimpleQueue[tuple[Future[Found], str] | None] = SimpleQueue()
+
+    def submit(self, host: str) -> Future[Found]:
+        future: Future[Found] = Future()
+        self._jobs.put((future, host))
+        if not self._idle.acquire(blocking=False) and self._started < self._limit:
+            self._started += 1
+            threading.Thread(target=self._run, name=f"resolve-{self._started}", daemon=True).start()
+        return future
+
+    def close(self) -> None:
+        for _ in range(self._started):
+            self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            future, host = job
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(self._look_up(host))
+                except Exception as error:  # noqa: BLE001  it is the caller's
+                    future.set_exception(error)
+            del job, future
+            self._idle.release()
