@@ -54,15 +54,17 @@ class Link:
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
         """`timeout`: seconds within which Redis must answer."""
+        # A unix socket has no keep-alive, and redis-py refuses to be asked for one.
+        tcp: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
         try:
             self._redis: aioredis.Redis = aioredis.Redis.from_url(
                 url,
                 socket_timeout=timeout,
                 socket_connect_timeout=timeout,
-                socket_keepalive=True,
                 retry=Retry(NoBackoff(), 0),
                 max_connections=self.MAX_FLIGHTS + 8,
                 protocol=2,
+                **tcp,
             )
         except ValueError as error:
             raise ConfigurationError("REDIS_URL", str(error)) from None
