@@ -165,8 +165,10 @@ class _Destination:
 
 @lru_cache(maxsize=4096)
 def _destination(url: str) -> _Destination:
-    parsed = URL(url, encoded=True)  # as it is: what is signed is what is sent
-    return _Destination(parsed, parsed.raw_host or "", Target.of(url))
+    parsed = URL(url, encoded=True)  # taken as it is
+    # the path that aiohttp will put on the request line, so that what is signed is what is sent
+    target = Target(Target.of(url).host, parsed.raw_path_qs)
+    return _Destination(parsed, parsed.raw_host or "", target)
 
 
 _form = lru_cache(maxsize=256)(MessageForm.of)

@@ -10,6 +10,7 @@ import asyncio
 import io
 import socket
 import ssl
+from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from typing import Final
 
@@ -75,6 +76,7 @@ class Transport:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._policy = AddressPolicy(settings.allowed_cidrs, settings.allowed_ports, settings.allow_http)
+        self._opened = AsyncExitStack()
 
     async def open(self) -> None:
         """Raises OSError if the CA file cannot be read, ssl.SSLError if it holds no certificate."""
@@ -82,14 +84,15 @@ class Transport:
         # it reads the whole trust store from disk
         context = await asyncio.to_thread(_ssl_context, settings.ca_file)
         self._resolver = PolicyResolver(self._policy, settings.connect_timeout * _LOOKUP_SHARE)
+        self._opened.push_async_callback(self._resolver.close)
         self._kept = self._session(context, keep_alive=True)
+        self._opened.push_async_callback(self._kept.close)
         self._fresh = self._session(context, keep_alive=False)
+        self._opened.push_async_callback(self._fresh.close)
 
     async def close(self) -> None:
-        """Drops all connections, used ones too."""
-        await self._kept.close()
-        await self._fresh.close()
-        await self._resolver.close()
+        """Drops all connections, used ones too. Harmless if it is not open."""
+        await self._opened.aclose()
 
     async def post(
         self, exchange: Exchange, url: URL, headers: CIMultiDict[str], body: bytes, deadline: asyncio.Timeout
