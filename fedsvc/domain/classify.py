@@ -87,6 +87,10 @@ class Verdict:
     uses_retry: bool = True
 
 
+#: what nearly every delivery ends with, made once
+_DELIVERED: Final = {status: Verdict(Outcome.DELIVERED, Reason.OK, status) for status in range(200, 300)}
+
+
 def classify(answer: Answer, now_ms: int) -> Verdict:
     """What `answer`, received at `now_ms` (milliseconds since the epoch), means."""
     if answer.error is not None:
@@ -95,7 +99,7 @@ def classify(answer: Answer, now_ms: int) -> Verdict:
     if 200 <= status <= 299:
         if status != 204 and _is_html_page(answer):
             return _verdict(answer, Outcome.DELIVERED, Reason.SUSPECT, counts_against_host=True)
-        return Verdict(Outcome.DELIVERED, Reason.OK, status)
+        return _DELIVERED[status]
     if 300 <= status <= 399:
         return _redirect(answer)
     if 400 <= status <= 499:

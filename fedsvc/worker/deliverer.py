@@ -13,13 +13,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urljoin
 
 import structlog
-from multidict import CIMultiDict
 from yarl import URL
 
 from fedsvc.config import Settings
@@ -39,8 +37,7 @@ MAX_REDIRECTS: Final = 3
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptResult:
+class AttemptResult(NamedTuple):
     """What came of one attempt. The verdict's outcome is never FOLLOW."""
 
     verdict: Verdict
@@ -64,11 +61,6 @@ class Deliverer:
         self._clock = clock
         self._transport = Transport(settings)
         self._slots = HostSlots(settings.host_concurrency)
-        self._common = (
-            ("User-Agent", settings.user_agent),
-            ("Accept", "*/*"),
-            ("Accept-Encoding", "identity"),
-        )
 
     async def start(self) -> None:
         """Raises OSError (ssl.SSLError among them) if the CA file cannot be used."""
@@ -136,8 +128,7 @@ class Deliverer:
         form = _form(message.digest, message.key_id, message.content_type, key.algorithm)
         date = imf_fixdate(int(self._clock()))
         signature = await self._signer.sign(key, form.base(destination.target, date))
-        headers = CIMultiDict(form.headers(destination.target, date, signature))
-        headers.extend(self._common)
+        headers = form.headers(destination.target, date, signature)
         return await self._transport.post(exchange, destination.url, headers, message.body, deadline)
 
     def _redirect_target(self, url: str, verdict: Verdict) -> str | Verdict:
@@ -156,8 +147,7 @@ class Deliverer:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class _Destination:
+class _Destination(NamedTuple):
     url: URL
     host: str
     target: Target

@@ -12,6 +12,7 @@ import socket
 import ssl
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import (
@@ -32,7 +33,6 @@ from aiohttp import (
     ServerDisconnectedError,
     TCPConnector,
 )
-from multidict import CIMultiDict
 from yarl import URL
 
 from fedsvc.config import Settings
@@ -95,7 +95,7 @@ class Transport:
         await self._opened.aclose()
 
     async def post(
-        self, exchange: Exchange, url: URL, headers: CIMultiDict[str], body: bytes, deadline: asyncio.Timeout
+        self, exchange: Exchange, url: URL, headers: dict[str, str], body: bytes, deadline: asyncio.Timeout
     ) -> Answer:
         """The answer to one POST. Once the status is there, `deadline` is brought forward to
         BODY_WAIT_S at the latest.
@@ -123,7 +123,7 @@ class Transport:
         session: ClientSession,
         exchange: Exchange,
         url: URL,
-        headers: CIMultiDict[str],
+        headers: dict[str, str],
         body: bytes,
         deadline: asyncio.Timeout,
     ) -> Answer:
@@ -158,6 +158,11 @@ class Transport:
         )
         return ClientSession(
             connector=connector,
+            headers={
+                "User-Agent": settings.user_agent,
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+            },
             cookie_jar=DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
@@ -199,9 +204,14 @@ async def _with_body(response: ClientResponse, exchange: Exchange, deadline: asy
     return exchange.answer or _answer(response, b"")
 
 
+@lru_cache(maxsize=128)
+def _plain(status: int) -> Answer:
+    return Answer(status)
+
+
 def _answer(response: ClientResponse, body: bytes) -> Answer:
-    if 200 <= response.status <= 299 and not body:
-        return Answer(response.status)
+    if not body and 200 <= response.status <= 299:
+        return _plain(response.status)
     headers = response.headers
     return Answer(
         response.status,

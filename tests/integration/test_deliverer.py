@@ -5,7 +5,6 @@ import base64
 import datetime
 import socket
 import ssl
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -698,21 +697,3 @@ async def test_a_cancelled_delivery_ends_at_once_and_gives_its_slot_back() -> No
         with pytest.raises(asyncio.CancelledError):
             await first
         assert (await deliverer.deliver(MESSAGE, remote.url, KEY)).verdict.status == 202
-
-
-async def test_a_signature_is_made_off_the_event_loop() -> None:
-    threads: list[threading.Thread] = []
-
-    class Key:
-        algorithm = KEY.algorithm
-
-        def sign(self, data: bytes) -> bytes:
-            threads.append(threading.current_thread())
-            return KEY.sign(data)
-
-    signer = Signer(1)
-    key: Any = Key()
-    assert await signer.sign(key, b"x") == KEY.sign(b"x")
-    signer.close()
-    assert threads
-    assert threading.main_thread() not in threads
