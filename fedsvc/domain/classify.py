@@ -82,7 +82,7 @@ class Verdict:
     inbox_gone: bool = False
     #: another signature scheme may be taken
     knock: bool = False
-    location: str = ""  # as received, of a redirect
+    location: str = ""  # as received, of a redirect to follow
     #: false when nothing was tried, so that no retry is used up
     uses_retry: bool = True
 
@@ -121,7 +121,7 @@ def _redirect(answer: Answer) -> Verdict:
         answer,
         Outcome.FOLLOW if follow else Outcome.PERMANENT,
         Reason.REDIRECTED,
-        location=location,
+        location=location if follow else "",
         detail=clean(f"to {location}" if location else "without a Location", DETAIL_CHARACTERS),
     )
 

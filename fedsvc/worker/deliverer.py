@@ -15,13 +15,21 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple
-from urllib.parse import urljoin
+from urllib.parse import urldefrag, urljoin
 
 import structlog
 from yarl import URL
 
 from fedsvc.config import Settings
-from fedsvc.domain.classify import Answer, Outcome, TransportError, Verdict, classify, clean
+from fedsvc.domain.classify import (
+    DETAIL_CHARACTERS,
+    Answer,
+    Outcome,
+    TransportError,
+    Verdict,
+    classify,
+    clean,
+)
 from fedsvc.domain.delivery import Attempt, Reason
 from fedsvc.domain.errors import InvalidInbox
 from fedsvc.domain.inbox import parse_inbox
@@ -134,7 +142,7 @@ class Deliverer:
     def _redirect_target(self, url: str, verdict: Verdict) -> str | Verdict:
         """The next URL, or the verdict if it is nothing that we deliver to."""
         try:
-            target = urljoin(url, verdict.location)
+            target, _ = urldefrag(urljoin(url, verdict.location))
             return parse_inbox(target, allow_http=self._settings.allow_http).url
         except (InvalidInbox, ValueError) as error:
             problem = error.problem if isinstance(error, InvalidInbox) else str(error)
@@ -142,8 +150,7 @@ class Deliverer:
                 Outcome.PERMANENT,
                 Reason.REDIRECTED,
                 verdict.status,
-                detail=clean(f"{verdict.detail}: {problem}", 512),
-                location=verdict.location,
+                detail=clean(f"{verdict.detail}: {problem}", DETAIL_CHARACTERS),
             )
 
 

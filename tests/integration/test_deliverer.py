@@ -59,7 +59,7 @@ MESSAGE = message_of(BODY)
 async def delivering(**changes: Any) -> AsyncIterator[Deliverer]:
     values = {"allow_http": True, "allowed_cidrs": "127.0.0.0/8", "delivery_timeout": 10.0} | changes
     signer = Signer(1)
-    deliverer = Deliverer(Settings(**values), signer)
+    deliverer = Deliverer(Settings.from_environment({}, **values), signer)
     await deliverer.start()
     try:
         yield deliverer
@@ -250,7 +250,8 @@ async def test_every_attempt_is_signed_afresh() -> None:
     async with serving(ACCEPTED) as remote:
         signer = Signer(1)
         now = [1_795_431_600.0]
-        deliverer = Deliverer(Settings(allow_http=True, allowed_cidrs="127.0.0.0/8"), signer, lambda: now[0])
+        settings = Settings.from_environment({}, allow_http=True, allowed_cidrs="127.0.0.0/8")
+        deliverer = Deliverer(settings, signer, lambda: now[0])
         await deliverer.start()
         await deliverer.deliver(MESSAGE, remote.url, KEY)
         now[0] += 90
@@ -337,6 +338,12 @@ async def test_three_redirects_are_followed_and_a_fourth_is_not() -> None:
     result, remote = await delivered_once(hop)
     assert (result.verdict.outcome, result.verdict.reason) == (Outcome.PERMANENT, Reason.TOO_MANY_REDIRECTS)
     assert len(remote.got) == 4
+
+
+async def test_the_fragment_of_a_redirect_is_not_sent() -> None:
+    result, remote = await delivered_once(answering(307, Location="/other#top"), ACCEPTED)
+    assert result.verdict.status == 202
+    verify(remote.got[1], "/other")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303])
@@ -442,7 +449,7 @@ async def test_an_answer_that_is_not_http_or_too_big_is_a_protocol_error(head: b
 
 
 async def test_a_big_head_within_the_limit_is_read() -> None:
-    big = answering(202, **{f"X_{n}": "a" * 4000 for n in range(7)})
+    big = answering(202, b"", **{f"X_{n}": "a" * 4000 for n in range(7)})
     result, _ = await delivered_once(big)
     assert result.verdict.status == 202
 
@@ -662,7 +669,7 @@ async def test_a_handshake_that_hangs_is_left_at_the_connect_timeout() -> None:
 
 async def test_a_ca_file_that_cannot_be_read_stops_the_start() -> None:
     signer = Signer(1)
-    deliverer = Deliverer(Settings(ca_file="/nowhere/ca.pem"), signer)
+    deliverer = Deliverer(Settings.from_environment({}, ca_file="/nowhere/ca.pem"), signer)
     with pytest.raises(OSError, match="No such file"):
         await deliverer.start()
     await deliverer.close()
