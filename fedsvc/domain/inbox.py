@@ -1,0 +1,169 @@
+"""Inbox URLs and their hosts, in one normal form each.
+
+The normal form is what is signed, sent to, counted per host and compared to find duplicates: lower-case
+scheme and host (IDNA A-labels, canonical IP literals), no default port, a path, percent-encoded ASCII.
+Sources: RFC 3986 section 6.2, UTS 46 for host names.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from hashlib import blake2b
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Final, NamedTuple
+from urllib.parse import quote, urlsplit
+
+import idna
+
+from fedsvc.domain.errors import InvalidInbox, InvalidKey
+
+MAX_URL: Final = 2048
+
+#: an ordinary inbox, in normal form already: https, host of letters with a letter in its last label
+_PLAIN: Final = re.compile(
+    r"https://((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9]{0,61}))"
+    r"((?:/[A-Za-z0-9._~!$&'()*+,;=:@-]*)+)"
+)
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_FORBIDDEN: Final = re.compile(r'[\x00-\x20\x7f"<>\\^`{|}]')
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_NUMERIC_LABEL: Final = re.compile(r"(?:[0-9]+|0[xX][0-9A-Fa-f]*)")
+_HOST: Final = re.compile(
+    r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+)
+_SAFE: Final = "!$%&'()*+,;=:@/?-._~[]"
+_DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+
+
+class Inbox(NamedTuple):
+    """`url` in normal form; `host` without port, IPv6 without brackets."""
+
+    url: str
+    host: str
+
+
+def parse_inbox(text: str, *, allow_http: bool = False) -> Inbox:
+    """Raises InvalidInbox."""
+    plain = _PLAIN.fullmatch(text)
+    if plain is not None and len(plain[1]) <= 253 and len(text) <= MAX_URL and "xn--" not in plain[1]:
+        return Inbox(text, plain[1])
+    try:
+        return _normal_form(text, allow_http)
+    except ValueError as error:
+        raise InvalidInbox("inbox", str(error)) from None
+
+
+def origin_of(key_id: str) -> str:
+    """Host of a key id: the instance that speaks. Raises InvalidKey."""
+    try:
+        if len(key_id) > MAX_URL:
+            raise ValueError(f"is longer than {MAX_URL} characters")
+        base = key_id.split("#", 1)[0]
+        if not key_id.isascii() or not key_id.isprintable() or '"' in key_id:
+            raise ValueError("has characters that cannot stand in a Signature header")
+        return _normal_form(base, allow_http=True).host
+    except ValueError as error:
+        raise InvalidKey("signing_key.key_id", str(error)) from None
+
+
+def host_of(url: str) -> str:
+    """Host of an inbox in normal form, without port; empty for no URL at all."""
+    authority = url.split("/", 3)[2] if url.count("/") >= 2 else ""
+    return authority[1:].split("]")[0] if authority.startswith("[") else authority.split(":")[0]
+
+
+def partition_of(host: str, partitions: int) -> int:
+    """Which part of the queue a host belongs to. Stable: it must never change."""
+    return zlib.crc32(host.encode()) % partitions
+
+
+def inbox_key(url: str) -> bytes:
+    """8 bytes that tell an inbox among those of one activity."""
+    return blake2b(url.encode(), digest_size=8).digest()
+
+
+def _normal_form(text: str, allow_http: bool) -> Inbox:
+    if not text:
+        raise ValueError("is required")
+    if len(text) > MAX_URL:
+        raise ValueError(f"is longer than {MAX_URL} characters")
+    if _FORBIDDEN.search(text):
+        raise ValueError("has a space, a control character or another that no URL has")
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        raise ValueError("is not an absolute URL")
+    name = scheme[1].lower()
+    if name == "http" and not allow_http:
+        raise ValueError("must be https, not http")
+    if name not in _DEFAULT_PORTS:
+        raise ValueError(f"must be https, not {name[:20]}")
+    if not text.startswith("//", scheme.end()):
+        raise ValueError("is not an absolute URL")
+    if "#" in text:
+        raise ValueError("must have no fragment")
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise ValueError("has a malformed host") from None
+    if "@" in parts.netloc:
+        raise ValueError("must have no user info")
+    host, port = _authority(parts.netloc)
+    shown = f"[{host}]" if ":" in host else host
+    if port is not None and port != _DEFAULT_PORTS[name]:
+        shown = f"{shown}:{port}"
+    path = _encoded(parts.path or "/")
+    # urlsplit does not tell "?" with nothing behind it from no query; receivers verify what we send
+    query = f"?{_encoded(parts.query)}" if parts.query else ""
+    return Inbox(f"{name}://{shown}{path}{query}", host)
+
+
+def _encoded(text: str) -> str:
+    if _BAD_ESCAPE.search(text):
+        raise ValueError("has a malformed percent escape")
+    return quote(text, safe=_SAFE)
+
+
+def _authority(netloc: str) -> tuple[str, int | None]:
+    if netloc.startswith("["):
+        literal, bracket, rest = netloc[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError("has a malformed IPv6 host")
+        if "%" in literal:
+            raise ValueError("must have no IPv6 zone")
+        try:
+            host = IPv6Address(literal).compressed
+        except (AddressValueError, ValueError):
+            raise ValueError("has a malformed IPv6 host") from None
+        return host, _port(rest[1:] if rest else "")
+    name, colon, port = netloc.partition(":")
+    return _host(name), _port(port) if colon else None
+
+
+def _port(text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= 65535 or len(text) > 5:
+        raise ValueError("has a malformed port")
+    return int(text)
+
+
+def _host(name: str) -> str:
+    if not name or name == ".":
+        raise ValueError("has no host")
+    if "%" in name:
+        raise ValueError("must not have percent escapes in its host")
+    host = name.removesuffix(".").lower()
+    if not host.isascii() or "xn--" in host:
+        try:
+            host = idna.encode(host, uts46=True).decode()
+        except (idna.IDNAError, UnicodeError):
+            raise ValueError("has a malformed host name") from None
+    if _NUMERIC_LABEL.fullmatch(host.rsplit(".", 1)[-1]):
+        try:
+            return str(IPv4Address(host))
+        except (AddressValueError, ValueError):
+            raise ValueError("has an odd spelling of an IPv4 address as its host") from None
+    if len(host) > 253 or not _HOST.fullmatch(host):
+        raise ValueError("has a malformed host name")
+    return host
