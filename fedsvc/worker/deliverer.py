@@ -108,7 +108,6 @@ class Deliverer:
         exchange = Exchange()
         try:
             async with asyncio.timeout(self._settings.delivery_timeout) as deadline:
-                ends = deadline.when()
                 for _ in range(MAX_REDIRECTS + 1):
                     exchange.answer = None
                     answer = await self._send(exchange, message, url, key, deadline)
@@ -119,7 +118,6 @@ class Deliverer:
                     if isinstance(target, Verdict):
                         return target, url
                     url = target
-                    deadline.reschedule(ends)
                 error = TransportError.TOO_MANY_REDIRECTS
                 return classify(Answer(error=error, detail=f"more than {MAX_REDIRECTS}, to {url}"), 0), url
         except TimeoutError:
