@@ -6,9 +6,17 @@ import asyncio
 
 from fedsvc.config import Settings
 from fedsvc.domain.keys import KeyCipher, PrivateKey, from_storable, to_storable
-from fedsvc.errors import KeyUnavailable
+from fedsvc.errors import ConfigurationError, KeyUnavailable
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
+
+
+def key_cipher(settings: Settings) -> KeyCipher:
+    """Raises ConfigurationError."""
+    try:
+        return KeyCipher.from_setting(settings.key_encryption_secret())
+    except ValueError as error:
+        raise ConfigurationError("FEDSVC_KEY_ENCRYPTION_KEYS", str(error)) from None
 
 
 def key_lifetime_s(settings: Settings) -> int:

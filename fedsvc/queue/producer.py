@@ -53,6 +53,7 @@ class Place(NamedTuple):
     """An inbox with what the queue needs of it, computed once."""
 
     url: str
+    host: str
     partition: int
     key: bytes
 
@@ -72,7 +73,8 @@ class Producer:
         self._enqueue = Script("enqueue")
 
     def place(self, inbox: Inbox) -> Place:
-        return Place(inbox.url, partition_of(inbox.host, self._partitions), inbox_key(inbox.url))
+        partition = partition_of(inbox.host, self._partitions)
+        return Place(inbox.url, inbox.host, partition, inbox_key(inbox.url))
 
     async def enqueue(self, message: Message, inbox: Place, terms: Terms) -> Queued:
         """Accept one delivery. Returning means that Redis has it.

@@ -67,19 +67,20 @@ class Reader:
                 found += [d for d in shown if d is not None and (not states or d.state in states)]
         return found[:limit]
 
-    async def count_activity(self, activity_id: str) -> Counter[DeliveryState]:
-        """How many of an activity's deliveries are in which state, of those that Redis holds. Those in
-        flight count as READY."""
+    async def count_activity(self, activity_id: str) -> tuple[int, Counter[DeliveryState]]:
+        """How many deliveries of an activity Redis knows of, and of those that the archive does not hold yet,
+        how many are in which state. Those in flight count as READY."""
         counts: Counter[DeliveryState] = Counter()
+        total = 0
         for partition, sequences in await self._index(activity_id):
+            total += len(sequences)
             prefix = self._keys.partition(partition).prefix
             for start in range(0, len(sequences), self.CHUNK):
                 answer = await self._link.run(self._recipients, prefix, sequences[start : start + self.CHUNK])
                 items = iter(answer)
                 for state, number in zip(items, items, strict=True):
-                    if state:
-                        counts[DeliveryState(state)] += number
-        return counts
+                    counts[DeliveryState(state)] += number
+        return total, counts
 
     async def dead_letters(self, *, before: int, limit: int) -> list[Delivery]:
         """Dead letters, newest first; those whose outcome number is below `before` (0: from the newest)."""

@@ -18,11 +18,10 @@ from fedsvc.archive.archive import Archive
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.migrate import check
 from fedsvc.config import Settings
-from fedsvc.domain.keys import KeyCipher
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
 from fedsvc.queue.consumer import Consumer
 from fedsvc.queue.keys import Keys
-from fedsvc.queue.keystore import KeyStore, key_lifetime_s
+from fedsvc.queue.keystore import KeyStore, key_cipher, key_lifetime_s
 from fedsvc.queue.link import Link
 from fedsvc.queue.outcomes import OutcomeLog
 from fedsvc.queue.stats import record_partitions
@@ -66,7 +65,7 @@ class Worker:
         settings = self._settings
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
-        cipher = KeyCipher.from_setting(settings.key_encryption_secret())
+        cipher = key_cipher(settings)
         async with AsyncExitStack() as stack:
             link = Link.from_settings(settings)
             stack.push_async_callback(link.close)
@@ -82,8 +81,8 @@ class Worker:
             signer = Signer(settings.sign_threads)
             stack.callback(signer.close)
             deliverer = Deliverer(settings, signer)
-            await deliverer.start()
             stack.push_async_callback(deliverer.close)
+            await deliverer.start()
             store = KeyStore(link, keys, cipher, lifetime_s=key_lifetime_s(settings))
             processor = Processor(
                 settings,

@@ -1,16 +1,23 @@
--- recipients: in which states are some deliveries? Changes nothing.
+-- recipients: in which states are those deliveries that the archive does not hold? Changes nothing.
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV     their sequences
 --
--- Result: flat list of state, how many. 0 stands for those that Redis does not hold any more; a
--- delivery in flight counts as ready (1).
+-- Result: flat list of state, how many. A delivery in flight counts as ready (1).
 
+local archived = tonumber(call('GET', P .. ':archived') or '0')
 local seen = {}
 for _, sequence in ipairs(ARGV) do
   local record = call('HGET', DELIVERIES, sequence)
-  local state = record and string.byte(record, 1) or 0
-  seen[state] = (seen[state] or 0) + 1
+  if record then
+    local state, number = string.byte(record, 1), math.huge
+    if not is_record(record) then
+      number = struct.unpack('>I8', record, 2)
+    elseif state == S_DEAD then
+      number = struct.unpack('>I8', record, 18)
+    end
+    if number > archived then seen[state] = (seen[state] or 0) + 1 end
+  end
 end
 local result = {}
 for state, number in pairs(seen) do

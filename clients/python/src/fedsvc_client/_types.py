@@ -1,0 +1,205 @@
+"""What the client returns. Times are aware datetimes in UTC, durations are timedeltas; None stands for "none"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+
+class StrEnum(str, Enum):
+    """`enum.StrEnum`, which Python 3.10 does not have."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class DeliveryState(StrEnum):
+    UNSPECIFIED = "UNSPECIFIED"
+    READY = "READY"
+    IN_FLIGHT = "IN_FLIGHT"
+    PARKED = "PARKED"
+    RETRY = "RETRY"
+    SCHEDULED = "SCHEDULED"
+    DELIVERED = "DELIVERED"
+    DEAD = "DEAD"
+    CANCELLED = "CANCELLED"
+    SUPERSEDED = "SUPERSEDED"
+    EXPIRED = "EXPIRED"
+    PURGED = "PURGED"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self in _FINAL
+
+
+_FINAL = frozenset(
+    {
+        DeliveryState.DELIVERED,
+        DeliveryState.DEAD,
+        DeliveryState.CANCELLED,
+        DeliveryState.SUPERSEDED,
+        DeliveryState.EXPIRED,
+        DeliveryState.PURGED,
+    }
+)
+
+
+class Priority(StrEnum):
+    UNSPECIFIED = "UNSPECIFIED"
+    URGENT = "URGENT"
+    NORMAL = "NORMAL"
+    BULK = "BULK"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    time: datetime | None
+    latency: timedelta
+    #: HTTP status, 0 when there was no answer
+    http_status: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One activity to one inbox, as it is now."""
+
+    delivery_id: str
+    state: DeliveryState
+    activity_id: str
+    activity_type: str
+    actor: str
+    inbox: str
+    host: str
+    origin: str
+    key_id: str
+    priority: Priority
+    attempts: int
+    #: why the last attempt, or the delivery, ended as it did; empty if there was none
+    reason: str
+    http_status: int
+    #: the first 1 KiB of the last answer's body
+    response_snippet: str
+    accept_time: datetime | None
+    not_before: datetime | None
+    next_attempt_time: datetime | None
+    expire_time: datetime | None
+    complete_time: datetime | None
+    attempt_history: tuple[Attempt, ...]
+    ordering_key: str
+    request_id: str
+
+
+@dataclass(frozen=True)
+class QueuedActivity:
+    """The answer to `queue_activity`."""
+
+    delivery_id: str
+    #: it was accepted before: `delivery_id` is that delivery
+    duplicate: bool
+    delivery: Delivery
+
+
+@dataclass(frozen=True)
+class ItemError:
+    """What is wrong with one item of a batch or fan-out."""
+
+    reason: str
+    message: str
+    field: str
+
+
+@dataclass(frozen=True)
+class BatchItem:
+    """The answer for one activity of `queue_activities`: either `queued` or `error` is set."""
+
+    index: int
+    queued: QueuedActivity | None
+    error: ItemError | None
+
+
+@dataclass(frozen=True)
+class RejectedInbox:
+    index: int
+    inbox: str
+    error: ItemError
+
+
+@dataclass(frozen=True)
+class FanOut:
+    """The answer to `fan_out`."""
+
+    activity_id: str
+    accepted: int
+    duplicates: int
+    rejected: tuple[RejectedInbox, ...]
+
+
+@dataclass(frozen=True)
+class DeliveryPage:
+    """Some deliveries of an activity, and how many there are in each state in all."""
+
+    deliveries: tuple[Delivery, ...]
+    #: for the next page; empty on the last
+    next_page_token: str
+    summary: Mapping[DeliveryState, int]
+
+
+@dataclass(frozen=True)
+class DeadLetterPage:
+    dead_letters: tuple[Delivery, ...]
+    next_page_token: str
+
+
+@dataclass(frozen=True)
+class PriorityStats:
+    ready: int
+    in_flight: int
+    #: how long the oldest delivery waits that no worker has
+    oldest_age: timedelta
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Per second, over `window`."""
+
+    window: timedelta
+    accepted: float
+    attempted: float
+    delivered: float
+    failed: float
+
+
+@dataclass(frozen=True)
+class QueueStats:
+    accepted: int
+    delivered: int
+    dead: int
+    purged: int
+    cancelled: int
+    superseded: int
+    expired: int
+    pending: int
+    ready: int
+    in_flight: int
+    retry: int
+    scheduled: int
+    parked: int
+    priorities: Mapping[Priority, PriorityStats]
+    rates: tuple[Rates, ...]
+    consumers: int
+    partitions: int
+    #: whether accepted = delivered + dead + purged + cancelled + superseded + expired + pending
+    conserved: bool
+    redis_server: str
+    redis_version: str
+    #: bytes
+    redis_used_memory: int
+    #: bytes, 0 for no limit
+    redis_max_memory: int
+    archive_backlog: int
+    archive_lag: timedelta
+    read_time: datetime | None

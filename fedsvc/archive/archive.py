@@ -1,0 +1,184 @@
+"""Deliveries that ended, in SQL: written in batches, read by id or by activity."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from sqlalchemy import delete, func, select, text, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from fedsvc.archive.engine import STATEMENT_TIMEOUT
+from fedsvc.archive.tables import deliveries
+from fedsvc.domain.activity import activity_key
+from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
+from fedsvc.errors import ArchiveUnavailable
+
+#: rows in one statement: SQLite allows 32,766 parameters, 22 a row
+_ROWS: Final = 1000
+#: characters of the longest text that is kept
+_LONGEST: Final = 4096
+_KEY: Final = (deliveries.c.partition, deliveries.c.sequence)
+
+
+class Archive:
+    """Safe to share. Every method raises ArchiveUnavailable if the database does not answer in time."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+
+    async def record(self, outcomes: Sequence[Delivery]) -> int:
+        """Write outcomes in one transaction. A batch that is written again changes nothing, and an older
+        outcome never replaces a newer. Returns how many deliveries they are of."""
+        newest: dict[DeliveryId, Delivery] = {}
+        for outcome in outcomes:
+            known = newest.get(outcome.id)
+            if known is None or known.outcome < outcome.outcome:
+                newest[outcome.id] = outcome
+        rows = [_row(delivery) for delivery in newest.values()]
+        async with self._transaction() as connection:
+            for start in range(0, len(rows), _ROWS):
+                insert = self._insert(deliveries)
+                replaced = {
+                    column.name: insert.excluded[column.name]
+                    for column in deliveries.c
+                    if not column.primary_key
+                }
+                statement = insert.on_conflict_do_update(
+                    index_elements=list(_KEY),
+                    set_=replaced,
+                    where=insert.excluded.outcome > deliveries.c.outcome,
+                )
+                await connection.execute(statement, rows[start : start + _ROWS])
+        return len(rows)
+
+    async def get(self, id: DeliveryId) -> Delivery | None:
+        query = select(deliveries).where(
+            deliveries.c.partition == id.partition, deliveries.c.sequence == id.sequence
+        )
+        async with self._transaction() as connection:
+            row = (await connection.execute(query)).mappings().first()
+        return None if row is None else _delivery(row)
+
+    async def list_by_activity(
+        self,
+        activity_id: str,
+        *,
+        after: DeliveryId | None = None,
+        limit: int,
+        states: Collection[DeliveryState] = (),
+    ) -> list[Delivery]:
+        """Deliveries of an activity by id, those past `after`; in any state if none is named."""
+        query = select(deliveries).where(*self._of(activity_id)).order_by(*_KEY).limit(limit)
+        if after is not None:
+            query = query.where(tuple_(*_KEY) > tuple_(after.partition, after.sequence))
+        if states:
+            query = query.where(deliveries.c.state.in_([int(state) for state in states]))
+        async with self._transaction() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [_delivery(row) for row in rows]
+
+    async def count_by_activity(self, activity_id: str) -> dict[DeliveryState, int]:
+        query = (
+            select(deliveries.c.state, func.count())
+            .where(*self._of(activity_id))
+            .group_by(deliveries.c.state)
+        )
+        async with self._transaction() as connection:
+            return {DeliveryState(state): n for state, n in (await connection.execute(query)).all()}
+
+    async def purge(self, older_than_ms: int, limit: int) -> int:
+        """Forget deliveries that ended before a time (milliseconds since the epoch), `limit` at most."""
+        oldest = select(*_KEY).where(deliveries.c.completed_ms < older_than_ms).limit(limit)
+        async with self._transaction() as connection:
+            keys = [tuple(row) for row in (await connection.execute(oldest)).all()]
+            if keys:
+                await connection.execute(delete(deliveries).where(tuple_(*_KEY).in_(keys)))
+        return len(keys)
+
+    async def ping(self) -> None:
+        async with self._transaction() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+    @staticmethod
+    def _of(activity_id: str) -> tuple[Any, Any]:
+        return deliveries.c.activity_key == activity_key(activity_id), deliveries.c.activity_id == _clean(
+            activity_id
+        )
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with asyncio.timeout(STATEMENT_TIMEOUT), self.engine.begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            raise ArchiveUnavailable(f"the database refuses: {type(error.orig).__name__}") from None
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            raise ArchiveUnavailable(f"the database does not answer: {type(error).__name__}") from None
+
+
+def _clean(text: str) -> str:
+    """PostgreSQL stores no NUL, and nothing stores half a character."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()[:_LONGEST]
+
+
+def _row(d: Delivery) -> dict[str, Any]:
+    return {
+        "partition": d.id.partition,
+        "sequence": d.id.sequence,
+        "outcome": d.outcome,
+        "state": int(d.state),
+        "priority": int(d.priority),
+        "reason": int(d.reason or 0),
+        "status": d.status,
+        "attempts": d.attempts,
+        "activity_key": activity_key(d.activity_id),
+        "activity_id": _clean(d.activity_id),
+        "activity_type": _clean(d.activity_type)[:64],
+        "actor": _clean(d.actor),
+        "inbox": _clean(d.inbox),
+        "host": _clean(d.host)[:255],
+        "origin": _clean(d.origin)[:255],
+        "key_id": _clean(d.key_id),
+        "snippet": _clean(d.snippet),
+        "expire_ms": d.expire_ms,
+        "completed_ms": d.completed_ms,
+        "ordering_key": _clean(d.ordering_key),
+        "request_id": _clean(d.request_id),
+        "history": [[a.time_ms, a.latency_ms, a.status, int(a.reason)] for a in d.history],
+    }
+
+
+def _delivery(row: Any) -> Delivery:
+    return Delivery(
+        id=DeliveryId(row["partition"], row["sequence"]),
+        state=DeliveryState(row["state"]),
+        activity_id=row["activity_id"],
+        activity_type=row["activity_type"],
+        actor=row["actor"],
+        inbox=row["inbox"],
+        host=row["host"],
+        origin=row["origin"],
+        key_id=row["key_id"],
+        priority=Priority(row["priority"]),
+        attempts=row["attempts"],
+        reason=Reason(row["reason"]) if row["reason"] else None,
+        status=row["status"],
+        snippet=row["snippet"],
+        expire_ms=row["expire_ms"],
+        completed_ms=row["completed_ms"],
+        outcome=row["outcome"],
+        ordering_key=row["ordering_key"],
+        request_id=row["request_id"],
+        history=tuple(
+            Attempt(time, took, status, Reason(reason)) for time, took, status, reason in row["history"]
+        ),
+    )

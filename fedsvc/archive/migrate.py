@@ -1,0 +1,84 @@
+"""Brings the archive's schema up to date. The migrations are part of the package."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.resources import files
+
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from alembic import command
+from fedsvc.archive.engine import create_engine
+from fedsvc.config import Settings
+from fedsvc.errors import ArchiveUnavailable
+
+_NEVER_MIGRATED = "the database is not migrated: run `fedsvc migrate`"
+
+
+def upgrade(settings: Settings) -> str:
+    """Migrate to the newest revision and return it. Several at once wait for each other.
+
+    Raises ArchiveUnavailable, ConfigurationError.
+    """
+    return asyncio.run(_run(settings, "head"))
+
+
+def downgrade(settings: Settings, revision: str) -> str:
+    """Migrate back to `revision` (`base` for an empty database)."""
+    return asyncio.run(_run(settings, revision, down=True))
+
+
+def head_revision() -> str:
+    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+
+
+async def check(engine: AsyncEngine) -> None:
+    """Raises ArchiveUnavailable if the schema is missing or not the one of this version."""
+    try:
+        async with engine.connect() as connection:
+            current = await connection.run_sync(_current)
+    except (SQLAlchemyError, OSError, TimeoutError) as error:
+        raise ArchiveUnavailable(f"the database does not answer: {type(error).__name__}") from None
+    if current is None:
+        raise ArchiveUnavailable(_NEVER_MIGRATED)
+    if current != head_revision():
+        raise ArchiveUnavailable(f"the database is at revision {current}: run `fedsvc migrate`")
+
+
+async def _run(settings: Settings, revision: str, *, down: bool = False) -> str:
+    engine = create_engine(settings)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(_migrate, revision, down)
+            await connection.commit()
+            return await connection.run_sync(_current) or ""
+    except (SQLAlchemyError, OSError, TimeoutError) as error:
+        problem = getattr(error, "orig", None) or error
+        raise ArchiveUnavailable(f"the database does not answer: {type(problem).__name__}") from None
+    finally:
+        await engine.dispose()
+
+
+def _migrate(connection: Connection, revision: str, down: bool) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    if down:
+        command.downgrade(config, revision)
+    else:
+        command.upgrade(config, revision)
+
+
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(files("fedsvc.archive") / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config

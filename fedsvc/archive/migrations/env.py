@@ -1,0 +1,16 @@
+"""Run by Alembic, on the connection that `migrate.py` opened."""
+
+from sqlalchemy import text
+
+from alembic import context
+from fedsvc.archive.tables import metadata
+
+#: any number that nobody else uses as an advisory lock in this database
+LOCK = 7_203_116_502_184_471
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
+with context.begin_transaction():
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+    context.run_migrations()

@@ -1,0 +1,60 @@
+"""The archive's tables. Numbers of states, reasons and priorities are those of `domain.delivery`.
+
+`migrations/` makes them; a test holds both against each other.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+#: one row for each delivery that ended; a dead letter that is replayed gets its row changed
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("partition", SmallInteger, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("outcome", BigInteger, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("reason", SmallInteger, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("attempts", SmallInteger, nullable=False),
+    # stands for activity_id in the index: ids may be long
+    Column("activity_key", LargeBinary(16), nullable=False),
+    Column("activity_id", Text, nullable=False),
+    Column("activity_type", String(64), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("inbox", Text, nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("origin", String(255), nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("snippet", Text, nullable=False),
+    Column("expire_ms", BigInteger, nullable=False),
+    Column("completed_ms", BigInteger, nullable=False),
+    Column("ordering_key", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("history", JSON, nullable=False),
+    Index(None, "activity_key", "partition", "sequence"),
+    Index(None, "completed_ms"),
+    Index(None, "host", "completed_ms"),
+)

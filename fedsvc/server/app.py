@@ -1,0 +1,189 @@
+"""The server, wired together: the only place in `server` that knows all its parts."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from typing import Any, Final
+
+import grpc
+import structlog
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import REGISTRY
+
+from fedsvc.archive.archive import Archive
+from fedsvc.archive.engine import create_engine
+from fedsvc.config import Address, Settings
+from fedsvc.errors import ConfigurationError
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.keystore import KeyStore, key_cipher, key_lifetime_s
+from fedsvc.queue.link import Link
+from fedsvc.queue.producer import Producer
+from fedsvc.queue.reader import Reader
+from fedsvc.queue.stats import StatsReader
+from fedsvc.server import http
+from fedsvc.server.intake import Intake
+from fedsvc.server.interceptors import Observe
+from fedsvc.server.monitor import Monitor
+from fedsvc.server.services.delivery import DeliveryService
+from fedsvc.server.services.keys import KeyService
+from fedsvc.server.services.operations import OperationsService
+from fedsvc.v1 import delivery_service_pb2, key_service_pb2, operations_service_pb2
+from fedsvc.v1.delivery_service_pb2_grpc import add_DeliveryServiceServicer_to_server
+from fedsvc.v1.key_service_pb2_grpc import add_KeyServiceServicer_to_server
+from fedsvc.v1.operations_service_pb2_grpc import add_OperationsServiceServicer_to_server
+
+log = structlog.get_logger(__name__)
+
+Status = Callable[[dict[str, Any]], None]
+SERVICES: Final = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (delivery_service_pb2, "DeliveryService"),
+        (operations_service_pb2, "OperationsService"),
+        (key_service_pb2, "KeyService"),
+    )
+)
+#: seconds that calls under way get to end when the server stops
+_GRACE: Final = 5.0
+_REPORT_EVERY: Final = 1.0
+#: bytes that an inbox may take up in a fan-out, on average
+_BYTES_PER_INBOX: Final = 512
+
+
+def run(settings: Settings, *, status: Status | None = None, reflect: bool = False) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    `status` is called about once a second with `{"ready": bool, "problems": {...}, "grpc": address, "http":
+    address}`. Raises ConfigurationError.
+    """
+    return uvloop.run(Server(settings, status or (lambda _: None), reflect).run())
+
+
+class Server:
+    def __init__(self, settings: Settings, status: Status, reflect: bool) -> None:
+        self._settings = settings
+        self._status = status
+        self._reflect = reflect
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> int:
+        settings = self._settings
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
+        cipher = key_cipher(settings)
+        async with AsyncExitStack() as stack:
+            link = Link.from_settings(settings)
+            stack.push_async_callback(link.close)
+            archive = Archive(create_engine(settings))
+            stack.push_async_callback(archive.close)
+            keys = Keys(settings.namespace)
+            reader = Reader(link, keys, settings)
+            producer = Producer(link, keys, settings)
+            store = KeyStore(link, keys, cipher, lifetime_s=key_lifetime_s(settings))
+
+            server = grpc.aio.server(interceptors=[Observe()], options=self._options())
+            delivery = DeliveryService(settings, Intake(settings, producer), producer, store, reader, archive)
+            add_DeliveryServiceServicer_to_server(delivery, server)
+            operations = OperationsService(link, StatsReader(link, keys, settings), reader, archive)
+            add_OperationsServiceServicer_to_server(operations, server)
+            add_KeyServiceServicer_to_server(KeyService(), server)
+            health = HealthServicer()
+            health_pb2_grpc.add_HealthServicer_to_server(health, server)
+            if self._reflect:
+                names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+                reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+
+            changed = asyncio.Event()
+            monitor = Monitor(settings, link, keys, lambda _: changed.set())
+            await monitor.look()
+            await self._tell(health, monitor.serving)
+            grpc_at = self._bind(server)
+            await server.start()
+            stack.push_async_callback(server.stop, _GRACE)
+            runner, http_at = await self._listen(http.application(monitor, REGISTRY))
+            stack.push_async_callback(runner.cleanup)
+            log.info("listening", grpc=str(grpc_at), http=str(http_at))
+
+            loops = [
+                asyncio.create_task(monitor.run()),
+                asyncio.create_task(self._follow(changed, health, monitor)),
+                asyncio.create_task(self._report(monitor, grpc_at, http_at)),
+                asyncio.create_task(self._stopping.wait()),
+            ]
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            log.info("stopping")
+            await health.enter_graceful_shutdown()
+            for task in loops:
+                task.cancel()
+            for task in done:
+                if not task.cancelled():
+                    task.result()  # a loop that ended by an exception takes the server with it
+        log.info("stopped")
+        return 0
+
+    def _options(self) -> list[tuple[str, Any]]:
+        settings = self._settings
+        largest = (
+            settings.max_activity_bytes * max(settings.max_batch_size, 4)
+            + settings.max_fan_out * _BYTES_PER_INBOX
+        )
+        return [
+            ("grpc.max_receive_message_length", largest),
+            ("grpc.so_reuseport", 0),
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.max_connection_age_ms", 600_000),
+            ("grpc.max_connection_age_grace_ms", 30_000),
+        ]
+
+    def _bind(self, server: grpc.aio.Server) -> Address:
+        address = self._settings.listen
+        try:
+            port = server.add_insecure_port(str(address))
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise ConfigurationError("FEDSVC_LISTEN", f"cannot listen on {address}")
+        return Address(address.host, port)
+
+    async def _listen(self, app: Any) -> tuple[Any, Address]:
+        try:
+            return await http.listen(app, self._settings.http_listen)
+        except OSError as error:
+            raise ConfigurationError(
+                "FEDSVC_HTTP_LISTEN", f"cannot listen on {self._settings.http_listen}: {error.strerror}"
+            ) from None
+
+    async def _tell(self, health: HealthServicer, serving: bool) -> None:
+        response = health_pb2.HealthCheckResponse
+        state = response.SERVING if serving else response.NOT_SERVING
+        for name in ("", *SERVICES):
+            await health.set(name, state)
+
+    async def _follow(self, changed: asyncio.Event, health: HealthServicer, monitor: Monitor) -> None:
+        while True:
+            await changed.wait()
+            changed.clear()
+            await self._tell(health, monitor.serving)
+
+    async def _report(self, monitor: Monitor, grpc_at: Address, http_at: Address) -> None:
+        while True:
+            problems = {"redis": monitor.problem} if monitor.problem else {}
+            self._status(
+                {
+                    "ready": monitor.serving,
+                    "problems": problems,
+                    "grpc": str(grpc_at),
+                    "http": str(http_at),
+                }
+            )
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_REPORT_EVERY):
+                    await self._stopping.wait()
+                    return

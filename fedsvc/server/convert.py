@@ -1,0 +1,163 @@
+"""From what the queue and the archive tell to what the contract says."""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from fedsvc.domain.delivery import Attempt, Delivery
+from fedsvc.errors import InvalidInput
+from fedsvc.queue.stats import DUE_WITHIN_S, QueueStats, RetryStats, ServerInfo
+from fedsvc.v1 import operations_service_pb2 as operations
+from fedsvc.v1 import types_pb2 as types
+
+
+def timestamp(ms: int) -> Timestamp | None:
+    """Of milliseconds since the epoch; None for 0."""
+    return Timestamp(seconds=ms // 1000, nanos=ms % 1000 * 1_000_000) if ms else None
+
+
+def duration(ms: int) -> Duration:
+    return Duration(seconds=ms // 1000, nanos=ms % 1000 * 1_000_000)
+
+
+# The numbers of states, reasons and priorities are the same here and in the contract; a test says so.
+
+
+def delivery(d: Delivery) -> types.Delivery:
+    return types.Delivery(
+        delivery_id=str(d.id),
+        activity_id=d.activity_id,
+        activity_type=d.activity_type,
+        actor=d.actor,
+        inbox=d.inbox,
+        host=d.host,
+        origin=d.origin,
+        key_id=d.key_id,
+        state=types.DeliveryState.ValueType(d.state),
+        priority=types.Priority.ValueType(d.priority),
+        attempts=d.attempts,
+        reason=types.Reason.ValueType(d.reason or 0),
+        http_status=d.status,
+        response_snippet=d.snippet,
+        accept_time=timestamp(d.accepted_ms),
+        not_before=timestamp(d.not_before_ms),
+        next_attempt_time=timestamp(d.next_attempt_ms),
+        expire_time=timestamp(d.expire_ms),
+        complete_time=timestamp(d.completed_ms),
+        attempt_history=[attempt(a) for a in d.history],
+        ordering_key=d.ordering_key,
+        request_id=d.request_id,
+    )
+
+
+def attempt(a: Attempt) -> types.Attempt:
+    return types.Attempt(
+        time=timestamp(a.time_ms),
+        latency=duration(a.latency_ms),
+        http_status=a.status,
+        reason=types.Reason.ValueType(a.reason),
+    )
+
+
+def item_error(error: InvalidInput, code: int) -> types.ItemError:
+    return types.ItemError(code=code, reason=error.code, message=error.problem, field=error.field)
+
+
+def queue_stats(stats: QueueStats, info: ServerInfo) -> operations.GetQueueStatsResponse:
+    return operations.GetQueueStatsResponse(
+        accepted=stats.counter("accepted"),
+        delivered=stats.counter("delivered"),
+        dead=stats.counter("dead"),
+        purged=stats.counter("purged"),
+        cancelled=stats.counter("cancelled"),
+        superseded=stats.counter("superseded"),
+        expired=stats.counter("expired"),
+        pending=stats.pending,
+        ready=stats.ready,
+        in_flight=stats.in_flight,
+        retry=stats.retry,
+        scheduled=stats.scheduled,
+        priorities=[
+            operations.PriorityStats(
+                priority=types.Priority.ValueType(priority),
+                ready=figures.ready,
+                in_flight=figures.in_flight,
+                oldest_age=duration(figures.oldest_age_ms),
+            )
+            for priority, figures in stats.priorities.items()
+        ],
+        rates=[
+            operations.Rates(
+                window=duration(rates.window_s * 1000),
+                accepted_per_second=rates.accepted,
+                attempted_per_second=rates.attempted,
+                delivered_per_second=rates.delivered,
+                failed_per_second=rates.failed,
+            )
+            for rates in stats.rates
+        ],
+        consumers=stats.consumers,
+        partitions=stats.partitions,
+        conserved=stats.conserved,
+        redis=operations.RedisStatus(
+            server=info.server,
+            version=info.version,
+            used_memory_bytes=info.used_memory,
+            max_memory_bytes=info.max_memory,
+        ),
+        archive=operations.ArchiveStatus(backlog=stats.archive_backlog, lag=duration(stats.archive_lag_ms)),
+        read_time=timestamp(stats.now_ms),
+    )
+
+
+def retry_stats(stats: RetryStats) -> operations.GetRetryStatsResponse:
+    bounds: list[Duration | None] = [duration(s * 1000) for s in DUE_WITHIN_S]
+    return operations.GetRetryStatsResponse(
+        retry=stats.retry,
+        scheduled=stats.scheduled,
+        due=stats.due,
+        next_due_time=timestamp(stats.next_due_ms or 0),
+        by_type=[
+            operations.RetryTypeCount(activity_type=name, count=n)
+            for name, n in sorted(stats.by_type.items())
+        ],
+        by_attempt=[
+            operations.RetryAttemptCount(attempts=attempts, count=n)
+            for attempts, n in sorted(stats.by_attempt.items())
+        ],
+        by_reason=[
+            operations.RetryReasonCount(reason=types.Reason.ValueType(reason), count=n)
+            for reason, n in sorted(stats.by_reason.items())
+        ],
+        histogram=[
+            operations.DueBucket(due_within=bound, count=n)
+            for bound, n in zip([*bounds, None], stats.histogram, strict=True)
+        ],
+    )
+
+
+#: share of maxmemory
+WARNING_AT = 0.75
+CRITICAL_AT = 0.9
+
+
+def memory_status(info: ServerInfo) -> operations.GetMemoryStatusResponse:
+    warning, critical = int(info.max_memory * WARNING_AT), int(info.max_memory * CRITICAL_AT)
+    if not info.max_memory or info.used_memory < warning:
+        state = operations.MEMORY_STATE_OK
+    elif info.used_memory < critical:
+        state = operations.MEMORY_STATE_WARNING
+    else:
+        state = operations.MEMORY_STATE_CRITICAL
+    return operations.GetMemoryStatusResponse(
+        used_bytes=info.used_memory,
+        peak_bytes=info.peak_memory,
+        rss_bytes=info.rss_memory,
+        fragmentation_ratio=info.fragmentation,
+        max_bytes=info.max_memory,
+        warning_threshold_bytes=warning,
+        critical_threshold_bytes=critical,
+        state=state,
+        eviction_policy=info.policy,
+    )

@@ -1,0 +1,112 @@
+"""What callers see when something is wrong: `google.rpc.Status` with details, never a stack trace.
+
+    InvalidInput       INVALID_ARGUMENT    BadRequest names the field
+    RequestIdReused    ALREADY_EXISTS
+    NotFound           NOT_FOUND
+    QueueUnavailable,
+    ArchiveUnavailable UNAVAILABLE         RetryInfo: nothing was done, repeat the call
+    anything else      INTERNAL            is logged; the caller learns nothing of it
+
+Every one carries an ErrorInfo with the domain `fedsvc`. Source: AIP-193.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NoReturn, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from fedsvc.errors import (
+    ArchiveUnavailable,
+    FedsvcError,
+    InvalidInput,
+    NotFound,
+    QueueUnavailable,
+    RequestIdReused,
+)
+
+log = structlog.get_logger(__name__)
+
+DOMAIN: Final = "fedsvc"
+#: seconds after which a caller may try again
+_RETRY_AFTER: Final = 1
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Method = Callable[[Any, Request, Any], Awaitable[Response]]
+
+
+def status_of(error: Exception) -> status_pb2.Status:
+    """The status that tells a caller of `error`."""
+    details: list[Message] = []
+    match error:
+        case InvalidInput():
+            code, reason, text = code_pb2.INVALID_ARGUMENT, error.code, str(error)
+            violation = error_details_pb2.BadRequest.FieldViolation(
+                field=error.field, description=error.problem
+            )
+            details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+        case RequestIdReused():
+            code, reason, text = code_pb2.ALREADY_EXISTS, "REQUEST_ID_REUSED", str(error)
+        case NotFound():
+            code, reason, text = code_pb2.NOT_FOUND, "NOT_FOUND", str(error)
+        case QueueUnavailable() | ArchiveUnavailable():
+            queue = isinstance(error, QueueUnavailable)
+            code, reason = code_pb2.UNAVAILABLE, "QUEUE_UNAVAILABLE" if queue else "ARCHIVE_UNAVAILABLE"
+            text = str(error)
+            retry = error_details_pb2.RetryInfo()
+            retry.retry_delay.seconds = _RETRY_AFTER
+            details.append(retry)
+        case _:
+            code, reason, text = code_pb2.INTERNAL, "INTERNAL", "internal error; see the server's log"
+    status = status_pb2.Status(code=code, message=text)
+    for detail in (error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN), *details):
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], status: status_pb2.Status) -> NoReturn:
+    """End the call with this status."""
+    await context.abort(
+        _CODES[status.code],
+        status.message,
+        (("grpc-status-details-bin", status.SerializeToString()),),
+    )
+    raise AssertionError("abort returns never")
+
+
+def rpc(method: Method[Request, Response]) -> Method[Request, Response]:
+    """Turns our exceptions into statuses, and ends in time for the caller to hear of it."""
+
+    @functools.wraps(method)
+    async def wrapped(self: Any, request: Request, context: Any) -> Response:
+        remaining = context.time_remaining()
+        # A tenth of the caller's patience, so that it reads UNAVAILABLE instead of running into its deadline.
+        limit = None if remaining is None else max(0.05, remaining * 0.9)
+        try:
+            async with asyncio.timeout(limit):
+                return await method(self, request, context)
+        except FedsvcError as error:
+            status = status_of(error)
+            if status.code == code_pb2.INTERNAL:
+                log.error("rpc_failed", method=method.__name__, exc_info=error)
+        except TimeoutError:
+            status = status_of(QueueUnavailable("no answer from Redis or the database in time"))
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            status = status_of(error)
+            log.error("rpc_failed", method=method.__name__, exc_info=error)
+        await abort(context, status)
+
+    return wrapped

@@ -1,0 +1,178 @@
+"""From a request to what the queue takes: validates, and computes once what many deliveries share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fedsvc.config import Settings
+from fedsvc.domain.activity import Activity, parse_activity
+from fedsvc.domain.delivery import Priority
+from fedsvc.domain.inbox import origin_of, parse_inbox
+from fedsvc.domain.keys import PrivateKey, PrivateKeyCache, load_private_key
+from fedsvc.domain.message import CONTENT_TYPE, Message
+from fedsvc.domain.priority import default_priority
+from fedsvc.errors import InvalidInbox, InvalidInput, InvalidKey
+from fedsvc.queue.producer import Place, Producer, Terms
+from fedsvc.v1 import types_pb2
+
+#: characters
+_MAX_REQUEST_ID: Final = 128
+_MAX_KEY: Final = 512
+#: inboxes validated before others get a turn
+_SLICE: Final = 2000
+#: inboxes whose normal form is remembered
+_PLACES: Final = 200_000
+#: `not_before` further away than this is a mistake: 366 days in milliseconds
+_FURTHEST_MS: Final = 366 * 86_400_000
+_PRIORITIES: Final = {
+    types_pb2.PRIORITY_URGENT: Priority.URGENT,
+    types_pb2.PRIORITY_NORMAL: Priority.NORMAL,
+    types_pb2.PRIORITY_BULK: Priority.BULK,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A valid activity with its key and terms, to be sent somewhere."""
+
+    message: Message
+    key: PrivateKey
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An inbox of a fan-out that cannot be accepted."""
+
+    index: int
+    inbox: str
+    error: InvalidInput
+
+
+class Intake:
+    def __init__(self, settings: Settings, producer: Producer) -> None:
+        self._settings = settings
+        self._producer = producer
+        self._keys = PrivateKeyCache(settings.key_cache_size)
+        self._places: dict[str, Place] = {}
+
+    async def submission(self, request: Any) -> Submission:
+        """Of a QueueActivityRequest or FanOutActivityRequest. Raises InvalidInput."""
+        activity = parse_activity(request.activity, max_bytes=self._settings.max_activity_bytes)
+        terms = self._terms(request, activity)
+        key_id = request.signing_key.key_id
+        if not key_id:
+            raise InvalidKey("signing_key.key_id", "is required")
+        origin = origin_of(key_id)
+        key = await self._key(request.signing_key.private_key_pem)
+        options = request.options
+        message = Message(
+            body=request.activity,
+            activity_id=activity.id,
+            activity_type=activity.type,
+            actor=activity.actor,
+            key_id=key_id,
+            key_fingerprint=key.fingerprint,
+            origin=origin,
+            content_type=self._content_type(options.content_type),
+            ordering_key=_text("options.ordering_key", options.ordering_key, _MAX_KEY),
+            supersede_key=_text("options.supersede_key", options.supersede_key, _MAX_KEY),
+            request_id=request.request_id,
+            digest=Message.digest_of(request.activity),
+        )
+        return Submission(message, key, terms)
+
+    def place(self, inbox: str) -> Place:
+        """Raises InvalidInbox."""
+        known = self._places.get(inbox)
+        if known is not None:
+            return known
+        place = self._producer.place(parse_inbox(inbox, allow_http=self._settings.allow_http))
+        if len(self._places) >= _PLACES:
+            self._places.clear()
+        self._places[inbox] = place
+        return place
+
+    async def places(self, inboxes: Sequence[str]) -> tuple[list[Place], list[Rejected], int]:
+        """The distinct inboxes of a fan-out, those that cannot be accepted, and how many came twice."""
+        places: dict[str, Place] = {}
+        rejected: list[Rejected] = []
+        for start in range(0, len(inboxes), _SLICE):
+            if start:
+                await asyncio.sleep(0)  # others are waiting too
+            for index, inbox in enumerate(inboxes[start : start + _SLICE], start):
+                try:
+                    place = self._places.get(inbox) or self.place(inbox)
+                except InvalidInbox as error:
+                    rejected.append(Rejected(index, inbox, InvalidInbox(f"inboxes[{index}]", error.problem)))
+                    continue
+                places[place.url] = place
+        return list(places.values()), rejected, len(inboxes) - len(places) - len(rejected)
+
+    async def _key(self, pem: str) -> PrivateKey:
+        known = self._keys.peek(pem)
+        if known is not None:
+            return known
+        if not pem:
+            raise InvalidKey("signing_key.private_key_pem", "is required")
+        # Validating an RSA key takes some 30 ms of arithmetic.
+        key = await asyncio.to_thread(load_private_key, pem)
+        self._keys.add(pem, key)
+        return key
+
+    def _terms(self, request: Any, activity: Activity) -> Terms:
+        options = request.options
+        now_ms = time.time() * 1000
+        not_before_ms = _time_ms("options.not_before", options, "not_before")
+        expire_ms = _time_ms("options.expire_time", options, "expire_time")
+        if not_before_ms > now_ms + _FURTHEST_MS:
+            raise InvalidInput("options.not_before", "is more than a year away")
+        if expire_ms and expire_ms <= now_ms:
+            raise InvalidInput("options.expire_time", "has passed already")
+        if expire_ms and expire_ms <= not_before_ms:
+            raise InvalidInput("options.expire_time", "is not later than options.not_before")
+        if options.priority == types_pb2.PRIORITY_UNSPECIFIED:
+            priority = default_priority(activity.type)
+        elif options.priority in _PRIORITIES:
+            priority = _PRIORITIES[options.priority]
+        else:
+            raise InvalidInput("options.priority", f"{options.priority} is not a priority")
+        return Terms(
+            priority=priority,
+            not_before_ms=not_before_ms,
+            expire_ms=expire_ms,
+            request_id=_text("request_id", request.request_id, _MAX_REQUEST_ID),
+            allow_duplicate=options.allow_duplicate,
+            shared_inbox=options.shared_inbox,
+        )
+
+    @staticmethod
+    def _content_type(text: str) -> str:
+        if not text:
+            return CONTENT_TYPE
+        if len(text) > 256 or not text.isascii() or not text.isprintable() or "/" not in text:
+            raise InvalidInput("options.content_type", "is not a media type")
+        return text
+
+
+def _text(field: str, text: str, limit: int) -> str:
+    if len(text) > limit:
+        raise InvalidInput(field, f"has {len(text)} characters; {limit} are allowed")
+    if not text.isprintable():
+        raise InvalidInput(field, "has control characters")
+    return text
+
+
+def _time_ms(field: str, options: Any, name: str) -> int:
+    """Milliseconds since the epoch, 0 if not given."""
+    if not options.HasField(name):
+        return 0
+    stamp = getattr(options, name)
+    if not 0 <= stamp.seconds < 253_402_300_800 or not 0 <= stamp.nanos < 1_000_000_000:
+        raise InvalidInput(field, "is not a time between 1970 and 9999")
+    # 0 means "none" in the queue; the epoch itself is as good one millisecond later.
+    return max(1, stamp.seconds * 1000 + stamp.nanos // 1_000_000)

@@ -1,0 +1,63 @@
+"""Whether the server can do its work: asked of Redis itself, once a second.
+
+Health and readiness follow this, not the port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from fedsvc.config import Settings
+from fedsvc.errors import ConfigurationError, FedsvcError
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.link import Link
+from fedsvc.queue.stats import record_partitions
+
+log = structlog.get_logger(__name__)
+
+
+class Monitor:
+    #: seconds between two looks
+    EVERY: Final = 1.0
+    #: seconds within which Redis must answer
+    DEADLINE: Final = 2.0
+
+    def __init__(self, settings: Settings, link: Link, keys: Keys, changed: Callable[[bool], None]) -> None:
+        """`changed` is told when the server begins or ceases to be able to serve."""
+        self._settings = settings
+        self._link = link
+        self._keys = keys
+        self._changed = changed
+        self.problem = "not started"
+
+    @property
+    def serving(self) -> bool:
+        return not self.problem
+
+    async def run(self) -> None:
+        """Look until cancelled. Raises ConfigurationError if the queue is not ours."""
+        while True:
+            await self.look()
+            await asyncio.sleep(self.EVERY)
+
+    async def look(self) -> None:
+        try:
+            async with asyncio.timeout(self.DEADLINE):
+                # A write, for a replica or a full server answers reads all the same.
+                await record_partitions(self._link, self._keys, self._settings)
+            problem = ""
+        except ConfigurationError:
+            raise
+        except (FedsvcError, TimeoutError) as error:
+            problem = str(error) or "Redis does not answer in time"
+        was, self.problem = self.problem, problem
+        if bool(was) != bool(problem):
+            if problem:
+                log.warning("not_serving", problem=problem)
+            else:
+                log.info("serving")
+            self._changed(not problem)

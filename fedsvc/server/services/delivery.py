@@ -1,0 +1,236 @@
+"""DeliveryService: takes activities, and tells what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from typing import Any, Final
+
+from google.rpc import code_pb2
+
+from fedsvc.archive.archive import Archive
+from fedsvc.config import Settings
+from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState
+from fedsvc.errors import InvalidInput, NotFound, RequestIdReused
+from fedsvc.queue.keystore import KeyStore
+from fedsvc.queue.producer import Place, Producer, Queued
+from fedsvc.queue.reader import Reader
+from fedsvc.server import convert, pages
+from fedsvc.server.errors import rpc
+from fedsvc.server.intake import Intake, Submission
+from fedsvc.server.metrics import ACCEPTED, DUPLICATES, REJECTED
+from fedsvc.server.unbuilt import unbuilt
+from fedsvc.v1 import delivery_service_pb2 as pb
+from fedsvc.v1 import types_pb2
+from fedsvc.v1.delivery_service_pb2_grpc import DeliveryServiceServicer
+
+#: as page_size: only the summary
+_SUMMARY_ONLY: Final = -1
+#: times that queue and archive are counted to agree on an activity under way
+_COUNTS: Final = 3
+
+
+@unbuilt
+class DeliveryService(DeliveryServiceServicer):
+    def __init__(
+        self,
+        settings: Settings,
+        intake: Intake,
+        producer: Producer,
+        keys: KeyStore,
+        reader: Reader,
+        archive: Archive,
+    ) -> None:
+        self._settings = settings
+        self._intake = intake
+        self._producer = producer
+        self._keys = keys
+        self._reader = reader
+        self._archive = archive
+
+    @rpc
+    async def QueueActivity(self, request: pb.QueueActivityRequest, context: Any) -> pb.QueueActivityResponse:
+        return await self._queue(request)
+
+    @rpc
+    async def QueueActivities(
+        self, request: pb.QueueActivitiesRequest, context: Any
+    ) -> pb.QueueActivitiesResponse:
+        items, limit = request.requests, self._settings.max_batch_size
+        if not items:
+            raise InvalidInput("requests", "is empty")
+        if len(items) > limit:
+            raise InvalidInput("requests", f"has {len(items)} items; {limit} are allowed")
+        answers = await asyncio.gather(
+            *(self._queue_item(item, index, request.request_id) for index, item in enumerate(items))
+        )
+        return pb.QueueActivitiesResponse(results=answers)
+
+    @rpc
+    async def FanOutActivity(
+        self, request: pb.FanOutActivityRequest, context: Any
+    ) -> pb.FanOutActivityResponse:
+        if not request.inboxes:
+            raise InvalidInput("inboxes", "is empty")
+        if len(request.inboxes) > self._settings.max_fan_out:
+            raise InvalidInput(
+                "inboxes",
+                f"has {len(request.inboxes)} inboxes; {self._settings.max_fan_out} are allowed",
+            )
+        submission = await self._intake.submission(request)
+        places, rejected, twice = await self._intake.places(request.inboxes)
+        accepted = duplicates = 0
+        if places:
+            await self._keys.ensure(submission.key)
+            accepted, duplicates = await self._producer.fan_out(submission.message, places, submission.terms)
+        ACCEPTED.inc(accepted)
+        DUPLICATES.inc(duplicates + twice)
+        REJECTED.inc(len(rejected))
+        return pb.FanOutActivityResponse(
+            accepted=accepted,
+            duplicates=duplicates + twice,
+            rejected=[
+                pb.RejectedInbox(
+                    index=r.index,
+                    inbox=r.inbox[:2048],
+                    error=convert.item_error(r.error, code_pb2.INVALID_ARGUMENT),
+                )
+                for r in rejected
+            ],
+            activity_id=submission.message.activity_id,
+        )
+
+    @rpc
+    async def GetDelivery(self, request: pb.GetDeliveryRequest, context: Any) -> pb.GetDeliveryResponse:
+        try:
+            id = DeliveryId.parse(request.delivery_id)
+        except ValueError as error:
+            raise InvalidInput("delivery_id", str(error)) from None
+        found = await self._reader.get(id) or await self._archive.get(id)
+        if found is None:
+            raise NotFound(f"there is no delivery {id}")
+        return pb.GetDeliveryResponse(delivery=convert.delivery(found))
+
+    @rpc
+    async def ListDeliveries(
+        self, request: pb.ListDeliveriesRequest, context: Any
+    ) -> pb.ListDeliveriesResponse:
+        if not request.activity_id:
+            raise InvalidInput("activity_id", "is required")
+        states = frozenset(_state(state) for state in request.states)
+        response = pb.ListDeliveriesResponse()
+        arguments = (request.activity_id, sorted(states))
+        position = pages.decode(request.page_token, *arguments)
+        if position is None:
+            summary = await self._summary(request.activity_id)
+            response.summary.extend(
+                pb.StateCount(state=types_pb2.DeliveryState.ValueType(state), count=n)
+                for state, n in sorted(summary.items())
+            )
+            if not summary:
+                raise NotFound("there is no delivery of this activity")
+        if request.page_size == _SUMMARY_ONLY:
+            return response
+        size = pages.page_size(request.page_size)
+        after = DeliveryId.parse(position) if position else None
+        page = await self._page(request.activity_id, after, size + 1, states)
+        response.deliveries.extend(convert.delivery(d) for d in page[:size])
+        if len(page) > size:
+            response.next_page_token = pages.encode(str(page[size - 1].id), *arguments)
+        return response
+
+    async def _queue(
+        self, request: pb.QueueActivityRequest, request_id: str = ""
+    ) -> pb.QueueActivityResponse:
+        try:
+            place = self._intake.place(request.inbox)
+            submission = await self._intake.submission(request)
+        except InvalidInput:
+            REJECTED.inc()
+            raise
+        terms = submission.terms
+        if request_id and not terms.request_id:
+            terms = replace(terms, request_id=request_id)
+        await self._keys.ensure(submission.key)
+        queued = await self._producer.enqueue(submission.message, place, terms)
+        (DUPLICATES if queued.duplicate else ACCEPTED).inc()
+        return pb.QueueActivityResponse(
+            delivery=convert.delivery(await self._shown(queued, submission, place)),
+            duplicate=queued.duplicate,
+        )
+
+    async def _queue_item(
+        self, request: pb.QueueActivityRequest, index: int, request_id: str
+    ) -> pb.QueueActivityResult:
+        try:
+            derived = f"{request_id}#{index}" if request_id else ""
+            return pb.QueueActivityResult(index=index, accepted=await self._queue(request, derived))
+        except InvalidInput as error:
+            named = InvalidInput(f"requests[{index}].{error.field}", error.problem)
+            named.code = error.code
+            return pb.QueueActivityResult(
+                index=index, error=convert.item_error(named, code_pb2.INVALID_ARGUMENT)
+            )
+        except RequestIdReused as error:
+            reused = types_pb2.ItemError(
+                code=code_pb2.ALREADY_EXISTS,
+                reason="REQUEST_ID_REUSED",
+                message=str(error),
+                field=f"requests[{index}].request_id",
+            )
+            return pb.QueueActivityResult(index=index, error=reused)
+
+    async def _shown(self, queued: Queued, submission: Submission, place: Place) -> Delivery:
+        """The delivery as it was accepted; a duplicate as it is now."""
+        if queued.duplicate:
+            known = await self._reader.get(queued.id) or await self._archive.get(queued.id)
+            if known is not None:
+                return known
+        message, terms = submission.message, submission.terms
+        waits = terms.not_before_ms > queued.id.accepted_ms
+        return Delivery(
+            id=queued.id,
+            state=DeliveryState.SCHEDULED if waits else DeliveryState.READY,
+            activity_id=message.activity_id,
+            activity_type=message.activity_type,
+            actor=message.actor,
+            inbox=place.url,
+            host=place.host,
+            origin=message.origin,
+            key_id=message.key_id,
+            priority=terms.priority,
+            not_before_ms=terms.not_before_ms if waits else 0,
+            next_attempt_ms=terms.not_before_ms if waits else 0,
+            expire_ms=terms.expire_ms,
+            ordering_key=message.ordering_key,
+            request_id=terms.request_id,
+        )
+
+    async def _summary(self, activity_id: str) -> Counter[DeliveryState]:
+        """Of all deliveries of an activity: the archive's, and the queue's that are not archived yet."""
+        for _ in range(_COUNTS):
+            total, queued = await self._reader.count_activity(activity_id)
+            counts = queued + Counter(await self._archive.count_by_activity(activity_id))
+            # An outcome that was archived between the two reads was counted twice.
+            if counts.total() == total or not total:
+                break
+        return counts
+
+    async def _page(
+        self, activity_id: str, after: DeliveryId | None, limit: int, states: frozenset[DeliveryState]
+    ) -> list[Delivery]:
+        """Queue and archive as one: what both hold is shown as the queue has it."""
+        queue, archived = await asyncio.gather(
+            self._reader.list_activity(activity_id, after=after, limit=limit, states=states),
+            self._archive.list_by_activity(activity_id, after=after, limit=limit, states=states),
+        )
+        merged = {d.id: d for d in archived} | {d.id: d for d in queue}
+        return [merged[id] for id in sorted(merged)][:limit]
+
+
+def _state(number: int) -> DeliveryState:
+    try:
+        return DeliveryState(number)
+    except ValueError:
+        raise InvalidInput("states", f"{number} is not a state") from None

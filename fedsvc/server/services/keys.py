@@ -1,0 +1,11 @@
+"""KeyService: not built yet; calls carry their keys."""
+
+from __future__ import annotations
+
+from fedsvc.server.unbuilt import unbuilt
+from fedsvc.v1.key_service_pb2_grpc import KeyServiceServicer
+
+
+@unbuilt
+class KeyService(KeyServiceServicer):
+    pass

@@ -1,0 +1,69 @@
+"""OperationsService: shows the queue to operators."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fedsvc.archive.archive import Archive
+from fedsvc.domain.delivery import DeliveryId, DeliveryState
+from fedsvc.errors import InvalidInput, NotFound
+from fedsvc.queue.link import Link
+from fedsvc.queue.reader import Reader
+from fedsvc.queue.stats import StatsReader, server_info
+from fedsvc.server import convert, pages
+from fedsvc.server.errors import rpc
+from fedsvc.server.unbuilt import unbuilt
+from fedsvc.v1 import operations_service_pb2 as pb
+from fedsvc.v1.operations_service_pb2_grpc import OperationsServiceServicer
+
+
+@unbuilt
+class OperationsService(OperationsServiceServicer):
+    def __init__(self, link: Link, stats: StatsReader, reader: Reader, archive: Archive) -> None:
+        self._link = link
+        self._stats = stats
+        self._reader = reader
+        self._archive = archive
+
+    @rpc
+    async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Any) -> pb.GetQueueStatsResponse:
+        stats, info = await asyncio.gather(self._stats.read(), server_info(self._link))
+        return convert.queue_stats(stats, info)
+
+    @rpc
+    async def GetRetryStats(self, request: pb.GetRetryStatsRequest, context: Any) -> pb.GetRetryStatsResponse:
+        return convert.retry_stats(await self._stats.read_retries())
+
+    @rpc
+    async def GetMemoryStatus(
+        self, request: pb.GetMemoryStatusRequest, context: Any
+    ) -> pb.GetMemoryStatusResponse:
+        return convert.memory_status(await server_info(self._link))
+
+    @rpc
+    async def ListDeadLetters(
+        self, request: pb.ListDeadLettersRequest, context: Any
+    ) -> pb.ListDeadLettersResponse:
+        if request.HasField("filter") and request.filter.ListFields():
+            raise InvalidInput("filter", "is not available in this version")
+        size = pages.page_size(request.page_size)
+        position = pages.decode(request.page_token) or 0
+        letters = await self._reader.dead_letters(before=int(position), limit=size + 1)
+        response = pb.ListDeadLettersResponse(dead_letters=[convert.delivery(d) for d in letters[:size]])
+        if len(letters) > size:
+            response.next_page_token = pages.encode(letters[size - 1].outcome)
+        return response
+
+    @rpc
+    async def GetDeadLetter(self, request: pb.GetDeadLetterRequest, context: Any) -> pb.GetDeadLetterResponse:
+        try:
+            id = DeliveryId.parse(request.delivery_id)
+        except ValueError as error:
+            raise InvalidInput("delivery_id", str(error)) from None
+        found = await self._reader.get(id)
+        if found is None or found.state is not DeliveryState.DEAD:
+            raise NotFound(f"there is no dead letter {id}")
+        return pb.GetDeadLetterResponse(
+            dead_letter=convert.delivery(found), activity=await self._reader.body(id) or b""
+        )
