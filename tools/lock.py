@@ -22,7 +22,16 @@ def main() -> None:
         subprocess.run([f"{scratch}/bin/pip", "install", "--quiet", "uv>=0.5"], check=True)
         for name, extra in (("runtime", []), ("dev", ["--group", "dev"])):
             target = ROOT / "requirements" / f"{name}.lock"
-            command = [f"{scratch}/bin/uv", "pip", "compile", "pyproject.toml", *extra, *FLAGS, "-o", str(target)]
+            command = [
+                f"{scratch}/bin/uv",
+                "pip",
+                "compile",
+                "pyproject.toml",
+                *extra,
+                *FLAGS,
+                "-o",
+                str(target),
+            ]
             if "--upgrade" in sys.argv[1:]:
                 command.append("--upgrade")
             subprocess.run(command, check=True, cwd=ROOT)
