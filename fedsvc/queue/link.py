@@ -68,6 +68,8 @@ class Link:
             )
         except ValueError as error:
             raise ConfigurationError("REDIS_URL", str(error)) from None
+        # Answers are read as Redis gives them: what redis-py makes of them depends on its version.
+        self._redis.response_callbacks.clear()
         self._waiting: deque[tuple[tuple[Argument, ...], Script | None, asyncio.Future[Any]]] = deque()
         self._flights: set[asyncio.Task[None]] = set()
         self._scheduled = False

@@ -48,9 +48,10 @@ class OutcomeLog:
         for name, fields in entries:
             number = int(name.split(b"-")[0])
             try:
-                id = DeliveryId(partition, int(fields[b"d"]))
-                outcomes.append(outcome.unpack(fields[b"o"], id, DeliveryState(int(fields[b"s"])), number))
-            except (QueueCorrupt, KeyError, ValueError):
+                _, sequence, _, state, _, payload = fields
+                id = DeliveryId(partition, int(sequence))
+                outcomes.append(outcome.unpack(payload, id, DeliveryState(int(state)), number))
+            except (QueueCorrupt, ValueError):
                 continue  # not written by us; it must not block those behind it
         last = int(entries[-1][0].split(b"-")[0]) if entries else after
         return outcomes, last, len(entries)

@@ -108,10 +108,10 @@ class Reader:
         return body
 
     @staticmethod
-    def _dead(partition: int, entry: tuple[bytes, dict[bytes, bytes]]) -> Delivery:
-        name, fields = entry
-        id = DeliveryId(partition, int(fields[b"d"]))
-        return outcome.unpack(fields[b"o"], id, DeliveryState.DEAD, int(name.split(b"-")[0]))
+    def _dead(partition: int, entry: Sequence[Any]) -> Delivery:
+        name, (_, sequence, _, payload) = entry
+        id = DeliveryId(partition, int(sequence))
+        return outcome.unpack(payload, id, DeliveryState.DEAD, int(name.split(b"-")[0]))
 
     async def _index(self, activity_id: str) -> list[tuple[int, list[int]]]:
         """For each partition that knows the activity: the sequences of its deliveries, ascending."""

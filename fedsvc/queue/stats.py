@@ -254,8 +254,6 @@ async def server_info(link: Link) -> ServerInfo:
 
 
 def _info(answer: Any) -> dict[str, Any]:
-    if isinstance(answer, dict):
-        return answer
     lines = bytes(answer).decode(errors="replace").splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line)
 

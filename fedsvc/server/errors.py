@@ -107,6 +107,6 @@ def rpc(method: Method[Request, Response]) -> Method[Request, Response]:
         except Exception as error:
             status = status_of(error)
             log.error("rpc_failed", method=method.__name__, exc_info=error)
-        await abort(context, status)
+        return await abort(context, status)
 
     return wrapped

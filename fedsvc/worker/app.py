@@ -41,7 +41,7 @@ Status = Callable[[dict[str, Any]], None]
 #: seconds between two reports to the parent
 _REPORT_EVERY: Final = 1.0
 #: seconds between tries to reach Redis or SQL at start
-_START_PAUSE: Final = 1.0
+_START_PAUSE: Final = 0.25
 
 
 def run(settings: Settings, *, status: Status | None = None) -> int:

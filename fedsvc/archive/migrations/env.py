@@ -1,8 +1,8 @@
 """Run by Alembic, on the connection that `migrate.py` opened."""
 
+from alembic import context
 from sqlalchemy import text
 
-from alembic import context
 from fedsvc.archive.tables import metadata
 
 #: any number that nobody else uses as an advisory lock in this database

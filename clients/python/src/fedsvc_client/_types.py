@@ -1,4 +1,4 @@
-"""What the client returns. Times are aware datetimes in UTC, durations are timedeltas; None stands for "none"."""
+"""What the client returns. Times are aware datetimes in UTC, durations timedeltas; None is "none"."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Deliveries that ended."""
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "0001"

@@ -1,0 +1,256 @@
+"""The client for asyncio. The same calls as in `_sync.py`, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from fedsvc_client import _wire
+from fedsvc_client._channel import RETRYABLE, Attempts, channel_options, metadata
+from fedsvc_client._exceptions import from_call
+from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
+from fedsvc_client._proto import operations_service_pb2 as operations_pb2
+from fedsvc_client._proto.delivery_service_pb2_grpc import DeliveryServiceStub
+from fedsvc_client._proto.operations_service_pb2_grpc import OperationsServiceStub
+from fedsvc_client._types import (
+    BatchItem,
+    DeadLetterPage,
+    Delivery,
+    DeliveryPage,
+    DeliveryState,
+    FanOut,
+    Priority,
+    QueuedActivity,
+    QueueStats,
+)
+from fedsvc_client._wire import Activity
+
+
+def _owner() -> tuple[int, int]:
+    return os.getpid(), id(asyncio.get_running_loop())
+
+
+class _Connection:
+    """A channel with its stubs, of one process and event loop."""
+
+    def __init__(self, target: str) -> None:
+        self.owner = _owner()
+        self.channel = grpc.aio.insecure_channel(target, options=channel_options())
+        self.delivery = DeliveryServiceStub(self.channel)
+        self.operations = OperationsServiceStub(self.channel)
+
+
+class AsyncFedsvcClient:
+    """Calls a fedsvc server from asyncio. Each event loop gets a connection of its own.
+
+        async with AsyncFedsvcClient("127.0.0.1:50051") as client:
+            await client.queue_activity(activity, inbox, private_key=pem, key_id=key_id)
+
+    Every call takes at most `timeout` seconds. A call that finds the server unavailable is repeated under the
+    same request id until then. All raise `FedsvcError`.
+    """
+
+    def __init__(self, target: str, token: str | None = None, *, timeout: float = 10.0) -> None:
+        """`target`: HOST:PORT, or any gRPC target such as `dns:///fedsvc:50051`."""
+        self._target = target
+        self._token = token
+        self._timeout = timeout
+        self._held: _Connection | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> AsyncFedsvcClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncFedsvcClient({self._target!r})"
+
+    async def close(self) -> None:
+        """Drop the connection. The client cannot be used afterwards."""
+        self._closed = True
+        held, self._held = self._held, None
+        if held is not None and held.owner == _owner():
+            await held.channel.close()
+
+    async def queue_activity(
+        self,
+        activity: Activity,
+        destination: str,
+        *,
+        private_key: str | bytes | None = None,
+        key_id: str,
+        priority: Priority | str | None = None,
+        not_before: datetime | None = None,
+        expire_time: datetime | None = None,
+        ordering_key: str = "",
+        supersede_key: str = "",
+        content_type: str = "",
+        allow_duplicate: bool = False,
+        shared_inbox: bool = False,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> QueuedActivity:
+        """Deliver `activity` to the inbox `destination`. Returning means that the queue has it.
+
+        A dict is sent as compact JSON; bytes and text are signed and sent as they are.
+        """
+        request = delivery_pb2.QueueActivityRequest(
+            activity=_wire.activity_bytes(activity),
+            inbox=destination,
+            signing_key=_wire.signing_key(private_key, key_id),
+            options=_wire.options(
+                priority,
+                not_before,
+                expire_time,
+                ordering_key,
+                supersede_key,
+                content_type,
+                allow_duplicate,
+                shared_inbox,
+            ),
+            request_id=request_id or _wire.new_request_id(),
+        )
+        return _wire.queued(await self._call("delivery", "QueueActivity", request, timeout))
+
+    async def queue_activities(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        *,
+        private_key: str | bytes | None = None,
+        key_id: str = "",
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> list[BatchItem]:
+        """Deliver several activities (at most MAX_BATCH_SIZE, 10). Each of `items` has `activity` and
+        `destination`, and may have anything else that `queue_activity` takes. One that is refused takes
+        nothing else down."""
+        request = delivery_pb2.QueueActivitiesRequest(
+            requests=_wire.batch_items(items, private_key, key_id),
+            request_id=request_id or _wire.new_request_id(),
+        )
+        return _wire.batch(await self._call("delivery", "QueueActivities", request, timeout))
+
+    async def fan_out(
+        self,
+        activity: Activity,
+        inboxes: Iterable[str],
+        *,
+        private_key: str | bytes | None = None,
+        key_id: str,
+        priority: Priority | str | None = None,
+        not_before: datetime | None = None,
+        expire_time: datetime | None = None,
+        ordering_key: str = "",
+        supersede_key: str = "",
+        content_type: str = "",
+        allow_duplicate: bool = False,
+        shared_inbox: bool = False,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> FanOut:
+        """Deliver one activity to many inboxes (at most 50,000). An inbox that is refused takes nothing else
+        down."""
+        request = delivery_pb2.FanOutActivityRequest(
+            activity=_wire.activity_bytes(activity),
+            inboxes=inboxes,
+            signing_key=_wire.signing_key(private_key, key_id),
+            options=_wire.options(
+                priority,
+                not_before,
+                expire_time,
+                ordering_key,
+                supersede_key,
+                content_type,
+                allow_duplicate,
+                shared_inbox,
+            ),
+            request_id=request_id or _wire.new_request_id(),
+        )
+        return _wire.fan_out(await self._call("delivery", "FanOutActivity", request, timeout))
+
+    async def get_delivery(self, delivery_id: str, *, timeout: float | None = None) -> Delivery:
+        """One delivery as it is now. Raises NotFound."""
+        request = delivery_pb2.GetDeliveryRequest(delivery_id=delivery_id)
+        return _wire.delivery((await self._call("delivery", "GetDelivery", request, timeout)).delivery)
+
+    async def list_deliveries(
+        self,
+        activity_id: str,
+        *,
+        states: Iterable[DeliveryState | str] = (),
+        page_size: int = 0,
+        page_token: str = "",
+        timeout: float | None = None,
+    ) -> DeliveryPage:
+        """One page of an activity's deliveries. `page_size=-1` gives the summary only. Raises NotFound."""
+        request = delivery_pb2.ListDeliveriesRequest(
+            activity_id=activity_id, states=_wire.states(states), page_size=page_size, page_token=page_token
+        )
+        return _wire.delivery_page(await self._call("delivery", "ListDeliveries", request, timeout))
+
+    async def iterate_deliveries(
+        self, activity_id: str, *, states: Iterable[DeliveryState | str] = ()
+    ) -> AsyncIterator[Delivery]:
+        """All deliveries of an activity, fetched page by page. Raises NotFound."""
+        wanted, token = list(states), ""
+        while True:
+            page = await self.list_deliveries(activity_id, states=wanted, page_size=1000, page_token=token)
+            for delivery in page.deliveries:
+                yield delivery
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def get_queue_stats(self, *, timeout: float | None = None) -> QueueStats:
+        """What the queue holds and does."""
+        request = operations_pb2.GetQueueStatsRequest()
+        return _wire.queue_stats(await self._call("operations", "GetQueueStats", request, timeout))
+
+    async def list_dead_letters(
+        self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> DeadLetterPage:
+        """One page of dead letters, newest first."""
+        request = operations_pb2.ListDeadLettersRequest(page_size=page_size, page_token=page_token)
+        return _wire.dead_letter_page(await self._call("operations", "ListDeadLetters", request, timeout))
+
+    async def get_dead_letter(
+        self, delivery_id: str, *, timeout: float | None = None
+    ) -> tuple[Delivery, bytes]:
+        """One dead letter, and the exact bytes that were sent. Raises NotFound."""
+        request = operations_pb2.GetDeadLetterRequest(delivery_id=delivery_id)
+        response = await self._call("operations", "GetDeadLetter", request, timeout)
+        return _wire.delivery(response.dead_letter), response.activity
+
+    def _connection(self) -> _Connection:
+        if self._closed:
+            raise ValueError("the client is closed")
+        held = self._held
+        if held is None or held.owner != _owner():
+            # One of another process or loop belongs there; here it is only forgotten.
+            held = self._held = _Connection(self._target)
+        return held
+
+    async def _call(self, service: str, method: str, request: Any, timeout: float | None) -> Any:
+        attempts = Attempts(self._timeout if timeout is None else timeout)
+        pauses = attempts.pauses()
+        while True:
+            call = getattr(getattr(self._connection(), service), method)
+            try:
+                return await call(request, timeout=max(0.001, attempts.left), metadata=metadata(self._token))
+            except grpc.aio.AioRpcError as error:
+                code = error.code()
+                pause = next(pauses, None) if code in RETRYABLE else None
+                if pause is None:
+                    request_id = getattr(request, "request_id", "")
+                    raise from_call(
+                        code, error.details(), tuple(error.trailing_metadata() or ()), request_id
+                    ) from None
+            await asyncio.sleep(pause)

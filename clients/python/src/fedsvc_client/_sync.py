@@ -1,0 +1,257 @@
+"""The client for code without an event loop."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import grpc
+
+from fedsvc_client import _wire
+from fedsvc_client._channel import RETRYABLE, Attempts, channel_options, metadata
+from fedsvc_client._exceptions import from_call
+from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
+from fedsvc_client._proto import operations_service_pb2 as operations_pb2
+from fedsvc_client._proto.delivery_service_pb2_grpc import DeliveryServiceStub
+from fedsvc_client._proto.operations_service_pb2_grpc import OperationsServiceStub
+from fedsvc_client._types import (
+    BatchItem,
+    DeadLetterPage,
+    Delivery,
+    DeliveryPage,
+    DeliveryState,
+    FanOut,
+    Priority,
+    QueuedActivity,
+    QueueStats,
+)
+from fedsvc_client._wire import Activity
+
+
+class _Connection:
+    """A channel with its stubs, of one process."""
+
+    def __init__(self, target: str) -> None:
+        self.pid = os.getpid()
+        self.channel = grpc.insecure_channel(target, options=channel_options())
+        self.delivery = DeliveryServiceStub(self.channel)
+        self.operations = OperationsServiceStub(self.channel)
+
+
+class FedsvcClient:
+    """Calls a fedsvc server. Safe to share between threads, and to use in a process that forked from one
+    that has used it (gunicorn, Celery): each process gets a connection of its own.
+
+        with FedsvcClient("127.0.0.1:50051") as client:
+            client.queue_activity(activity, "https://lemmy.example/inbox", private_key=pem, key_id=key_id)
+
+    Every call takes at most `timeout` seconds. A call that finds the server unavailable is repeated under the
+    same request id until then. All raise `FedsvcError`.
+    """
+
+    def __init__(self, target: str, token: str | None = None, *, timeout: float = 10.0) -> None:
+        """`target`: HOST:PORT, or any gRPC target such as `dns:///fedsvc:50051`."""
+        self._target = target
+        self._token = token
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._held: _Connection | None = None
+        self._closed = False
+
+    def __enter__(self) -> FedsvcClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"FedsvcClient({self._target!r})"
+
+    def close(self) -> None:
+        """Drop the connection. The client cannot be used afterwards."""
+        self._closed = True
+        held, self._held = self._held, None
+        if held is not None and held.pid == os.getpid():
+            held.channel.close()
+
+    def queue_activity(
+        self,
+        activity: Activity,
+        destination: str,
+        *,
+        private_key: str | bytes | None = None,
+        key_id: str,
+        priority: Priority | str | None = None,
+        not_before: datetime | None = None,
+        expire_time: datetime | None = None,
+        ordering_key: str = "",
+        supersede_key: str = "",
+        content_type: str = "",
+        allow_duplicate: bool = False,
+        shared_inbox: bool = False,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> QueuedActivity:
+        """Deliver `activity` to the inbox `destination`. Returning means that the queue has it.
+
+        A dict is sent as compact JSON; bytes and text are signed and sent as they are.
+        """
+        request = delivery_pb2.QueueActivityRequest(
+            activity=_wire.activity_bytes(activity),
+            inbox=destination,
+            signing_key=_wire.signing_key(private_key, key_id),
+            options=_wire.options(
+                priority,
+                not_before,
+                expire_time,
+                ordering_key,
+                supersede_key,
+                content_type,
+                allow_duplicate,
+                shared_inbox,
+            ),
+            request_id=request_id or _wire.new_request_id(),
+        )
+        return _wire.queued(self._call("delivery", "QueueActivity", request, timeout))
+
+    def queue_activities(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        *,
+        private_key: str | bytes | None = None,
+        key_id: str = "",
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> list[BatchItem]:
+        """Deliver several activities (at most MAX_BATCH_SIZE, 10). Each of `items` has `activity` and
+        `destination`, and may have anything else that `queue_activity` takes. One that is refused takes
+        nothing else down."""
+        request = delivery_pb2.QueueActivitiesRequest(
+            requests=_wire.batch_items(items, private_key, key_id),
+            request_id=request_id or _wire.new_request_id(),
+        )
+        return _wire.batch(self._call("delivery", "QueueActivities", request, timeout))
+
+    def fan_out(
+        self,
+        activity: Activity,
+        inboxes: Iterable[str],
+        *,
+        private_key: str | bytes | None = None,
+        key_id: str,
+        priority: Priority | str | None = None,
+        not_before: datetime | None = None,
+        expire_time: datetime | None = None,
+        ordering_key: str = "",
+        supersede_key: str = "",
+        content_type: str = "",
+        allow_duplicate: bool = False,
+        shared_inbox: bool = False,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> FanOut:
+        """Deliver one activity to many inboxes (at most 50,000). An inbox that is refused takes nothing else
+        down."""
+        request = delivery_pb2.FanOutActivityRequest(
+            activity=_wire.activity_bytes(activity),
+            inboxes=inboxes,
+            signing_key=_wire.signing_key(private_key, key_id),
+            options=_wire.options(
+                priority,
+                not_before,
+                expire_time,
+                ordering_key,
+                supersede_key,
+                content_type,
+                allow_duplicate,
+                shared_inbox,
+            ),
+            request_id=request_id or _wire.new_request_id(),
+        )
+        return _wire.fan_out(self._call("delivery", "FanOutActivity", request, timeout))
+
+    def get_delivery(self, delivery_id: str, *, timeout: float | None = None) -> Delivery:
+        """One delivery as it is now. Raises NotFound."""
+        request = delivery_pb2.GetDeliveryRequest(delivery_id=delivery_id)
+        return _wire.delivery(self._call("delivery", "GetDelivery", request, timeout).delivery)
+
+    def list_deliveries(
+        self,
+        activity_id: str,
+        *,
+        states: Iterable[DeliveryState | str] = (),
+        page_size: int = 0,
+        page_token: str = "",
+        timeout: float | None = None,
+    ) -> DeliveryPage:
+        """One page of an activity's deliveries. `page_size=-1` gives the summary only. Raises NotFound."""
+        request = delivery_pb2.ListDeliveriesRequest(
+            activity_id=activity_id, states=_wire.states(states), page_size=page_size, page_token=page_token
+        )
+        return _wire.delivery_page(self._call("delivery", "ListDeliveries", request, timeout))
+
+    def iterate_deliveries(
+        self, activity_id: str, *, states: Iterable[DeliveryState | str] = ()
+    ) -> Iterator[Delivery]:
+        """All deliveries of an activity, fetched page by page. Raises NotFound."""
+        wanted, token = list(states), ""
+        while True:
+            page = self.list_deliveries(activity_id, states=wanted, page_size=1000, page_token=token)
+            yield from page.deliveries
+            token = page.next_page_token
+            if not token:
+                return
+
+    def get_queue_stats(self, *, timeout: float | None = None) -> QueueStats:
+        """What the queue holds and does."""
+        request = operations_pb2.GetQueueStatsRequest()
+        return _wire.queue_stats(self._call("operations", "GetQueueStats", request, timeout))
+
+    def list_dead_letters(
+        self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> DeadLetterPage:
+        """One page of dead letters, newest first."""
+        request = operations_pb2.ListDeadLettersRequest(page_size=page_size, page_token=page_token)
+        return _wire.dead_letter_page(self._call("operations", "ListDeadLetters", request, timeout))
+
+    def get_dead_letter(self, delivery_id: str, *, timeout: float | None = None) -> tuple[Delivery, bytes]:
+        """One dead letter, and the exact bytes that were sent. Raises NotFound."""
+        request = operations_pb2.GetDeadLetterRequest(delivery_id=delivery_id)
+        response = self._call("operations", "GetDeadLetter", request, timeout)
+        return _wire.delivery(response.dead_letter), response.activity
+
+    def _connection(self) -> _Connection:
+        held = self._held
+        if held is not None and held.pid == os.getpid():
+            return held
+        if self._closed:
+            raise ValueError("the client is closed")
+        if held is not None:
+            # We forked. A lock may have been held by a thread that does not exist here.
+            self._lock = threading.Lock()
+        with self._lock:
+            if self._held is None or self._held.pid != os.getpid():
+                # The connection of the parent stays open there; here it is only forgotten.
+                self._held = _Connection(self._target)
+            return self._held
+
+    def _call(self, service: str, method: str, request: Any, timeout: float | None) -> Any:
+        attempts = Attempts(self._timeout if timeout is None else timeout)
+        pauses = attempts.pauses()
+        while True:
+            call = getattr(getattr(self._connection(), service), method)
+            try:
+                return call(request, timeout=max(0.001, attempts.left), metadata=metadata(self._token))
+            except grpc.RpcError as error:
+                code = error.code()
+                pause = next(pauses, None) if code in RETRYABLE else None
+                if pause is None:
+                    request_id = getattr(request, "request_id", "")
+                    raise from_call(
+                        code, error.details(), error.trailing_metadata() or (), request_id
+                    ) from None
+            time.sleep(pause)

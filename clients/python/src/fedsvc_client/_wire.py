@@ -1,0 +1,283 @@
+"""Between what users see and what travels: requests are built, responses are read. No I/O."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from fedsvc_client._exceptions import InvalidRequest
+from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
+from fedsvc_client._proto import operations_service_pb2 as operations_pb2
+from fedsvc_client._proto import types_pb2
+from fedsvc_client._types import (
+    Attempt,
+    BatchItem,
+    DeadLetterPage,
+    Delivery,
+    DeliveryPage,
+    DeliveryState,
+    FanOut,
+    ItemError,
+    Priority,
+    PriorityStats,
+    QueuedActivity,
+    QueueStats,
+    Rates,
+    RejectedInbox,
+)
+
+Activity = Mapping[str, Any] | bytes | str
+When = datetime | None
+
+
+def new_request_id() -> str:
+    return str(uuid.uuid4())
+
+
+def activity_bytes(activity: Activity) -> bytes:
+    """Bytes and text travel as they are: they are what is signed. A dict becomes compact JSON in UTF-8."""
+    if isinstance(activity, bytes):
+        return activity
+    if isinstance(activity, str):
+        return activity.encode()
+    if not isinstance(activity, Mapping):
+        raise InvalidRequest(f"activity must be a dict, bytes or str, not {type(activity).__name__}")
+    try:
+        return json.dumps(activity, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"activity cannot be written as JSON: {error}") from None
+
+
+def signing_key(private_key: str | bytes | None, key_id: str) -> delivery_pb2.SigningKey:
+    pem = private_key.decode() if isinstance(private_key, bytes) else private_key or ""
+    return delivery_pb2.SigningKey(key_id=key_id, private_key_pem=pem)
+
+
+def options(
+    priority: Priority | str | None,
+    not_before: When,
+    expire_time: When,
+    ordering_key: str,
+    supersede_key: str,
+    content_type: str,
+    allow_duplicate: bool,
+    shared_inbox: bool,
+) -> delivery_pb2.DeliveryOptions:
+    return delivery_pb2.DeliveryOptions(
+        priority=_priority(priority),
+        not_before=_timestamp("not_before", not_before),
+        expire_time=_timestamp("expire_time", expire_time),
+        ordering_key=ordering_key,
+        supersede_key=supersede_key,
+        content_type=content_type,
+        allow_duplicate=allow_duplicate,
+        shared_inbox=shared_inbox,
+    )
+
+
+def _priority(priority: Priority | str | None) -> types_pb2.Priority.ValueType:
+    if priority is None:
+        return types_pb2.PRIORITY_UNSPECIFIED
+    try:
+        return types_pb2.Priority.Value(f"PRIORITY_{str(priority).upper()}")
+    except ValueError:
+        raise InvalidRequest(f"{priority!r} is not a priority: urgent, normal or bulk") from None
+
+
+def _timestamp(name: str, when: When) -> Timestamp | None:
+    if when is None:
+        return None
+    if when.tzinfo is None:
+        raise InvalidRequest(f"{name} must have a time zone")
+    stamp = Timestamp()
+    stamp.FromDatetime(when.astimezone(UTC))
+    return stamp
+
+
+def _time(message: Any, field: str) -> datetime | None:
+    if not message.HasField(field):
+        return None
+    stamp: Timestamp = getattr(message, field)
+    return stamp.ToDatetime(tzinfo=UTC)
+
+
+def _duration(duration: Duration) -> timedelta:
+    return duration.ToTimedelta()
+
+
+def _name(enum: Any, number: int, prefix: str) -> str:
+    """Of an enum's value; a value of a newer server is told by its number."""
+    try:
+        return str(enum.Name(number)).removeprefix(prefix)
+    except ValueError:
+        return str(number)
+
+
+def _state(number: int) -> DeliveryState:
+    name = _name(types_pb2.DeliveryState, number, "DELIVERY_STATE_")
+    return DeliveryState(name) if name in DeliveryState.__members__ else DeliveryState.UNSPECIFIED
+
+
+def _priority_of(number: int) -> Priority:
+    name = _name(types_pb2.Priority, number, "PRIORITY_")
+    return Priority(name) if name in Priority.__members__ else Priority.UNSPECIFIED
+
+
+def _reason(number: int) -> str:
+    return _name(types_pb2.Reason, number, "REASON_") if number else ""
+
+
+def delivery(m: types_pb2.Delivery) -> Delivery:
+    return Delivery(
+        delivery_id=m.delivery_id,
+        state=_state(m.state),
+        activity_id=m.activity_id,
+        activity_type=m.activity_type,
+        actor=m.actor,
+        inbox=m.inbox,
+        host=m.host,
+        origin=m.origin,
+        key_id=m.key_id,
+        priority=_priority_of(m.priority),
+        attempts=m.attempts,
+        reason=_reason(m.reason),
+        http_status=m.http_status,
+        response_snippet=m.response_snippet,
+        accept_time=_time(m, "accept_time"),
+        not_before=_time(m, "not_before"),
+        next_attempt_time=_time(m, "next_attempt_time"),
+        expire_time=_time(m, "expire_time"),
+        complete_time=_time(m, "complete_time"),
+        attempt_history=tuple(
+            Attempt(_time(a, "time"), _duration(a.latency), a.http_status, _reason(a.reason))
+            for a in m.attempt_history
+        ),
+        ordering_key=m.ordering_key,
+        request_id=m.request_id,
+    )
+
+
+def queued(m: delivery_pb2.QueueActivityResponse) -> QueuedActivity:
+    return QueuedActivity(m.delivery.delivery_id, m.duplicate, delivery(m.delivery))
+
+
+def item_error(m: types_pb2.ItemError) -> ItemError:
+    return ItemError(m.reason, m.message, m.field)
+
+
+def batch(m: delivery_pb2.QueueActivitiesResponse) -> list[BatchItem]:
+    return [
+        BatchItem(r.index, None, item_error(r.error))
+        if r.WhichOneof("result") == "error"
+        else BatchItem(r.index, queued(r.accepted), None)
+        for r in m.results
+    ]
+
+
+def fan_out(m: delivery_pb2.FanOutActivityResponse) -> FanOut:
+    rejected = tuple(RejectedInbox(r.index, r.inbox, item_error(r.error)) for r in m.rejected)
+    return FanOut(m.activity_id, m.accepted, m.duplicates, rejected)
+
+
+def delivery_page(m: delivery_pb2.ListDeliveriesResponse) -> DeliveryPage:
+    return DeliveryPage(
+        tuple(delivery(d) for d in m.deliveries),
+        m.next_page_token,
+        {_state(c.state): c.count for c in m.summary},
+    )
+
+
+def states(wanted: Iterable[DeliveryState | str]) -> list[types_pb2.DeliveryState.ValueType]:
+    try:
+        return [types_pb2.DeliveryState.Value(f"DELIVERY_STATE_{str(state).upper()}") for state in wanted]
+    except ValueError as error:
+        raise InvalidRequest(f"not a state: {error}") from None
+
+
+def dead_letter_page(m: operations_pb2.ListDeadLettersResponse) -> DeadLetterPage:
+    return DeadLetterPage(tuple(delivery(d) for d in m.dead_letters), m.next_page_token)
+
+
+def queue_stats(m: operations_pb2.GetQueueStatsResponse) -> QueueStats:
+    return QueueStats(
+        accepted=m.accepted,
+        delivered=m.delivered,
+        dead=m.dead,
+        purged=m.purged,
+        cancelled=m.cancelled,
+        superseded=m.superseded,
+        expired=m.expired,
+        pending=m.pending,
+        ready=m.ready,
+        in_flight=m.in_flight,
+        retry=m.retry,
+        scheduled=m.scheduled,
+        parked=m.parked,
+        priorities={
+            _priority_of(p.priority): PriorityStats(p.ready, p.in_flight, _duration(p.oldest_age))
+            for p in m.priorities
+        },
+        rates=tuple(
+            Rates(
+                _duration(r.window),
+                r.accepted_per_second,
+                r.attempted_per_second,
+                r.delivered_per_second,
+                r.failed_per_second,
+            )
+            for r in m.rates
+        ),
+        consumers=m.consumers,
+        partitions=m.partitions,
+        conserved=m.conserved,
+        redis_server=m.redis.server,
+        redis_version=m.redis.version,
+        redis_used_memory=m.redis.used_memory_bytes,
+        redis_max_memory=m.redis.max_memory_bytes,
+        archive_backlog=m.archive.backlog,
+        archive_lag=_duration(m.archive.lag),
+        read_time=_time(m, "read_time"),
+    )
+
+
+def batch_items(
+    items: Sequence[Mapping[str, Any]], private_key: str | bytes | None, key_id: str
+) -> list[delivery_pb2.QueueActivityRequest]:
+    """`items` have `activity` and `destination`, and may have what `queue_activity` takes beside them."""
+    requests = []
+    for index, item in enumerate(items):
+        extra = dict(item)
+        try:
+            activity, destination = extra.pop("activity"), extra.pop("destination")
+        except KeyError as missing:
+            raise InvalidRequest(f"items[{index}] has no {missing.args[0]}") from None
+        key = signing_key(extra.pop("private_key", private_key), extra.pop("key_id", key_id))
+        request_id = extra.pop("request_id", "")
+        requests.append(
+            delivery_pb2.QueueActivityRequest(
+                activity=activity_bytes(activity),
+                inbox=destination,
+                signing_key=key,
+                options=options(**(_NO_OPTIONS | extra)),
+                request_id=request_id,
+            )
+        )
+    return requests
+
+
+_NO_OPTIONS: dict[str, Any] = {
+    "priority": None,
+    "not_before": None,
+    "expire_time": None,
+    "ordering_key": "",
+    "supersede_key": "",
+    "content_type": "",
+    "allow_duplicate": False,
+    "shared_inbox": False,
+}

@@ -1,0 +1,68 @@
+"""`fedsvc enqueue`: hand an activity to the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from fedsvc.cli.output import emit
+from fedsvc.cli.target import connect, target_option
+
+
+@click.command()
+@click.argument("activity", type=click.File("rb"))
+@click.option("--inbox", "inboxes", multiple=True, required=True, metavar="URL", help="Where to; repeatable.")
+@click.option("--key-id", required=True, metavar="URL", help="Id of the signing key, as receivers fetch it.")
+@click.option(
+    "--key-file",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Private key in PEM. Keys come from files only, never from arguments.",
+)
+@click.option("--priority", type=click.Choice(["urgent", "normal", "bulk"]), help="By the activity's type.")
+@click.option("--request-id", default="", help="Names the call: repeated, it gets the first answer.")
+@target_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def enqueue(
+    activity: BinaryIO,
+    inboxes: tuple[str, ...],
+    key_id: str,
+    key_file: Path,
+    priority: str | None,
+    request_id: str,
+    target: str | None,
+    as_json: bool,
+) -> int:
+    """Deliver the activity in file ACTIVITY (- for standard input).
+
+    \b
+    Example:
+      fedsvc enqueue like.json --inbox https://lemmy.example/inbox \\
+        --key-id https://me.example/u/ada#main-key --key-file ada.pem
+    """
+    body = activity.read()
+    pem = key_file.read_text()
+    with connect(target) as client:
+        if len(inboxes) == 1:
+            queued = client.queue_activity(
+                body,
+                inboxes[0],
+                private_key=pem,
+                key_id=key_id,
+                priority=priority,
+                request_id=request_id or None,
+            )
+            note = " (it was accepted before)" if queued.duplicate else ""
+            emit(queued, as_json, f"{queued.delivery_id}{note}")
+            return 0
+        fanned = client.fan_out(
+            body, inboxes, private_key=pem, key_id=key_id, priority=priority, request_id=request_id or None
+        )
+        lines = [
+            f"accepted {fanned.accepted}, duplicates {fanned.duplicates}, rejected {len(fanned.rejected)}"
+        ]
+        lines += [f"  {r.inbox}: {r.error.message}" for r in fanned.rejected]
+        emit(fanned, as_json, "\n".join(lines))
+        return 1 if fanned.rejected else 0

