@@ -1,0 +1,51 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections.abc import Iterator
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from servers.valkey import ValkeyServer, valkey_server
+
+from fedsvc.domain.keys import KeyCipher
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """One real server for all tests that do not hurt it."""
+    with valkey_server(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def namespace() -> str:
+    """First part of all keys of this test."""
+    return f"t{next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def rsa_pem() -> str:
+    """A private RSA key of 2048 bits, PKCS#8."""
+    key = rsa.generate_private_key(65537, 2048)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+@pytest.fixture(scope="session")
+def encryption_key() -> str:
+    """A key encryption key."""
+    return KeyCipher.generate()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port on loopback that nobody uses now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
