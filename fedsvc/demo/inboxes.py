@@ -1,72 +1,85 @@
 """A process with inboxes on loopback addresses, each an instance of its own with its own manners.
 
-Run as `python -m fedsvc.demo.inboxes PLAN.json`. It prints one line of JSON when it listens, and serves until
-its standard input ends, so that it never outlives whoever started it. The signature of every request is
-checked with apsig, an independent library; what arrived is told at `/report` of the first address.
+Run as `python -m fedsvc.demo.inboxes PLAN.json`. It prints one line of JSON (name to HOST:PORT) when it
+listens, and serves until its standard input ends, so that it never outlives whoever started it. The
+signature of every request is checked with apsig, an independent library; what arrived is told at
+`/report` of any of them.
 
-Addresses are 127.77.x.y where the system lets us bind them (Linux does), so that each inbox is a host.
+Each inbox has an address of its own in 127.77.0.0/16 where the system lets us bind it (Linux does), so
+that it is a host of its own; elsewhere a port of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from aiohttp import web
 from apsig.draft.verify import Verifier
 
-#: what an inbox may do before it is friendly, or instead
-MANNERS: Final = ("friendly", "flaky", "busy", "hangs")
-
 
 @dataclass
 class Instance:
-    """One inbox's state: what it received, by activity id."""
+    """One inbox: what it received, by activity id."""
 
+    #: friendly; flaky: 503 twice; busy: 429 once; hangs: never answers
     manner: str
     refusals: Counter[str] = field(default_factory=Counter)
     received: Counter[str] = field(default_factory=Counter)
     bad_signatures: int = 0
-    bodies: dict[str, str] = field(default_factory=dict)
+    #: SHA-256 of the body, by activity id
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 class Neighbourhood:
     def __init__(self, plan: dict[str, Any]) -> None:
-        """`plan`: `instances` (address to manner) and `keys` (key id to public key as PEM)."""
+        """`plan`: `instances` (name, which is an address to listen at, to manner) and `keys` (key id to
+        public key as PEM)."""
         self._keys: dict[str, str] = plan["keys"]
-        self.instances = {address: Instance(manner) for address, manner in plan["instances"].items()}
+        self.instances = {name: Instance(manner) for name, manner in plan["instances"].items()}
+        #: (address, port) to name
+        self._names: dict[tuple[str, int], str] = {}
+
+    async def listen(self, runner: web.AppRunner) -> dict[str, str]:
+        """Open all inboxes; returns name to HOST:PORT."""
+        for name in self.instances:
+            try:
+                await web.TCPSite(runner, name, 0).start()
+            except OSError:
+                await web.TCPSite(runner, "127.0.0.1", 0).start()
+            address, port = runner.addresses[-1][:2]
+            self._names[address, port] = name
+        return {name: f"{address}:{port}" for (address, port), name in self._names.items()}
 
     async def inbox(self, request: web.Request) -> web.Response:
-        sockname = request.transport.get_extra_info("sockname") if request.transport else None
-        instance = self.instances[sockname[0]] if sockname else Instance("friendly")
+        assert request.transport is not None
+        instance = self.instances[self._names[request.transport.get_extra_info("sockname")[:2]]]
         body = await request.read()
         if not self._signed(request, body):
             instance.bad_signatures += 1
             return web.Response(status=401, text="signature does not verify")
         activity = json.loads(body)["id"]
-        if instance.manner == "hangs":
-            await asyncio.sleep(3600)
-        if instance.manner == "flaky" and instance.refusals[activity] < 2:
-            instance.refusals[activity] += 1
-            return web.Response(status=503, text="try again")
-        if instance.manner == "busy" and instance.refusals[activity] < 1:
-            instance.refusals[activity] += 1
-            return web.Response(status=429, headers={"Retry-After": "1"}, text="too many requests")
+        match instance.manner:
+            case "hangs":
+                await asyncio.sleep(3600)
+            case "flaky" if instance.refusals[activity] < 2:
+                instance.refusals[activity] += 1
+                return web.Response(status=503, text="try again")
+            case "busy" if instance.refusals[activity] < 1:
+                instance.refusals[activity] += 1
+                return web.Response(status=429, headers={"Retry-After": "1"}, text="too many requests")
         instance.received[activity] += 1
+        instance.digests[activity] = hashlib.sha256(body).hexdigest()
         return web.Response(status=202)
 
     async def report(self, _: web.Request) -> web.Response:
-        return web.json_response(
-            {
-                address: {"received": dict(i.received), "bad_signatures": i.bad_signatures}
-                for address, i in self.instances.items()
-            }
-        )
+        return web.json_response({name: vars(instance) for name, instance in self.instances.items()})
 
     def _signed(self, request: web.Request, body: bytes) -> bool:
         header = request.headers.get("Signature", "")
@@ -85,15 +98,9 @@ async def serve(plan: dict[str, Any]) -> None:
     app.router.add_get("/report", neighbourhood.report)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    port = 0
-    for address in neighbourhood.instances:
-        site = web.TCPSite(runner, address, port)
-        await site.start()
-        port = port or runner.addresses[0][1]
-    sys.stdout.write(json.dumps({"port": port}) + "\n")
+    sys.stdout.write(json.dumps(await neighbourhood.listen(runner)) + "\n")
     sys.stdout.flush()
-    loop = asyncio.get_running_loop()
-    await loop.run_in_executor(None, sys.stdin.buffer.read)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
     await runner.cleanup()
 
 
