@@ -52,7 +52,7 @@ def dev(data_dir: Path, listen: str | None, http_listen: str | None, as_json: bo
     from fedsvc import dev as everything
     from fedsvc import logs
 
-    overrides = {"listen": listen, "http_listen": http_listen}
+    overrides: dict[str, Any] = {"listen": listen, "http_listen": http_listen}
     logs.configure(Settings.from_environment(**overrides), "dev")
 
     def announce(line: str) -> None:

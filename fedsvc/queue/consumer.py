@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -48,7 +48,7 @@ class Settlement:
 
 
 class Promoted(NamedTuple):
-    count: int
+    promoted: int
     #: milliseconds since the epoch at which the next delivery is due; None if none waits
     next_due_ms: int | None
 
@@ -161,7 +161,7 @@ class Consumer:
         except ValueError as error:
             raise QueueCorrupt(f"message {partition}-{number}: {error}") from None
 
-    async def listen(self) -> AsyncIterator[int]:
+    async def listen(self) -> AsyncGenerator[int, None]:
         """Partitions in which there is new work, until QueueUnavailable. May miss some: poll too."""
         pubsub = self._link.redis.pubsub(ignore_subscribe_messages=True)
         try:

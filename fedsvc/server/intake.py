@@ -175,4 +175,4 @@ def _time_ms(field: str, options: Any, name: str) -> int:
     if not 0 <= stamp.seconds < 253_402_300_800 or not 0 <= stamp.nanos < 1_000_000_000:
         raise InvalidInput(field, "is not a time between 1970 and 9999")
     # 0 means "none" in the queue; the epoch itself is as good one millisecond later.
-    return max(1, stamp.seconds * 1000 + stamp.nanos // 1_000_000)
+    return max(1, int(stamp.seconds) * 1000 + int(stamp.nanos) // 1_000_000)

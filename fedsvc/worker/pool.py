@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -48,7 +49,7 @@ async def _run(settings: Settings, status: Status, metrics_dir: str) -> int:
     try:
         for number in range(settings.processes):
             name = f"worker-{number}"
-            await supervisor.add(name, lambda name=name: _start(name, environment))
+            await supervisor.add(name, partial(_start, name, environment))
         runner, http_at = await _listen(application(supervisor, metrics_dir), settings.http_listen)
         log.info("listening", http=str(http_at), processes=settings.processes)
         reporting = asyncio.create_task(_report(supervisor, status, http_at))
@@ -80,7 +81,7 @@ def application(supervisor: Supervisor, metrics_dir: str) -> web.Application:
 
     async def metrics(_: web.Request) -> web.Response:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=metrics_dir)
+        MultiProcessCollector(registry, path=metrics_dir)  # type: ignore[no-untyped-call]
         body = await asyncio.to_thread(generate_latest, registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from contextlib import aclosing
 from typing import Final, Protocol
 
@@ -121,7 +121,7 @@ class Processor:
         """Follow the bell until cancelled."""
         while True:
             try:
-                async with aclosing(self._bells()) as bells:
+                async with aclosing(self._consumer.listen()) as bells:
                     async for partition in bells:
                         self.poke((partition,))
             except QueueUnavailable as error:
@@ -147,9 +147,6 @@ class Processor:
                 await self.settler.drained()
         except TimeoutError:
             log.warning("unsettled", deliveries=len(self.settler))
-
-    def _bells(self) -> AsyncIterator[int]:
-        return self._consumer.listen()
 
     def _room(self) -> int:
         if len(self.settler) >= self.MAX_UNSETTLED:

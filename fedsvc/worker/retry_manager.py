@@ -60,8 +60,10 @@ class RetryManager:
     async def _promote_all(self) -> float:
         """Returns seconds until the next round."""
         answers = await asyncio.gather(*(self._consumer.promote(p) for p in self._partitions))
-        self._processor.poke(p for p, answer in zip(self._partitions, answers, strict=True) if answer.count)
-        if any(answer.count >= self._consumer.PROMOTE for answer in answers):
+        self._processor.poke(
+            p for p, answer in zip(self._partitions, answers, strict=True) if answer.promoted
+        )
+        if any(answer.promoted >= self._consumer.PROMOTE for answer in answers):
             return self.QUICKEST
         due = min((a.next_due_ms for a in answers if a.next_due_ms is not None), default=None)
         if due is None:

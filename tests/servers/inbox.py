@@ -18,7 +18,7 @@ async def accepted(host: str, body: bytes) -> web.Response:
 
 
 class InboxServer:
-    """Answers POSTs at any path, by default with 202. With several `addresses` (127.0.0.0/8) each is a host."""
+    """Answers POSTs at any path, by default with 202. Each of `addresses` (127.0.0.0/8) is a host."""
 
     def __init__(self, answer: Answer = accepted, addresses: tuple[str, ...] = ("127.0.0.1",)) -> None:
         self.answer = answer

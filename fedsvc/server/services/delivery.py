@@ -20,7 +20,7 @@ from fedsvc.server import convert, pages
 from fedsvc.server.errors import rpc
 from fedsvc.server.intake import Intake, Submission
 from fedsvc.server.metrics import ACCEPTED, DUPLICATES, REJECTED
-from fedsvc.server.unbuilt import unbuilt
+from fedsvc.server.unbuilt import unbuilt, unbuilt_stream
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import types_pb2
 from fedsvc.v1.delivery_service_pb2_grpc import DeliveryServiceServicer
@@ -31,8 +31,10 @@ _SUMMARY_ONLY: Final = -1
 _COUNTS: Final = 3
 
 
-@unbuilt
 class DeliveryService(DeliveryServiceServicer):
+    CancelDeliveries = unbuilt("CancelDeliveries")
+    WatchOutcomes = unbuilt_stream("WatchOutcomes")
+
     def __init__(
         self,
         settings: Settings,

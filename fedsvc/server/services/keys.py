@@ -6,6 +6,9 @@ from fedsvc.server.unbuilt import unbuilt
 from fedsvc.v1.key_service_pb2_grpc import KeyServiceServicer
 
 
-@unbuilt
 class KeyService(KeyServiceServicer):
-    pass
+    PutKey = unbuilt("PutKey")
+    GetKey = unbuilt("GetKey")
+    ListKeys = unbuilt("ListKeys")
+    DeleteKey = unbuilt("DeleteKey")
+    RotateKey = unbuilt("RotateKey")

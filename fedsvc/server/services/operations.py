@@ -13,13 +13,33 @@ from fedsvc.queue.reader import Reader
 from fedsvc.queue.stats import StatsReader, server_info
 from fedsvc.server import convert, pages
 from fedsvc.server.errors import rpc
-from fedsvc.server.unbuilt import unbuilt
+from fedsvc.server.unbuilt import unbuilt, unbuilt_stream
 from fedsvc.v1 import operations_service_pb2 as pb
 from fedsvc.v1.operations_service_pb2_grpc import OperationsServiceServicer
 
 
-@unbuilt
 class OperationsService(OperationsServiceServicer):
+    WatchQueueStats = unbuilt_stream("WatchQueueStats")
+    ForceCleanup = unbuilt("ForceCleanup")
+    ReplayDeadLetters = unbuilt("ReplayDeadLetters")
+    PurgeDeadLetters = unbuilt("PurgeDeadLetters")
+    GetOperation = unbuilt("GetOperation")
+    ListOperations = unbuilt("ListOperations")
+    ListHosts = unbuilt("ListHosts")
+    GetHost = unbuilt("GetHost")
+    PauseHost = unbuilt("PauseHost")
+    ResumeHost = unbuilt("ResumeHost")
+    UpdateHostPolicy = unbuilt("UpdateHostPolicy")
+    NotifyHostSeen = unbuilt("NotifyHostSeen")
+    CreateSchedule = unbuilt("CreateSchedule")
+    GetSchedule = unbuilt("GetSchedule")
+    ListSchedules = unbuilt("ListSchedules")
+    UpdateSchedule = unbuilt("UpdateSchedule")
+    PauseSchedule = unbuilt("PauseSchedule")
+    ResumeSchedule = unbuilt("ResumeSchedule")
+    DeleteSchedule = unbuilt("DeleteSchedule")
+    ListAuditEvents = unbuilt("ListAuditEvents")
+
     def __init__(self, link: Link, stats: StatsReader, reader: Reader, archive: Archive) -> None:
         self._link = link
         self._stats = stats

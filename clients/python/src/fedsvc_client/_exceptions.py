@@ -17,8 +17,9 @@ Repeating such a call with that `request_id` is always safe.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -106,7 +107,7 @@ _BY_CODE: dict[grpc.StatusCode, type[FedsvcError]] = {
 
 
 def from_call(
-    code: grpc.StatusCode, details: str | None, trailers: Sequence[tuple[str, str | bytes]], request_id: str
+    code: grpc.StatusCode, details: str | None, trailers: Iterable[Any], request_id: str
 ) -> FedsvcError:
     """The exception for a call that ended with `code`."""
     reason, violations, retry_after = "", [], None
