@@ -29,4 +29,4 @@ def connect(target: str | None) -> FedsvcClient:
     if not target:
         settings = Settings.from_environment()
         target = settings.target or str(settings.listen)
-    return FedsvcClient(target)
+    return FedsvcClient(target, timeout=5.0)
