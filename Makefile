@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format proto lock clean
+.PHONY: help setup demo test lint format proto docs lock bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,12 @@ format: $(STAMP) ## format the code
 
 proto: $(STAMP) ## regenerate the stubs of server and client
 	@$(BIN)/python tools/proto.py
+
+docs: $(STAMP) ## write docs/reference/ anew from the code
+	@$(BIN)/python tools/docs.py
+
+bench: $(STAMP) ## measure, on loopback, in about two minutes
+	@$(BIN)/python -m benchmarks
 
 lock: $(STAMP) ## resolve requirements/*.lock anew from pyproject.toml
 	@$(BIN)/python tools/lock.py

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import aclosing
 from typing import Final, Protocol
@@ -41,8 +42,9 @@ class Delivers(Protocol):
 class Processor:
     #: seconds after which all partitions are looked at, bell or not
     SWEEP: Final = 0.5
-    #: deliveries taken in one script
+    #: deliveries taken in one script, at most, and so many that it is worth a script when much waits
     BATCH: Final = 128
+    WORTHWHILE: Final = 32
     #: settlements that Redis has not confirmed, above which nothing more is taken
     MAX_UNSETTLED: Final = 4096
     #: times that a delivery may be handed out without being settled, before it is taken for poison
@@ -70,7 +72,7 @@ class Processor:
         self._concurrency = settings.concurrency
         self._shares = ShareKeeper()
         #: partitions that may hold work, in the order in which they are asked
-        self._hot: dict[int, None] = dict.fromkeys(range(settings.partitions))
+        self._hot: OrderedDict[int, None] = OrderedDict.fromkeys(range(settings.partitions))
         #: partitions of which an answer was lost: what it handed out must be found again
         self._doubtful: set[int] = set()
         #: entries that are with us, in flight or waiting to be settled
@@ -83,9 +85,12 @@ class Processor:
     def in_flight(self) -> int:
         return len(self._flying)
 
-    def poke(self, partitions: Iterable[int]) -> None:
-        """There may be work in these partitions."""
-        self._hot.update(dict.fromkeys(partitions))
+    def poke(self, partitions: Iterable[int], *, first: bool = False) -> None:
+        """There may be work in these partitions. `first`: it is new, ask there before elsewhere."""
+        for partition in partitions:
+            self._hot.setdefault(partition)
+            if first:
+                self._hot.move_to_end(partition, last=False)
         self._turn.set()
 
     def stop(self) -> None:
@@ -123,7 +128,7 @@ class Processor:
             try:
                 async with aclosing(self._consumer.listen()) as bells:
                     async for partition in bells:
-                        self.poke((partition,))
+                        self.poke((partition,), first=True)
             except QueueUnavailable as error:
                 log.debug("bell_lost", error=str(error))
                 await asyncio.sleep(self.SWEEP)
@@ -158,7 +163,8 @@ class Processor:
         return max(1, min(self._concurrency // 4, self.BATCH // 2))
 
     async def _take(self, room: int) -> None:
-        partitions = list(self._hot)[: max(1, room)]
+        # Few partitions at a time, each for many: a script for thirty costs little more than one for three.
+        partitions = list(self._hot)[: max(1, room // self.WORTHWHILE)]
         limit = min(self.BATCH, max(1, room // len(partitions)))
         for partition in partitions:
             del self._hot[partition]  # a bell that rings meanwhile puts it back

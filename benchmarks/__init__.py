@@ -1,0 +1,1 @@
+"""Measurements on loopback, in bounded time: `make bench`. Read ratios, not times."""
