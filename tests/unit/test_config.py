@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedsvc.config import Address, Settings
+from fedsvc.errors import ConfigurationError
+
+
+def test_the_defaults_are_those_of_the_design() -> None:
+    settings = Settings.from_environment({})
+    assert settings.max_retry_duration == 172_800
+    assert settings.task_ttl == 86_400
+    assert settings.max_batch_size == 10
+    assert settings.listen == Address("127.0.0.1", 50051)
+    assert settings.http_listen == Address("127.0.0.1", 8080)
+    assert settings.allow_http is False
+    assert settings.allowed_cidrs == ()
+    assert settings.retry_scale == 1.0
+    assert settings.host_concurrency == 8
+
+
+def test_inherited_names_have_no_prefix() -> None:
+    inherited = {"REDIS_URL", "DATABASE_URL", "MAX_RETRY_DURATION", "TASK_TTL", "MAX_BATCH_SIZE"}
+    variables = {Settings.variable(field) for field in Settings.model_fields}
+    assert inherited == {name for name in variables if not name.startswith("FEDSVC_")}
+
+
+def test_every_setting_is_described() -> None:
+    assert not [name for name, field in Settings.model_fields.items() if not field.description]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("FEDSVC_CONCURENCY", "5"),
+        ("FEDSVC_CONCURRENCY", "0"),
+        ("FEDSVC_CONCURRENCY", "many"),
+        ("FEDSVC_LISTEN", "nonsense"),
+        ("FEDSVC_LISTEN", "127.0.0.1:99999"),
+        ("FEDSVC_LISTEN", "[::1:5"),
+        ("FEDSVC_ALLOW_HTTP", "perhaps"),
+        ("FEDSVC_ALLOWED_CIDRS", "10.0.0.1/8"),
+        ("FEDSVC_ALLOWED_CIDRS", "nonsense"),
+        ("FEDSVC_ALLOWED_PORTS", "https"),
+        ("FEDSVC_LOG_LEVEL", "loud"),
+        ("FEDSVC_RETRY_SCALE", "-1"),
+        ("FEDSVC_USER_AGENT", "a\nb"),
+        ("FEDSVC_NAMESPACE", "{x}"),
+        ("FEDSVC_PARTITIONS", "5000"),
+        ("MAX_RETRY_DURATION", "soon"),
+        ("TASK_TTL", "0"),
+    ],
+)
+def test_a_bad_or_unknown_setting_is_named(variable: str, value: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Settings.from_environment({variable: value})
+    assert refused.value.setting == variable
+
+
+def test_addresses_may_be_ipv6() -> None:
+    assert Settings.from_environment({"FEDSVC_LISTEN": "[::1]:0"}).listen == Address("::1", 0)
+    assert str(Address("::1", 50051)) == "[::1]:50051"
+
+
+def test_settings_are_handed_on_to_another_process_whole() -> None:
+    settings = Settings.from_environment(
+        {
+            "FEDSVC_ALLOWED_CIDRS": "127.0.0.0/8, ::1",
+            "FEDSVC_ALLOWED_PORTS": "443,8443",
+            "FEDSVC_ALLOW_HTTP": "yes",
+            "FEDSVC_KEY_ENCRYPTION_KEYS": "secret",
+            "FEDSVC_LISTEN": "[::1]:5",
+        }
+    )
+    assert Settings.from_environment(settings.to_environment()) == settings
+
+
+def test_overrides_win_unless_they_are_none() -> None:
+    environment = {"FEDSVC_PROCESSES": "3"}
+    assert Settings.from_environment(environment, processes=2).processes == 2
+    assert Settings.from_environment(environment, processes=None).processes == 3
+
+
+def test_secrets_are_in_no_repr_and_no_error() -> None:
+    settings = Settings.from_environment({"FEDSVC_KEY_ENCRYPTION_KEYS": "geheim"})
+    assert "geheim" not in repr(settings) + str(settings)
+
+
+def test_key_encryption_keys_come_from_the_variable_or_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("from-file\n")
+    name = "FEDSVC_KEY_ENCRYPTION_KEYS"
+    assert Settings.from_environment({name: "direct"}).key_encryption_secret() == "direct"
+    assert Settings.from_environment({f"{name}_FILE": str(file)}).key_encryption_secret() == "from-file\n"
+    for environment in ({}, {f"{name}_FILE": str(tmp_path / "none")}, {f"{name}_FILE": "/dev/null"}):
+        with pytest.raises(ConfigurationError, match=name):
+            Settings.from_environment(environment).key_encryption_secret()

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsvc.domain.delivery import MAX_HISTORY, Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
+from fedsvc.domain.message import Message
+from fedsvc.errors import QueueCorrupt
+from fedsvc.queue import outcome
+from fedsvc.queue.record import FLAG_EXPIRES, FLAG_SHARED_INBOX, Finished, Record, unpack
+
+ID = DeliveryId(3, 1_763_900_000_123_456)
+attempts = st.builds(
+    Attempt,
+    st.integers(ID.accepted_ms, ID.accepted_ms + 0xFFFFFFFF),
+    st.integers(0, 0xFFFF),
+    st.integers(0, 999),
+    st.sampled_from(Reason),
+)
+records = st.builds(
+    Record,
+    st.sampled_from([s for s in DeliveryState if s.is_pending or s is DeliveryState.DEAD]),
+    st.integers(0, 255),
+    st.sampled_from(Priority),
+    st.integers(0, 255),
+    st.integers(0, 255),
+    st.integers(0, 0xFFFFFFFF),
+    st.integers(0, 2**53),
+    st.integers(0, 2**53),
+    st.text("abc/:.?=%-", max_size=2048),
+    st.lists(attempts, max_size=MAX_HISTORY).map(tuple),
+)
+
+
+@given(records)
+def test_a_record_comes_back_as_it_was_packed(record: Record) -> None:
+    assert unpack(record.pack(ID.accepted_ms), ID) == record
+
+
+def test_what_is_left_of_a_finished_delivery_is_its_state_and_outcome() -> None:
+    packed = bytes([DeliveryState.DELIVERED]) + (77).to_bytes(8, "big")
+    assert unpack(packed, ID) == Finished(DeliveryState.DELIVERED, 77)
+
+
+@given(st.binary(max_size=80))
+def test_nothing_but_a_record_or_a_refusal_comes_of_nonsense(packed: bytes) -> None:
+    try:
+        unpack(packed, ID)
+    except QueueCorrupt:
+        return
+
+
+def blank(**changes: object) -> Record:
+    values: dict[str, object] = {
+        "state": DeliveryState.READY, "flags": 0, "priority": Priority.BULK, "type_code": 0, "attempts": 0,
+        "deadline_s": 100, "message": 1, "place": 1, "inbox": "https://a.example/inbox",
+    }  # fmt: skip
+    return Record(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_the_deadline_is_an_expiry_only_if_the_caller_set_it() -> None:
+    assert blank().expire_ms == 0
+    assert blank(flags=FLAG_EXPIRES).expire_ms == 100_000
+    assert blank(flags=FLAG_SHARED_INBOX).shared_inbox
+
+
+def test_only_the_last_attempts_are_remembered() -> None:
+    record = blank()
+    for number in range(MAX_HISTORY + 5):
+        record = record.tried(Attempt(number, 1, 503, Reason.UNAVAILABLE), DeliveryState.RETRY)
+    assert record.attempts == MAX_HISTORY + 5
+    assert len(record.history) == MAX_HISTORY
+    assert record.history[-1].time_ms == MAX_HISTORY + 4
+    assert record.last_reason is Reason.UNAVAILABLE
+
+
+def test_an_outcome_comes_back_as_it_was_packed() -> None:
+    delivery = Delivery(
+        ID, DeliveryState.DEAD, "https://me.example/1", "Like", "https://me.example/u/a", "https://a.example/i",
+        "a.example", "me.example", "https://me.example/u/a#k", Priority.URGENT, 2, Reason.GONE, 410, "gone ☂",
+        expire_ms=5, ordering_key="o", request_id="r", outcome=9_000_000, completed_ms=9000,
+        history=(Attempt(1, 2, 410, Reason.GONE),),
+    )  # fmt: skip
+    assert outcome.unpack(outcome.pack(delivery), ID, DeliveryState.DEAD, 9_000_000) == delivery
+
+
+@pytest.mark.parametrize("payload", [b"", b"{}", b"[]", b"[1,2,3]", b"null", b"\xff"])
+def test_an_outcome_that_is_not_ours_is_refused(payload: bytes) -> None:
+    with pytest.raises(QueueCorrupt):
+        outcome.unpack(payload, ID, DeliveryState.DEAD, 1)
+
+
+def test_a_message_comes_back_as_it_was_packed_and_is_told_apart() -> None:
+    message = Message(b"{}", "i", "Like", "a", "k", "f", "o", digest=Message.digest_of(b"{}"), trace="t")
+    assert Message.unpack(b"{}", message.pack()) == message
+    other = Message(b"[]", "i", "Like", "a", "k", "f", "o", digest=Message.digest_of(b"[]"))
+    assert len(message.identity()) == 16
+    assert message.identity() != other.identity()
+    for bad in (b"", b"{}", b"[1]", b'["a"]'):
+        with pytest.raises(ValueError, match=r".*"):
+            Message.unpack(b"", bad)
+
+
+@pytest.mark.parametrize("text", ["", "1", "1-", "-1", "1-0", "01-5", "1-5x", "99999-5", "1-" + "9" * 17])
+def test_what_is_no_delivery_id_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a delivery id"):
+        DeliveryId.parse(text)
+
+
+def test_a_delivery_id_is_read_as_it_is_written() -> None:
+    assert DeliveryId.parse(str(ID)) == ID
+    assert ID.accepted_ms == 1_763_900_000_123
