@@ -11,13 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from fedsvc_client import _types as client
+from fedsvc_client._proto import types_pb2 as client_types_pb2
 from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorSet
 
 from fedsvc.domain import delivery as domain
 from fedsvc.v1 import delivery_service_pb2, key_service_pb2, operations_service_pb2, types_pb2
-from fedsvc_client import _types as client
-from fedsvc_client._proto import types_pb2 as client_types_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = ("fedsvc/v1", "clients/python/src/fedsvc_client/_proto")
