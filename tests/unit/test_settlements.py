@@ -1,0 +1,129 @@
+"""What becomes of a delivery after each kind of attempt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from fedsvc.config import Settings
+from fedsvc.domain.classify import Outcome, Verdict
+from fedsvc.domain.delivery import Attempt, DeliveryId, DeliveryState, Priority, Reason
+from fedsvc.domain.message import Message
+from fedsvc.queue.consumer import Admitted, Clock, Settlement
+from fedsvc.queue.record import FLAG_EXPIRES, Record
+from fedsvc.worker.settlements import Judge
+
+NOW_MS = 1_763_900_000_000
+ID = DeliveryId(1, NOW_MS * 1000 - 60_000_000)  # accepted a minute ago
+MESSAGE = Message(b"{}", "https://me.example/1", "Like", "https://me.example/u/a", "k", "f", "me.example")
+LIKE_RETRIES = 5
+
+
+@dataclass(frozen=True)
+class Told:
+    verdict: Verdict
+    latency_ms: int = 20
+
+
+class Fixed(Clock):
+    def now_ms(self) -> int:
+        return NOW_MS
+
+
+@pytest.fixture
+def judge() -> Judge:
+    return Judge(Settings.from_environment({}), Fixed(), lambda: 0.0)
+
+
+def admitted(attempts: int = 0, *, flags: int = 0, deadline_ms: int = NOW_MS + 3_600_000) -> Admitted:
+    history = tuple(Attempt(NOW_MS, 1, 503, Reason.UNAVAILABLE) for _ in range(attempts))
+    record = Record(
+        DeliveryState.READY, flags, Priority.URGENT, 7, attempts, deadline_ms // 1000, 5, 9,
+        "https://a.example/inbox", history,
+    )  # fmt: skip
+    return Admitted(ID, Priority.URGENT, 9, record, 1)
+
+
+def judged(judge: Judge, verdict: Verdict, delivery: Admitted | None = None) -> Settlement:
+    return judge.tried(delivery or admitted(), MESSAGE, Told(verdict), NOW_MS)
+
+
+def test_a_delivery_that_was_taken_is_delivered(judge: Judge) -> None:
+    settlement = judged(judge, Verdict(Outcome.DELIVERED, Reason.OK, 202))
+    assert (settlement.state, settlement.attempted) == (DeliveryState.DELIVERED, True)
+    told = settlement.outcome
+    assert told is not None
+    assert (told.attempts, told.reason, told.status, told.host) == (1, Reason.OK, 202, "a.example")
+    assert told.history == (Attempt(NOW_MS, 20, 202, Reason.OK),)
+
+
+def test_a_failure_that_may_pass_is_tried_again_later(judge: Judge) -> None:
+    settlement = judged(judge, Verdict(Outcome.RETRY, Reason.UNAVAILABLE, 503))
+    assert settlement.state is DeliveryState.RETRY
+    assert settlement.due_ms == NOW_MS + 30_000  # a Like's first delay
+    assert settlement.record is not None
+    assert settlement.record.attempts == 1
+    assert settlement.record.last_reason is Reason.UNAVAILABLE
+    assert settlement.outcome is None
+
+
+def test_a_permanent_failure_is_a_dead_letter_with_its_reason(judge: Judge) -> None:
+    settlement = judged(judge, Verdict(Outcome.PERMANENT, Reason.GONE, 410, "gone"))
+    assert settlement.state is DeliveryState.DEAD
+    assert settlement.record is not None
+    assert settlement.outcome is not None
+    assert (settlement.outcome.reason, settlement.outcome.snippet) == (Reason.GONE, "gone")
+
+
+def test_the_last_retry_is_followed_by_a_dead_letter(judge: Judge) -> None:
+    failure = Verdict(Outcome.RETRY, Reason.SERVER_ERROR, 500)
+    assert judged(judge, failure, admitted(LIKE_RETRIES - 1)).state is DeliveryState.RETRY
+    last = judged(judge, failure, admitted(LIKE_RETRIES))
+    assert last.state is DeliveryState.DEAD
+    assert last.outcome is not None
+    assert last.outcome.reason is Reason.RETRIES_EXHAUSTED
+    assert last.outcome.history[-1].reason is Reason.SERVER_ERROR
+
+
+def test_a_delivery_that_found_no_slot_uses_up_no_retry(judge: Judge) -> None:
+    busy = Verdict(Outcome.RETRY, Reason.TIMEOUT, uses_retry=False)
+    settlement = judged(judge, busy, admitted(LIKE_RETRIES))
+    assert (settlement.state, settlement.attempted) == (DeliveryState.RETRY, False)
+    assert settlement.record is not None
+    assert settlement.record.attempts == LIKE_RETRIES
+    assert settlement.due_ms > NOW_MS
+
+
+def test_no_delivery_lives_past_its_time(judge: Judge) -> None:
+    failure = Verdict(Outcome.RETRY, Reason.SERVER_ERROR, 500)
+    soon = judged(judge, failure, admitted(deadline_ms=NOW_MS + 1000))
+    assert soon.state is DeliveryState.DEAD
+    assert soon.outcome is not None
+    assert soon.outcome.reason is Reason.MAX_AGE
+    expiring = judged(judge, failure, admitted(flags=FLAG_EXPIRES, deadline_ms=NOW_MS + 1000))
+    assert expiring.state is DeliveryState.EXPIRED
+
+
+def test_what_is_overdue_is_not_tried(judge: Judge) -> None:
+    assert judge.overdue(admitted(), MESSAGE) is None
+    too_old = judge.overdue(admitted(deadline_ms=NOW_MS), MESSAGE)
+    assert too_old is not None
+    assert (too_old.state, too_old.attempted) == (DeliveryState.DEAD, False)
+    expired = judge.overdue(admitted(flags=FLAG_EXPIRES, deadline_ms=NOW_MS), MESSAGE)
+    assert expired is not None
+    assert expired.state is DeliveryState.EXPIRED
+
+
+def test_a_missing_key_may_come_back(judge: Judge) -> None:
+    settlement = judge.untried(admitted(), MESSAGE, Reason.KEY_UNAVAILABLE, "not stored", NOW_MS)
+    assert settlement.state is DeliveryState.RETRY
+    assert settlement.record is not None
+    assert settlement.record.last_reason is Reason.KEY_UNAVAILABLE
+
+
+def test_what_can_never_be_tried_is_a_dead_letter_at_once(judge: Judge) -> None:
+    settlement = judge.broken(admitted(), None, Reason.BODY_MISSING, "it is gone")
+    assert (settlement.state, settlement.attempted) == (DeliveryState.DEAD, False)
+    assert settlement.outcome is not None
+    assert (settlement.outcome.reason, settlement.outcome.snippet) == (Reason.BODY_MISSING, "it is gone")

@@ -1,0 +1,108 @@
+"""Shares of slots, heartbeats of loops, and caches that fetch once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsvc.worker.beats import Beats
+from fedsvc.worker.caches import SharedFetch
+from fedsvc.worker.shares import WEIGHTS, ShareKeeper
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=100))
+def test_shares_sum_up_to_the_slots_and_none_is_negative(limits: list[int]) -> None:
+    keeper = ShareKeeper()
+    for limit in limits:
+        shares = keeper.of(limit)
+        assert shares.limit == limit
+        assert shares.urgent + shares.normal + shares.bulk == limit
+        assert min(shares) >= 0
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 10, 128])
+def test_over_time_each_priority_gets_what_it_is_due(limit: int) -> None:
+    keeper, got = ShareKeeper(), Counter[str]()
+    for _ in range(1000):
+        got.update(keeper.of(limit)._asdict())
+    for name, weight in zip(("urgent", "normal", "bulk"), WEIGHTS, strict=True):
+        assert got[name] == pytest.approx(1000 * limit * weight / sum(WEIGHTS), abs=3)
+
+
+def test_a_loop_that_does_not_beat_or_says_that_it_failed_is_a_problem() -> None:
+    now = 0.0
+    beats = Beats("take", "settle", monotonic=lambda: now)
+    assert beats.problems == {"take": "not started", "settle": "not started"}
+    beats.beat("take")
+    beats.fail("settle", "Redis is away")
+    assert beats.problems == {"settle": "Redis is away"}
+    beats.beat("settle")
+    assert not beats.problems
+    now = Beats.PATIENCE + 1
+    assert set(beats.problems) == {"take", "settle"}
+
+
+async def test_what_many_ask_for_at_once_is_fetched_once() -> None:
+    fetched: list[str] = []
+    gate = asyncio.Event()
+
+    async def fetch(key: str) -> str:
+        fetched.append(key)
+        await gate.wait()
+        return key.upper()
+
+    cache = SharedFetch(fetch, lambda _: 1, 10)
+    waiting = [asyncio.ensure_future(cache.get("a")) for _ in range(5)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()  # takes nothing from the others
+    gate.set()
+    assert await asyncio.gather(*waiting[1:]) == ["A"] * 4
+    assert await cache.get("a") == "A"
+    assert fetched == ["a"]
+
+
+async def test_a_failure_is_told_to_all_and_not_kept() -> None:
+    tries = 0
+
+    async def fetch(key: str) -> str:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise ConnectionError
+        return key
+
+    cache = SharedFetch(fetch, lambda _: 1, 10)
+    with pytest.raises(ConnectionError):
+        await cache.get("a")
+    assert await cache.get("a") == "a"
+
+
+async def test_a_cache_stays_within_its_weight_and_forgets_the_least_used() -> None:
+    fetched: list[int] = []
+
+    async def fetch(key: int) -> int:
+        fetched.append(key)
+        return key
+
+    cache = SharedFetch(fetch, lambda _: 1, 3)
+    for key in (1, 2, 3, 1, 4, 1, 2):
+        await cache.get(key)
+    assert len(cache) == 3
+    assert fetched == [1, 2, 3, 4, 2]
+
+
+async def test_nothing_is_kept_of_what_was_not_there() -> None:
+    fetched: list[int] = []
+
+    async def fetch(key: int) -> int | None:
+        fetched.append(key)
+        return None
+
+    cache = SharedFetch(fetch, lambda _: 1, 3)
+    assert await cache.get(1) is None
+    assert await cache.get(1) is None
+    assert fetched == [1, 1]
