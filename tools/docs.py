@@ -24,7 +24,7 @@ PAGES = sorted(
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
 _FENCE = re.compile(r"```.*?```", re.DOTALL)
-_PATH = re.compile(r"(?:fedsvc|tests|tools|docs|proto|clients|benchmarks|deploy)/[\w./-]+")
+_PATH = re.compile(r"(?!fedsvc/\d)(?:fedsvc|tests|tools|docs|proto|clients|benchmarks|deploy)/[\w./-]+")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _SETTING = re.compile(r"\bFEDSVC_[A-Z_]+[A-Z]\b")
 _MAKE = re.compile(r"\bmake ([a-z]+)\b")
@@ -125,7 +125,7 @@ def slug(heading: str) -> str:
 def unknown_commands(code: str) -> list[str]:
     context = click.Context(cli)
     found = []
-    for name, inner in set(_COMMAND.findall(code)):
+    for name, inner in set(_COMMAND.findall(code.replace("fedsvc is ready", ""))):
         command = cli.get_command(context, name)
         if command is None:
             found.append(f"there is no command `fedsvc {name}`")
