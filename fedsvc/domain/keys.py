@@ -19,6 +19,7 @@ from typing import Final, Self
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -36,6 +37,7 @@ MAX_PEM_BYTES: Final = 16_384
 MIN_RSA_BITS: Final = 2048
 MAX_RSA_BITS: Final = 4096
 _LABEL: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
+_OTHER_ALGORITHM: Final = "is neither an RSA nor an Ed25519 key"
 _PADDING: Final = padding.PKCS1v15()
 _SHA256: Final = hashes.SHA256()
 
@@ -75,25 +77,21 @@ def load_private_key(pem: str | bytes) -> PrivateKey:
         raise InvalidKey(_FIELD, "is a certificate; the private key is needed")
     if kind == "ENCRYPTED PRIVATE KEY" or b"Proc-Type: 4,ENCRYPTED" in raw:
         raise InvalidKey(_FIELD, "is encrypted; the key in clear is needed")
+    if kind in ("EC PRIVATE KEY", "EC PARAMETERS", "DSA PRIVATE KEY"):
+        raise InvalidKey(_FIELD, _OTHER_ALGORITHM)
     if kind not in ("PRIVATE KEY", "RSA PRIVATE KEY"):
         raise InvalidKey(_FIELD, "is not a private key in PEM (PKCS#1 or PKCS#8)")
-    key, problem = None, ""
-    try:
-        key = load_pem_private_key(raw, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        # Whatever the library says of it could quote it.
-        problem = "is not a valid private key"
-    if problem:
-        raise InvalidKey(_FIELD, problem)
+    # The checks of a key of 8192 bits take seconds, so its size is looked at before they run.
+    key = _read(raw, unchecked=True)
     if isinstance(key, rsa.RSAPrivateKey):
         if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
             raise InvalidKey(
                 _FIELD, f"has {key.key_size} bits; {MIN_RSA_BITS} to {MAX_RSA_BITS} are accepted"
             )
+        key = _read(raw, unchecked=False)
+    if isinstance(key, (rsa.RSAPrivateKey, ed25519.Ed25519PrivateKey)):
         return _wrapped(key)
-    if isinstance(key, ed25519.Ed25519PrivateKey):
-        return _wrapped(key)
-    raise InvalidKey(_FIELD, "is neither an RSA nor an Ed25519 key")
+    raise InvalidKey(_FIELD, "is not a valid private key" if key is None else _OTHER_ALGORITHM)
 
 
 def to_storable(key: PrivateKey) -> bytes:
@@ -111,6 +109,13 @@ def from_storable(der: bytes) -> PrivateKey:
     raise KeyUnavailable("a stored key cannot be read")
 
 
+def _read(pem: bytes, *, unchecked: bool) -> PrivateKeyTypes | None:
+    """None if it cannot be read. What the library says of it is dropped: it could quote it."""
+    with suppress(ValueError, TypeError, UnsupportedAlgorithm):
+        return load_pem_private_key(pem, password=None, unsafe_skip_rsa_key_validation=unchecked)
+    return None
+
+
 def _wrapped(key: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> PrivateKey:
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     fingerprint = hashlib.sha256(public).hexdigest()[:32]
@@ -123,6 +128,8 @@ class PrivateKeyCache:
     """Keys by the SHA-256 of their PEM, so that none is parsed twice; the least recently used go first."""
 
     def __init__(self, limit: int) -> None:
+        if limit < 1:
+            raise ValueError("the limit of a cache of keys must be at least 1")
         self._limit = limit
         self._keys: OrderedDict[bytes, PrivateKey] = OrderedDict()
 

@@ -1,20 +1,22 @@
 from __future__ import annotations
 
 import base64
-import traceback
+import hashlib
+from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_pem_private_key,
     load_pem_public_key,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsvc.domain.errors import InvalidKey, KeyUnavailable
@@ -26,101 +28,160 @@ from fedsvc.domain.keys import (
     to_storable,
 )
 
-RSA = rsa.generate_private_key(65537, 2048)
-ED = ed25519.Ed25519PrivateKey.generate()
 Private = rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | dsa.DSAPrivateKey
+PKCS1 = PrivateFormat.TraditionalOpenSSL
+PKCS8 = PrivateFormat.PKCS8
+LARGEST_PRIME_OF_256_BITS = 2**256 - 189
+THE_ONE_BEFORE = 2**256 - 357
 
 
-def pem(key: Private, form: PrivateFormat = PrivateFormat.PKCS8) -> str:
+def pem(key: Private, form: PrivateFormat = PKCS8) -> str:
     return key.private_bytes(Encoding.PEM, form, NoEncryption()).decode()
 
 
-def encrypted(form: PrivateFormat) -> str:
-    return RSA.private_bytes(Encoding.PEM, form, BestAvailableEncryption(b"x")).decode()
+def pem_of(p: int, q: int) -> str:
+    """PEM of an RSA key made of any two numbers, prime or not: at once, of any size."""
+    d = pow(65537, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(65537, p * q)
+    numbers = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public)
+    return pem(numbers.private_key(unsafe_skip_rsa_key_validation=True))
 
 
-REFUSED = {
-    "empty": ("", "required"),
-    "white space": (" \n", "required"),
-    "garbage": ("nonsense", "not a private key"),
-    "garbage in armour": ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "not a valid"),
-    "cut short": (pem(RSA)[:800], "not a valid"),
-    "changed": (pem(RSA)[:400] + "AAAA" + pem(RSA)[404:], "not a valid"),
+def encrypted(key: Private, form: PrivateFormat) -> str:
+    return key.private_bytes(Encoding.PEM, form, BestAvailableEncryption(b"x")).decode()
+
+
+def public_pem(key: rsa.RSAPrivateKey, form: PublicFormat) -> str:
+    return key.public_key().public_bytes(Encoding.PEM, form).decode()
+
+
+@pytest.fixture(scope="module")
+def rsa_key(rsa_pem: str) -> rsa.RSAPrivateKey:
+    key = load_pem_private_key(rsa_pem.encode(), None)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    return key
+
+
+@pytest.fixture(scope="module")
+def ed25519_key() -> ed25519.Ed25519PrivateKey:
+    return ed25519.Ed25519PrivateKey.generate()
+
+
+def armour(label: str, inside: str = "AAAA") -> str:
+    return f"-----BEGIN {label}-----\n{inside}\n-----END {label}-----\n"
+
+
+NOT_ACCEPTED = "bits; 2048 to 4096 are accepted"
+#: what is given, made from a good key; and what is said of it
+REFUSED: dict[str, tuple[Callable[[rsa.RSAPrivateKey], str], str]] = {
+    "nothing": (lambda _: "", "is required"),
+    "white space": (lambda _: " \n", "is required"),
+    "garbage": (lambda _: "nonsense", "is not a private key in PEM"),
+    "garbage in armour": (lambda _: armour("PRIVATE KEY"), "is not a valid private key"),
+    "garbage in PKCS#1 armour": (lambda _: armour("RSA PRIVATE KEY"), "is not a valid private key"),
+    "a key cut short": (lambda key: pem(key)[:800], "is not a valid private key"),
+    "a key with another modulus": (
+        lambda key: pem_of(key.private_numbers().p, key.private_numbers().q + 2**600),
+        "is not a valid private key",
+    ),
+    "a key of numbers that are not prime": (
+        lambda _: pem_of(2**1024 - 1, 2**1024 - 3),
+        "is not a valid private key",
+    ),
     "a public key": (
-        RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
+        lambda key: public_pem(key, PublicFormat.SubjectPublicKeyInfo),
         "is a public key",
     ),
-    "a PKCS#1 public key": (
-        RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.PKCS1).decode(),
-        "is a public key",
+    "a PKCS#1 public key": (lambda key: public_pem(key, PublicFormat.PKCS1), "is a public key"),
+    "a certificate": (lambda _: armour("CERTIFICATE"), "is a certificate"),
+    "a key that is encrypted, PKCS#8": (lambda key: encrypted(key, PKCS8), "is encrypted"),
+    "a key that is encrypted, PKCS#1": (lambda key: encrypted(key, PKCS1), "is encrypted"),
+    "RSA of 512 bits": (
+        lambda _: pem_of(LARGEST_PRIME_OF_256_BITS, THE_ONE_BEFORE),
+        f"has 512 {NOT_ACCEPTED}",
     ),
-    "a certificate": ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "certificate"),
-    "encrypted PKCS#8": (encrypted(PrivateFormat.PKCS8), "is encrypted"),
-    "encrypted PKCS#1": (encrypted(PrivateFormat.TraditionalOpenSSL), "is encrypted"),
-    "RSA 1024": (pem(rsa.generate_private_key(65537, 1024)), "has 1024 bits; 2048 to 4096"),
-    "EC": (pem(ec.generate_private_key(ec.SECP256R1())), "neither an RSA nor an Ed25519"),
+    "RSA of 1024 bits": (lambda _: pem(rsa.generate_private_key(65537, 1024)), f"has 1024 {NOT_ACCEPTED}"),
+    # Not even prime: were it checked before its size is looked at, that would take seconds.
+    "RSA of 8192 bits": (lambda _: pem_of(2**4096 - 1, 2**4096 - 3), f"has 8192 {NOT_ACCEPTED}"),
+    "EC": (lambda _: pem(ec.generate_private_key(ec.SECP256R1())), "is neither an RSA nor an Ed25519 key"),
     "EC in SEC1": (
-        pem(ec.generate_private_key(ec.SECP256R1()), PrivateFormat.TraditionalOpenSSL),
-        "not a private key in PEM",
+        lambda _: pem(ec.generate_private_key(ec.SECP256R1()), PKCS1),
+        "is neither an RSA nor an Ed25519 key",
     ),
-    "too long": ("-----BEGIN PRIVATE KEY-----\n" + "A" * 20_000, "bytes; 16384 are allowed"),
+    "Ed448": (
+        lambda _: (
+            ed448.Ed448PrivateKey.generate().private_bytes(Encoding.PEM, PKCS8, NoEncryption()).decode()
+        ),
+        "is neither an RSA nor an Ed25519 key",
+    ),
+    "a key in OpenSSH's form": (
+        lambda key: pem(key, PrivateFormat.OpenSSH),
+        "is not a private key in PEM (PKCS#1 or PKCS#8)",
+    ),
+    "too much": (lambda _: armour("PRIVATE KEY", "A" * 20_000), "bytes; 16384 are allowed"),
 }
-# 512 bits: as found in the wild; the library makes none so small any more
-RSA_512 = """-----BEGIN RSA PRIVATE KEY-----
-MIIBOgIBAAJBAKj34GkxFhD90vcNLYLInFEX6Ppy1tPf9Cnzj4p4WGeKLs1Pt8Qu
-KUpRKfFLfRYC9AIKjbJTWit+CqvjWYzvQwECAwEAAQJAIJLixBy2qpFoS4DSmoEm
-o3qGy0t6z09AIJtH+5OeRV1be+N4cDYJKffGzDa88vQENZiRm0GRq6a+HPGQMd2k
-TQIhAKMSvzIBnni7ot/OSie2TmJLY4SwTQAevXysE2RbFDYdAiEBCUEaRQnMnbp7
-9mxDXDf6AU0cN/RPBjb9qSHDcWZHGzUCIG2Es59z8ugGrDY+pxLQnwfotadxd+Uy
-v/Ow5T0q5gIJAiEAyS4RaI9YG8EWx/2w0T67ZUVAw8eOMB6BIUg0Xcu+3okCIBOs
-/5OiPgoTdSy7bcF9IGpSE8ZgGKzgYQVZeN97YE00
------END RSA PRIVATE KEY-----
-"""
 
 
-@pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
-def test_rsa_keys_are_taken_in_both_forms_and_sign(form: PrivateFormat) -> None:
-    key = load_private_key(pem(RSA, form))
+@pytest.mark.parametrize("form", [PKCS8, PKCS1])
+def test_rsa_keys_are_taken_in_both_forms_and_sign(rsa_key: rsa.RSAPrivateKey, form: PrivateFormat) -> None:
+    key = load_private_key(pem(rsa_key, form))
     assert (key.algorithm, key.bits) == ("rsa", 2048)
-    RSA.public_key().verify(key.sign(b"data"), b"data", padding.PKCS1v15(), hashes.SHA256())
+    rsa_key.public_key().verify(key.sign(b"data"), b"data", padding.PKCS1v15(), hashes.SHA256())
 
 
-def test_ed25519_keys_are_taken_and_sign() -> None:
-    key = load_private_key(pem(ED).encode())
-    assert key.algorithm == "ed25519"
-    ED.public_key().verify(key.sign(b"data"), b"data")
+def test_ed25519_keys_are_taken_and_sign(ed25519_key: ed25519.Ed25519PrivateKey) -> None:
+    key = load_private_key(pem(ed25519_key).encode())
+    assert (key.algorithm, key.bits) == ("ed25519", 256)
+    ed25519_key.public_key().verify(key.sign(b"data"), b"data")
 
 
-def test_a_key_has_one_fingerprint_however_it_is_written() -> None:
-    prints = {
-        load_private_key(pem(RSA, form)).fingerprint
-        for form in (PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL)
-    }
-    assert len(prints) == 1
-    assert len(prints.pop()) == 32
+def test_line_ends_and_text_around_a_key_do_not_matter(rsa_pem: str) -> None:
+    fingerprint = load_private_key(rsa_pem).fingerprint
+    assert load_private_key(rsa_pem.replace("\n", "\r\n")).fingerprint == fingerprint
+    assert load_private_key(f"\nkey of ada\n{rsa_pem}\n\n").fingerprint == fingerprint
 
 
-def test_the_public_key_is_the_one_that_belongs_to_it() -> None:
-    public = load_pem_public_key(load_private_key(pem(RSA)).public_pem.encode())
-    assert public == RSA.public_key()
+def test_a_key_is_named_by_the_hash_of_its_public_half_however_it_is_written(
+    rsa_key: rsa.RSAPrivateKey,
+) -> None:
+    public = rsa_key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    fingerprint = hashlib.sha256(public).hexdigest()[:32]
+    assert load_private_key(pem(rsa_key, PKCS8)).fingerprint == fingerprint
+    assert load_private_key(pem(rsa_key, PKCS1)).fingerprint == fingerprint
+
+
+def test_the_public_key_is_the_one_that_belongs_to_it(rsa_key: rsa.RSAPrivateKey) -> None:
+    public = load_pem_public_key(load_private_key(pem(rsa_key)).public_pem.encode())
+    assert public == rsa_key.public_key()
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_sign_is_refused_and_never_quoted(name: str) -> None:
-    text, problem = REFUSED[name]
+def test_what_cannot_sign_is_refused_and_never_quoted(name: str, rsa_key: rsa.RSAPrivateKey) -> None:
+    make, problem = REFUSED[name]
+    text = make(rsa_key)
     with pytest.raises(InvalidKey) as refused:
         load_private_key(text)
     assert refused.value.field == "signing_key.private_key_pem"
     assert problem in refused.value.problem
-    said = "".join(traceback.format_exception(refused.value, chain=True).__iter__()).split("Error", 1)[-1]
-    told = str(refused.value) + repr(refused.value.__cause__) + repr(refused.value.__context__)
-    secret_lines = [line for line in text.splitlines() if len(line) >= 32 and "-----" not in line]
-    assert not [line for line in secret_lines if line in said + told]
+    # No cause either: a logger that prints chains of errors finds nothing.
+    assert refused.value.__cause__ is None
+    assert refused.value.__context__ is None
+    assert not any(line in str(refused.value) for line in text.splitlines() if len(line) > 20)
 
 
-def test_rsa_of_512_bits_is_refused() -> None:
-    with pytest.raises(InvalidKey):
-        load_private_key(RSA_512)
+@settings(max_examples=40, deadline=None)  # each may cost the checks of a key
+@given(st.data())
+def test_a_key_with_a_changed_byte_is_refused_or_another_way_to_write_it(
+    rsa_pem: str, data: st.DataObject
+) -> None:
+    der = bytearray(base64.b64decode("".join(rsa_pem.splitlines()[1:-1])))
+    der[data.draw(st.integers(0, len(der) - 1))] ^= data.draw(st.integers(1, 255))
+    text = armour("PRIVATE KEY", base64.encodebytes(bytes(der)).decode().strip())
+    try:
+        key = load_private_key(text)
+    except InvalidKey:
+        return
+    assert key.fingerprint == load_private_key(rsa_pem).fingerprint
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300))
@@ -129,23 +190,32 @@ def test_nothing_but_a_refusal_ever_comes_of_nonsense(content: bytes | str) -> N
         load_private_key(content)
 
 
-@pytest.mark.parametrize("original", [RSA, ED])
-def test_a_stored_key_signs_as_before(original: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> None:
-    key = load_private_key(pem(original))
-    again = from_storable(to_storable(key))
-    assert again.fingerprint == key.fingerprint
-    assert again.sign(b"data") == key.sign(b"data")
+def test_a_stored_key_signs_as_before(
+    rsa_key: rsa.RSAPrivateKey, ed25519_key: ed25519.Ed25519PrivateKey
+) -> None:
+    for original in (rsa_key, ed25519_key):
+        key = load_private_key(pem(original))
+        again = from_storable(to_storable(key))
+        assert (again.algorithm, again.bits) == (key.algorithm, key.bits)
+        assert again.fingerprint == key.fingerprint
+        assert again.sign(b"data") == key.sign(b"data")  # neither scheme is randomised
 
 
 def test_what_was_not_stored_by_us_is_no_key() -> None:
-    with pytest.raises(KeyUnavailable):
-        from_storable(b"nonsense")
+    curve = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.DER, PKCS8, NoEncryption())
+    for der in (b"", b"nonsense", curve):
+        with pytest.raises(KeyUnavailable) as refused:
+            from_storable(der)
+        assert refused.value.__context__ is None
 
 
-def test_no_repr_shows_what_is_secret() -> None:
+def test_no_repr_shows_what_is_secret(rsa_pem: str) -> None:
     secret = KeyCipher.generate()
-    assert "object at" not in repr(load_private_key(pem(RSA)))
-    assert secret not in repr(KeyCipher.from_setting(secret))
+    shown = repr(KeyCipher.from_setting(secret))
+    assert secret not in shown
+    assert base64.b64decode(secret).hex() not in shown
+    key = load_private_key(rsa_pem)
+    assert repr(key) == f"PrivateKey(algorithm='rsa', bits=2048, fingerprint='{key.fingerprint}')"
 
 
 def test_a_cipher_opens_what_it_has_sealed() -> None:
@@ -194,16 +264,64 @@ def test_key_encryption_keys_are_read_in_every_spelling() -> None:
         assert KeyCipher.from_setting(spelling).decrypt(sealed, context=b"a") == b"secret"
 
 
-@pytest.mark.parametrize("text", ["", " ,", "tooshort", "AAAA" * 20, "§" * 44])
-def test_a_bad_key_encryption_key_is_told_by_its_position(text: str) -> None:
-    with pytest.raises(ValueError, match="key") as refused:
+GOOD = base64.b64encode(bytes(32)).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "holds no key"),
+        (" ,\n", "holds no key"),
+        ("tooshort", "key 1 is not 32 bytes"),
+        ("AAAA" * 20, "key 1 is not 32 bytes"),
+        ("§" * 44, "key 1 is not 32 bytes"),
+        (f"{GOOD},{GOOD} nonsense+", "key 3 is not 32 bytes"),
+        ("0" * 63, "key 1 is not 32 bytes"),
+    ],
+)
+def test_a_bad_key_encryption_key_is_told_by_its_position_and_never_by_its_value(
+    text: str, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem) as refused:
         KeyCipher.from_setting(text)
-    assert not text.strip(" ,") or text not in str(refused.value)
+    assert refused.value.__context__ is None
+    assert not any(part in str(refused.value) for part in text.replace(",", " ").split())
 
 
-def test_the_cache_parses_a_key_once_and_forgets_the_least_used() -> None:
+@given(st.binary(max_size=100), st.binary(max_size=40))
+def test_whatever_is_sealed_is_opened_in_its_own_context_only(plaintext: bytes, context: bytes) -> None:
+    cipher = KeyCipher([bytes(32)])
+    sealed = cipher.encrypt(plaintext, context=context)
+    assert cipher.decrypt(sealed, context=context) == plaintext
+    with pytest.raises(KeyUnavailable):
+        cipher.decrypt(sealed, context=context + b"x")
+
+
+@given(st.binary(max_size=80))
+def test_what_we_never_sealed_is_unavailable(blob: bytes) -> None:
+    with pytest.raises(KeyUnavailable):
+        KeyCipher([bytes(32)]).decrypt(blob, context=b"")
+
+
+def test_the_cache_parses_a_key_once_and_forgets_the_least_used(
+    rsa_pem: str, ed25519_key: ed25519.Ed25519PrivateKey
+) -> None:
+    cache = PrivateKeyCache(2)
+    first = cache.load(rsa_pem)
+    second = cache.load(pem(ed25519_key))
+    assert cache.load(rsa_pem) is first  # and so it is the one used last
+    cache.load(pem(ed25519.Ed25519PrivateKey.generate()))
+    assert cache.peek(rsa_pem) is first
+    assert cache.peek(pem(ed25519_key)) is None
+    assert cache.load(pem(ed25519_key)).fingerprint == second.fingerprint
+
+
+def test_the_cache_keeps_no_failure_and_no_pem(rsa_pem: str) -> None:
     cache = PrivateKeyCache(1)
-    first = cache.load(pem(RSA))
-    assert cache.load(pem(RSA)) is first
-    cache.load(pem(ED))
-    assert cache.peek(pem(RSA)) is None
+    with pytest.raises(InvalidKey):
+        cache.load("nonsense")
+    assert cache.peek("nonsense") is None
+    cache.load(rsa_pem)
+    assert rsa_pem.splitlines()[1] not in repr(vars(cache))
+    with pytest.raises(ValueError, match="at least 1"):
+        PrivateKeyCache(0)
