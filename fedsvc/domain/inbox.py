@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import zlib
 from hashlib import blake2b
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -26,7 +26,7 @@ _PLAIN: Final = re.compile(
     r"((?:/[A-Za-z0-9._~!$&'()*+,;=:@-]*)+)"
 )
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_FORBIDDEN: Final = re.compile(r'[\x00-\x20\x7f"<>\\^`{|}]')
+_FORBIDDEN: Final = re.compile(r'[\x00-\x20\x7f"<>\\^`{|}\ud800-\udfff]')
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _NUMERIC_LABEL: Final = re.compile(r"(?:[0-9]+|0[xX][0-9A-Fa-f]*)")
 _HOST: Final = re.compile(
@@ -60,7 +60,7 @@ def origin_of(key_id: str) -> str:
         if len(key_id) > MAX_URL:
             raise ValueError(f"is longer than {MAX_URL} characters")
         base = key_id.split("#", 1)[0]
-        if not key_id.isascii() or not key_id.isprintable() or '"' in key_id:
+        if not key_id.isascii() or _FORBIDDEN.search(key_id):
             raise ValueError("has characters that cannot stand in a Signature header")
         return _normal_form(base, allow_http=True).host
     except ValueError as error:
@@ -97,7 +97,7 @@ def _normal_form(text: str, allow_http: bool) -> Inbox:
     if name == "http" and not allow_http:
         raise ValueError("must be https, not http")
     if name not in _DEFAULT_PORTS:
-        raise ValueError(f"must be https, not {name[:20]}")
+        raise ValueError(f"must be {'http or https' if allow_http else 'https'}, not {name[:20]}")
     if not text.startswith("//", scheme.end()):
         raise ValueError("is not an absolute URL")
     if "#" in text:
@@ -115,7 +115,10 @@ def _normal_form(text: str, allow_http: bool) -> Inbox:
     path = _encoded(parts.path or "/")
     # urlsplit does not tell "?" with nothing behind it from no query; receivers verify what we send
     query = f"?{_encoded(parts.query)}" if parts.query else ""
-    return Inbox(f"{name}://{shown}{path}{query}", host)
+    url = f"{name}://{shown}{path}{query}"
+    if len(url) > MAX_URL:
+        raise ValueError(f"is longer than {MAX_URL} characters once it is percent-encoded")
+    return Inbox(url, host)
 
 
 def _encoded(text: str) -> str:
@@ -132,12 +135,22 @@ def _authority(netloc: str) -> tuple[str, int | None]:
         if "%" in literal:
             raise ValueError("must have no IPv6 zone")
         try:
-            host = IPv6Address(literal).compressed
-        except (AddressValueError, ValueError):
+            address = IPv6Address(literal)
+        except ValueError:
             raise ValueError("has a malformed IPv6 host") from None
-        return host, _port(rest[1:] if rest else "")
+        return _canonical(address), _port(rest[1:])
     name, colon, port = netloc.partition(":")
     return _host(name), _port(port) if colon else None
+
+
+def _canonical(address: IPv6Address) -> str:
+    """RFC 5952, but never with a dotted quad: Python 3.13 writes one where 3.11 did not, and what a host's
+    partition is computed from must not change."""
+    mapped = address.ipv4_mapped
+    if mapped is None:
+        return address.compressed
+    high, low = divmod(int(mapped), 65536)
+    return f"::ffff:{high:x}:{low:x}"
 
 
 def _port(text: str) -> int | None:
@@ -153,16 +166,17 @@ def _host(name: str) -> str:
         raise ValueError("has no host")
     if "%" in name:
         raise ValueError("must not have percent escapes in its host")
-    host = name.removesuffix(".").lower()
+    host = name.lower()
     if not host.isascii() or "xn--" in host:
         try:
             host = idna.encode(host, uts46=True).decode()
         except (idna.IDNAError, UnicodeError):
             raise ValueError("has a malformed host name") from None
+    host = host.removesuffix(".")
     if _NUMERIC_LABEL.fullmatch(host.rsplit(".", 1)[-1]):
         try:
             return str(IPv4Address(host))
-        except (AddressValueError, ValueError):
+        except ValueError:
             raise ValueError("has an odd spelling of an IPv4 address as its host") from None
     if len(host) > 253 or not _HOST.fullmatch(host):
         raise ValueError("has a malformed host name")

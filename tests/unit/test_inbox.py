@@ -20,6 +20,14 @@ ACCEPTED = {
     "https://bücher.example/inbox": ("https://xn--bcher-kva.example/inbox", "xn--bcher-kva.example"),
     "https://BÜCHER.example/inbox": ("https://xn--bcher-kva.example/inbox", "xn--bcher-kva.example"),
     "https://xn--bcher-kva.example/": ("https://xn--bcher-kva.example/", "xn--bcher-kva.example"),
+    "https://a.example。/inbox": ("https://a.example/inbox", "a.example"),
+    "https://a.example:/inbox": ("https://a.example/inbox", "a.example"),
+    "https://a.example:00443/inbox": ("https://a.example/inbox", "a.example"),
+    "https://a.example/%C3%bc": ("https://a.example/%C3%bc", "a.example"),
+    "https://a.example?x=ü": ("https://a.example/?x=%C3%BC", "a.example"),
+    "https://①②⑦.0.0.1/": ("https://127.0.0.1/", "127.0.0.1"),
+    "https://1.2.3.4./": ("https://1.2.3.4/", "1.2.3.4"),
+    "https://[::FFFF:1.2.3.4]/": ("https://[::ffff:102:304]/", "::ffff:102:304"),
     "https://localhost/inbox": ("https://localhost/inbox", "localhost"),
     "https://1.2.3.4/inbox": ("https://1.2.3.4/inbox", "1.2.3.4"),
     "https://[2001:DB8:0:0::1]/inbox": ("https://[2001:db8::1]/inbox", "2001:db8::1"),
@@ -54,6 +62,21 @@ REFUSED = {
     "https://1.2.3.4.5/": "odd spelling",
     "https://[::1/": "host",
     "https://[::1%25eth0]/": "zone",
+    "https://01.2.3.4/": "odd spelling",
+    "https://1.2.3.256/": "odd spelling",
+    "https://a.0x7f/": "odd spelling",
+    "https://\uff11\uff12\uff17.1/": "odd spelling",
+    "https://[v1.x]/": "malformed IPv6",
+    "https://[::1]x/": "malformed",
+    "https://\uff41\uff0541.example/": "host name",
+    "https://xn--a.example/": "host name",
+    "https://" + ".".join(["a" * 60] * 5) + "/": "host name",
+    "https://a.example\uff0fb.example/": "malformed host",
+    "https://user\uff20a.example/": "malformed host",
+    "https://:443/": "no host",
+    "https://./": "no host",
+    "https://a.example/\ud800": "no URL has",
+    "https://a.example/" + "ü" * 1000: "longer than 2048 characters once",
     "https://[nonsense]/": "malformed host",
     "https://-a.example/": "host name",
     "https://a..example/": "host name",
@@ -109,6 +132,16 @@ def test_the_fast_way_and_the_slow_way_agree(host: str, path: str) -> None:
     assert fast == slow
 
 
+@given(st.from_regex(module._PLAIN, fullmatch=True))
+def test_what_goes_the_fast_way_would_not_change_on_the_slow_way(text: str) -> None:
+    try:
+        assert module._normal_form(text, allow_http=False) == parse_inbox(text)
+        assert parse_inbox(text).url == text
+    except ValueError:
+        with pytest.raises(InvalidInbox):
+            parse_inbox(text)
+
+
 @given(st.text(max_size=200))
 def test_nothing_but_a_refusal_ever_comes_of_nonsense(text: str) -> None:
     try:
@@ -126,6 +159,9 @@ def test_the_origin_is_the_host_of_the_key_id() -> None:
         "ftp://me.example/",
         'https://me.example/"x',
         "https://me.example/ü",
+        "https://me.example/u/ada#main key",
+        "https://me.example/u/ada#a\\b",
+        "https://me.example/u/ada\n",
         "x" * 3000,
     ):
         with pytest.raises(InvalidKey) as refused:
