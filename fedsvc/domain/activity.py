@@ -18,7 +18,10 @@ from fedsvc.domain.errors import InvalidActivity
 
 MAX_ID: Final = 2048
 MAX_TYPE: Final = 64
-_URL: Final = re.compile(r"https?://[^\s/?#@\\]+(?:[/?#]\S*)?", re.IGNORECASE)
+#: a cheap look: a host, maybe a port, and no white space
+_URL: Final = re.compile(
+    r"https?://(?:\[[0-9a-f:.]+\]|[^\s/?#@\\:\[\]]+)(?::[0-9]{0,5})?(?:[/?#]\S*)?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Activity:
     id: str
     type: str
     actor: str
-    #: of the object, as far as it says; empty otherwise
+    #: of the object, as far as it says so in at most MAX_ID and MAX_TYPE characters; empty otherwise
     object_id: str = ""
     object_type: str = ""
 
@@ -48,8 +51,8 @@ def parse_activity(body: bytes, *, max_bytes: int) -> Activity:
         id=_url("activity.id", document.get("id")),
         type=_type(document.get("type")),
         actor=_actor(document.get("actor")),
-        object_id=inner if isinstance(inner, str) else _member(inner, "id"),
-        object_type=_member(inner, "type"),
+        object_id=_told(inner.get("id") if isinstance(inner, dict) else inner, MAX_ID),
+        object_type=_told(inner.get("type") if isinstance(inner, dict) else None, MAX_TYPE),
     )
 
 
@@ -72,25 +75,30 @@ def _url(field: str, value: Any) -> str:
 
 def _type(value: Any) -> str:
     """JSON-LD allows several types; the first is the one that servers go by."""
-    if isinstance(value, list) and value:
-        value = value[0]
+    value = _first(value)
     if value is None or value == "":
         raise InvalidActivity("activity.type", "is missing")
     if not isinstance(value, str):
         raise InvalidActivity("activity.type", "is not a string")
-    if len(value) > MAX_TYPE or not value.isprintable():
+    if len(value) > MAX_TYPE or not value.isprintable() or value.isspace():
         raise InvalidActivity("activity.type", f"is not a name of at most {MAX_TYPE} printable characters")
     return value
 
 
 def _actor(value: Any) -> str:
-    if isinstance(value, list) and value:
-        value = value[0]
+    value = _first(value)
     if isinstance(value, dict):
         value = value.get("id")
     return _url("activity.actor", value)
 
 
-def _member(value: Any, name: str) -> str:
-    member = value.get(name) if isinstance(value, dict) else None
-    return member if isinstance(member, str) else ""
+def _first(value: Any) -> Any:
+    """JSON-LD makes no difference between a value and a list of it; an empty list is none."""
+    if isinstance(value, list):
+        return value[0] if value else None
+    return value
+
+
+def _told(value: Any, limit: int) -> str:
+    """Nobody vouches for what an object says of itself, so it is taken only if it is short and printable."""
+    return value if isinstance(value, str) and len(value) <= limit and value.isprintable() else ""

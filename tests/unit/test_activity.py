@@ -36,6 +36,26 @@ def test_what_matters_of_an_activity_is_read() -> None:
 
 
 @pytest.mark.parametrize(
+    "object_", [None, 5, [], ["https://other.example/1"], {"id": 5, "type": []}, "x" * 2049, "a\0b"], ids=repr
+)
+def test_an_object_that_says_nothing_usable_of_itself_is_no_obstacle(object_: Any) -> None:
+    activity = parse(object=object_)
+    assert (activity.object_id, activity.object_type) == ("", "")
+
+
+def test_of_duplicate_members_the_last_counts() -> None:
+    body = b'{"id":"https://me.example/1","id":"https://me.example/2","type":"Like","actor":"https://me.example/"}'
+    assert parse_activity(body, max_bytes=MAX).id == "https://me.example/2"
+
+
+def test_a_body_of_exactly_the_limit_is_taken() -> None:
+    body = json.dumps(GOOD).encode()
+    assert parse_activity(body, max_bytes=len(body)).type == "Like"
+    with pytest.raises(InvalidActivity, match=f"has {len(body)} bytes; {len(body) - 1} are allowed"):
+        parse_activity(body, max_bytes=len(body) - 1)
+
+
+@pytest.mark.parametrize(
     ("changes", "read"),
     [
         ({"type": ["Announce", "as:Thing"]}, ("Announce", GOOD["actor"])),
@@ -44,6 +64,9 @@ def test_what_matters_of_an_activity_is_read() -> None:
             ("Like", "https://me.example/u/eve"),
         ),
         ({"actor": ["https://me.example/u/eve"]}, ("Like", "https://me.example/u/eve")),
+        ({"actor": [{"id": "https://me.example/u/eve"}, 5]}, ("Like", "https://me.example/u/eve")),
+        ({"id": "https://[2001:db8::1]:8443/1"}, ("Like", GOOD["actor"])),
+        ({"id": "https://bücher.example/ä"}, ("Like", GOOD["actor"])),
         ({"litepub:thing": {"a": [1, None]}, "@context": []}, ("Like", GOOD["actor"])),
         ({"id": "http://me.example:8080/a?b=c#d"}, ("Like", GOOD["actor"])),
     ],
@@ -96,17 +119,27 @@ def test_what_is_no_activity_is_refused_in_words(body: bytes, problem: str) -> N
         ("id", "", "absolute"),
         ("id", "urn:uuid:1", "absolute"),
         ("id", "https://", "absolute"),
+        ("id", "https://:80/a", "absolute"),
+        ("id", "https://[/a", "absolute"),
+        ("id", "https://me.example\\@other.example/", "absolute"),
+        ("id", "https://me.example/\u2028", "absolute"),
+        ("id", ["https://me.example/1"], "is not a string"),
         ("id", "https://me.example/a b", "absolute"),
         ("id", "https://me.example/" + "x" * 2048, "longer"),
         ("type", ..., "is missing"),
         ("type", "", "is missing"),
         ("type", 5, "is not a string"),
         ("type", {}, "is not a string"),
-        ("type", [], "is not a string"),
+        ("type", [], "is missing"),
+        ("type", [5, "Like"], "is not a string"),
+        ("type", " ", "printable"),
         ("type", "x" * 65, "at most 64"),
         ("type", "a\nb", "printable"),
         ("actor", ..., "is missing"),
         ("actor", {}, "is missing"),
+        ("actor", [], "is missing"),
+        ("actor", [["https://me.example/u/ada"]], "is not a string"),
+        ("actor", {"id": 5}, "is not a string"),
         ("actor", 5, "is not a string"),
         ("actor", "ada", "absolute"),
     ],
