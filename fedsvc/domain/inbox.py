@@ -20,11 +20,12 @@ from fedsvc.domain.errors import InvalidInbox, InvalidKey
 
 MAX_URL: Final = 2048
 
-#: an ordinary inbox, in normal form already: https, host of letters with a letter in its last label
+#: an ordinary inbox, in normal form already; no "--" in its host, which an A-label has
 _PLAIN: Final = re.compile(
-    r"https://((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9]{0,61}))"
-    r"((?:/[A-Za-z0-9._~!$&'()*+,;=:@-]*)+)"
+    r"https://((?:[a-z0-9]++(?:-[a-z0-9]++)*+\.)++[a-z][a-z0-9]*+)/[A-Za-z0-9._~!$&'()*+,;=:@/-]*+"
 )
+#: a host that is no longer has no label that is too long
+_PLAIN_HOST: Final = 63
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _FORBIDDEN: Final = re.compile(r'[\x00-\x20\x7f"<>\\^`{|}\ud800-\udfff]')
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -46,8 +47,10 @@ class Inbox(NamedTuple):
 def parse_inbox(text: str, *, allow_http: bool = False) -> Inbox:
     """Raises InvalidInbox."""
     plain = _PLAIN.fullmatch(text)
-    if plain is not None and len(plain[1]) <= 253 and len(text) <= MAX_URL and "xn--" not in plain[1]:
-        return Inbox(text, plain[1])
+    if plain is not None:
+        host = plain[1]
+        if len(host) <= _PLAIN_HOST and len(text) <= MAX_URL:
+            return Inbox(text, host)
     try:
         return _normal_form(text, allow_http)
     except ValueError as error:

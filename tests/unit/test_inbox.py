@@ -132,6 +132,26 @@ def test_the_fast_way_and_the_slow_way_agree(host: str, path: str) -> None:
     assert fast == slow
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://lemmy.world/inbox",
+        "https://m-1.social.example/users/Ada_1/inbox",
+        "https://a.example//@ada:x/",
+    ],
+)
+def test_ordinary_inboxes_go_the_fast_way(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_normal_form", None)
+    assert parse_inbox(text).url == text
+
+
+@pytest.mark.parametrize("length", [1, 62, 63])
+def test_hosts_near_the_limit_of_the_fast_way_are_taken(length: int) -> None:
+    label = "a" * length
+    for host in (f"{label}.example", f"a.{label}", f"a--{'b' * (length - 3)}.example" if length > 3 else "a"):
+        assert parse_inbox(f"https://{host}/inbox").host == host
+
+
 @given(st.from_regex(module._PLAIN, fullmatch=True))
 def test_what_goes_the_fast_way_would_not_change_on_the_slow_way(text: str) -> None:
     try:
