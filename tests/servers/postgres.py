@@ -43,8 +43,14 @@ class PostgresServer:
             self._user = "nobody"
             entry = pwd.getpwnam(self._user)
             if not str(binaries).startswith("/usr/"):
-                shutil.copytree(binaries.parent, self._scratch / "install")
-                binaries = self._scratch / "install" / "bin"
+                # as it lies in site-packages: the binaries find their libraries by the way between both
+                package = binaries.parent.parent
+                libraries = package.with_name(f"{package.name}.libs")
+                install = self._scratch / "install"
+                shutil.copytree(binaries.parent, install / package.name / binaries.parent.name)
+                if libraries.is_dir():
+                    shutil.copytree(libraries, install / libraries.name)
+                binaries = install / package.name / binaries.parent.name / "bin"
             os.chown(self._scratch, entry.pw_uid, entry.pw_gid)
         self._binaries = binaries
         self._run(
