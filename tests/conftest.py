@@ -6,12 +6,17 @@ import itertools
 import socket
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.domain.keys import KeyCipher
+
+# The machine may be busy, and a run must be repeatable: examples follow from the test alone.
+hypothesis.settings.register_profile("fedsvc", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("fedsvc")
 
 _numbers = itertools.count(1)
 

@@ -72,7 +72,12 @@ class Server:
         self._reflect = reflect
         self._stopping = asyncio.Event()
 
+    def stop(self) -> None:
+        """End in order, as upon SIGTERM."""
+        self._stopping.set()
+
     async def run(self) -> int:
+        """Serve until `stop`; returns the exit code. Raises ConfigurationError."""
         settings = self._settings
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)

@@ -24,8 +24,11 @@ _MAX_REQUEST_ID: Final = 128
 _MAX_KEY: Final = 512
 #: inboxes validated before others get a turn
 _SLICE: Final = 2000
-#: inboxes whose normal form is remembered
-_PLACES: Final = 200_000
+#: inboxes whose normal form is remembered, if they have no more characters than inboxes have
+_PLACES: Final = 100_000
+_ORDINARY: Final = 256
+#: keys that are checked at the same time, at most
+_CHECKS: Final = 2
 #: `not_before` further away than this is a mistake: 366 days in milliseconds
 _FURTHEST_MS: Final = 366 * 86_400_000
 _PRIORITIES: Final = {
@@ -58,6 +61,7 @@ class Intake:
         self._settings = settings
         self._producer = producer
         self._keys = PrivateKeyCache(settings.key_cache_size)
+        self._checking = asyncio.Semaphore(_CHECKS)
         self._places: dict[str, Place] = {}
 
     async def submission(self, request: Any) -> Submission:
@@ -92,9 +96,10 @@ class Intake:
         if known is not None:
             return known
         place = self._producer.place(parse_inbox(inbox, allow_http=self._settings.allow_http))
-        if len(self._places) >= _PLACES:
-            self._places.clear()
-        self._places[inbox] = place
+        if len(inbox) <= _ORDINARY:
+            if len(self._places) >= _PLACES:
+                self._places.clear()
+            self._places[inbox] = place
         return place
 
     async def places(self, inboxes: Sequence[str]) -> tuple[list[Place], list[Rejected], int]:
@@ -119,10 +124,13 @@ class Intake:
             return known
         if not pem:
             raise InvalidKey("signing_key.private_key_pem", "is required")
-        # Validating an RSA key takes some 30 ms of arithmetic.
-        key = await asyncio.to_thread(load_private_key, pem)
-        self._keys.add(pem, key)
-        return key
+        async with self._checking:
+            known = self._keys.peek(pem)  # somebody else's call may have brought it meanwhile
+            if known is None:
+                # Some 30 ms of arithmetic for RSA, ten times that for the longest.
+                known = await asyncio.to_thread(load_private_key, pem)
+                self._keys.add(pem, known)
+        return known
 
     def _terms(self, request: Any, activity: Activity) -> Terms:
         options = request.options

@@ -1,0 +1,446 @@
+"""What callers get for bad input, through the real server: code, field, reason, and no secret."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from servers.front import Front, front
+from servers.valkey import ValkeyServer
+
+from fedsvc.config import Settings
+from fedsvc.domain.keys import load_private_key
+from fedsvc.server.app import SERVICES
+from fedsvc.v1 import delivery_service_pb2 as pb
+from fedsvc.v1 import key_service_pb2, operations_service_pb2, types_pb2
+
+KEY_ID = "https://me.example/u/ada#main-key"
+ACTIVITY = {
+    "id": "https://me.example/1",
+    "type": "Like",
+    "actor": "https://me.example/u/ada",
+    "object": "https://other.example/1",
+}
+WEAK = rsa.generate_private_key(65537, 1024)
+
+
+def encode(key: Any, form: PrivateFormat = PrivateFormat.PKCS8) -> str:
+    return str(key.private_bytes(Encoding.PEM, form, NoEncryption()).decode())
+
+
+@pytest.fixture
+async def server(
+    valkey: ValkeyServer, namespace: str, encryption_key: str, tmp_path: Path
+) -> AsyncIterator[Front]:
+    settings = Settings.from_environment(
+        {
+            "REDIS_URL": valkey.url,
+            "DATABASE_URL": f"sqlite:///{tmp_path / 'archive.db'}",
+            "FEDSVC_NAMESPACE": namespace,
+            "FEDSVC_KEY_ENCRYPTION_KEYS": encryption_key,
+            "FEDSVC_LISTEN": "127.0.0.1:0",
+            "FEDSVC_HTTP_LISTEN": "127.0.0.1:0",
+        }
+    )
+    async with front(settings) as running:
+        yield running
+
+
+@pytest.fixture
+def request_of(rsa_pem: str) -> Any:
+    """A good QueueActivityRequest, with changes."""
+
+    def build(
+        *,
+        activity: bytes | dict[str, Any] = ACTIVITY,
+        inbox: str = "https://a.example/inbox",
+        pem: str = rsa_pem,
+        key_id: str = KEY_ID,
+        request_id: str = "",
+        **options: Any,
+    ) -> pb.QueueActivityRequest:
+        body = activity if isinstance(activity, bytes) else json.dumps(activity).encode()
+        return pb.QueueActivityRequest(
+            activity=body,
+            inbox=inbox,
+            signing_key=pb.SigningKey(key_id=key_id, private_key_pem=pem),
+            options=pb.DeliveryOptions(**options),
+            request_id=request_id,
+        )
+
+    return build
+
+
+def details(error: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo, list[str]]:
+    """ErrorInfo, and the fields that BadRequest names."""
+    info, fields = error_details_pb2.ErrorInfo(), []
+    trailers = dict(tuple(pair) for pair in error.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    assert status.message == error.details()
+    for detail in status.details:
+        bad = error_details_pb2.BadRequest()
+        detail.Unpack(info)
+        if detail.Unpack(bad):
+            fields += [violation.field for violation in bad.field_violations]
+    return info, fields
+
+
+async def refused(call: Any, field: str, reason: str) -> str:
+    """The call is refused for this field; returns the words."""
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT, error.value.details()
+    info, fields = details(error.value)
+    assert (fields, info.reason, info.domain) == ([field], reason, "fedsvc")
+    return str(error.value.details())
+
+
+def ahead(seconds: float) -> Timestamp:
+    return Timestamp(seconds=int(time.time() + seconds))
+
+
+ACTIVITIES: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "activity"),
+    "not JSON": (b"nonsense", "activity"),
+    "not UTF-8": (b'{"id": "\xff"}', "activity"),
+    "no object": (b"[1, 2]", "activity"),
+    "2 MiB": (b'{"a": "' + b"x" * 2 * 1024 * 1024 + b'"}', "activity"),
+    "10,000 deep": (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "activity"),
+    "NaN": (b'{"a": NaN}', "activity"),
+    "no id": (json.dumps(ACTIVITY | {"id": None}).encode(), "activity.id"),
+    "relative id": (json.dumps(ACTIVITY | {"id": "/1"}).encode(), "activity.id"),
+    "a number as id": (json.dumps(ACTIVITY | {"id": 1}).encode(), "activity.id"),
+    "no type": (json.dumps(ACTIVITY | {"type": None}).encode(), "activity.type"),
+    "an object as type": (json.dumps(ACTIVITY | {"type": {}}).encode(), "activity.type"),
+    "no actor": (json.dumps(ACTIVITY | {"actor": None}).encode(), "activity.actor"),
+    "a name as actor": (json.dumps(ACTIVITY | {"actor": "ada"}).encode(), "activity.actor"),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVITIES)
+async def test_a_bad_activity_is_refused(server: Front, request_of: Any, name: str) -> None:
+    body, field = ACTIVITIES[name]
+    await refused(server.delivery.QueueActivity(request_of(activity=body)), field, "INVALID_ACTIVITY")
+    assert (
+        await server.operations.GetQueueStats(operations_service_pb2.GetQueueStatsRequest())
+    ).accepted == 0
+
+
+@pytest.mark.parametrize(
+    "inbox",
+    [
+        "",
+        "http://a.example/inbox",
+        "ftp://a.example/inbox",
+        "https:///inbox",
+        "https://user:pass@a.example/inbox",
+        "https://a.example/inbox#fragment",
+        "https://a.example/" + "x" * 8192,
+        "https://2130706433/inbox",
+        "https://[::1%25lo]/inbox",
+        "https://a.example:99999/inbox",
+        "a.example",
+        "https://a b.example/",
+    ],
+    ids=lambda inbox: inbox[:24] or "empty",
+)
+async def test_a_bad_inbox_is_refused(server: Front, request_of: Any, inbox: str) -> None:
+    await refused(server.delivery.QueueActivity(request_of(inbox=inbox)), "inbox", "INVALID_INBOX")
+
+
+@pytest.mark.parametrize(
+    ("inbox", "normal"),
+    [
+        ("https://BÜCHER.example/inbox", "https://xn--bcher-kva.example/inbox"),
+        ("https://[2001:DB8::0:1]:443/inbox", "https://[2001:db8::1]/inbox"),
+        ("https://A.Example", "https://a.example/"),
+    ],
+)
+async def test_odd_but_good_inboxes_are_taken_in_normal_form(
+    server: Front, request_of: Any, inbox: str, normal: str
+) -> None:
+    response = await server.delivery.QueueActivity(request_of(inbox=inbox))
+    assert response.delivery.inbox == normal
+
+
+@pytest.mark.parametrize("kind", ["garbage", "public", "encrypted", "short", "ec", "none"])
+async def test_a_bad_key_is_refused_and_not_quoted(
+    server: Front, request_of: Any, rsa_pem: str, kind: str
+) -> None:
+    pem = {
+        "garbage": "-----BEGIN PRIVATE KEY-----\n" + "Z2FyYmFnZQ" * 10 + "\n-----END PRIVATE KEY-----\n",
+        "public": load_private_key(rsa_pem).public_pem,
+        "encrypted": WEAK.private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")
+        ).decode(),
+        "short": encode(WEAK),
+        "ec": encode(ec.generate_private_key(ec.SECP256R1())),
+        "none": "",
+    }[kind]
+    told = await refused(
+        server.delivery.QueueActivity(request_of(pem=pem)), "signing_key.private_key_pem", "INVALID_KEY"
+    )
+    assert not [line for line in pem.splitlines() if len(line) > 20 and "-----" not in line and line in told]
+
+
+async def test_a_key_in_pkcs1_is_taken(server: Front, request_of: Any) -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    response = await server.delivery.QueueActivity(
+        request_of(pem=encode(key, PrivateFormat.TraditionalOpenSSL))
+    )
+    assert response.delivery.delivery_id
+    assert key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+@pytest.mark.parametrize("key_id", ["", "me.example", "ftp://me.example/key", 'https://me.example/"'])
+async def test_a_bad_key_id_is_refused(server: Front, request_of: Any, key_id: str) -> None:
+    await refused(
+        server.delivery.QueueActivity(request_of(key_id=key_id)), "signing_key.key_id", "INVALID_KEY"
+    )
+
+
+async def test_bad_options_are_refused(server: Front, request_of: Any) -> None:
+    queue = server.delivery.QueueActivity
+    reason = "INVALID_ARGUMENT"
+    await refused(queue(request_of(priority=99)), "options.priority", reason)
+    await refused(queue(request_of(expire_time=ahead(-60))), "options.expire_time", reason)
+    later = {"not_before": ahead(3600), "expire_time": ahead(60)}
+    await refused(queue(request_of(**later)), "options.expire_time", reason)
+    await refused(queue(request_of(not_before=ahead(400 * 86_400))), "options.not_before", reason)
+    await refused(queue(request_of(not_before=Timestamp(seconds=-5))), "options.not_before", reason)
+    await refused(queue(request_of(content_type="nonsense")), "options.content_type", reason)
+    await refused(queue(request_of(ordering_key="x" * 513)), "options.ordering_key", reason)
+    await refused(queue(request_of(request_id="x" * 129)), "request_id", reason)
+    await refused(queue(request_of(request_id="a\nb")), "request_id", reason)
+
+
+async def test_times_that_make_sense_are_taken(server: Front, request_of: Any) -> None:
+    past = await server.delivery.QueueActivity(request_of(not_before=ahead(-3600)))
+    assert past.delivery.state == types_pb2.DELIVERY_STATE_READY
+    later = request_of(inbox="https://b.example/", not_before=ahead(3600), expire_time=ahead(7200))
+    scheduled = (await server.delivery.QueueActivity(later)).delivery
+    assert scheduled.state == types_pb2.DELIVERY_STATE_SCHEDULED
+    shown = await server.delivery.GetDelivery(pb.GetDeliveryRequest(delivery_id=scheduled.delivery_id))
+    assert shown.delivery.state == types_pb2.DELIVERY_STATE_SCHEDULED
+    assert shown.delivery.not_before.seconds == scheduled.not_before.seconds
+    stats = await server.operations.GetQueueStats(operations_service_pb2.GetQueueStatsRequest())
+    assert (stats.ready, stats.scheduled, stats.pending, stats.conserved) == (1, 1, 2, True)
+
+
+async def test_a_bad_item_of_a_batch_takes_nothing_else_down(server: Front, request_of: Any) -> None:
+    items = [
+        request_of(),
+        request_of(inbox="nonsense"),
+        request_of(activity=b"{"),
+        request_of(inbox="https://b.example/inbox"),
+    ]
+    response = await server.delivery.QueueActivities(pb.QueueActivitiesRequest(requests=items))
+    assert [r.index for r in response.results] == [0, 1, 2, 3]
+    assert [r.WhichOneof("result") for r in response.results] == ["accepted", "error", "error", "accepted"]
+    assert [r.error.field for r in response.results[1:3]] == ["requests[1].inbox", "requests[2].activity"]
+    assert [r.error.reason for r in response.results[1:3]] == ["INVALID_INBOX", "INVALID_ACTIVITY"]
+
+
+async def test_an_empty_or_too_large_batch_is_refused(server: Front, request_of: Any) -> None:
+    queue = server.delivery.QueueActivities
+    await refused(queue(pb.QueueActivitiesRequest()), "requests", "INVALID_ARGUMENT")
+    many = pb.QueueActivitiesRequest(requests=[request_of()] * 11)
+    await refused(queue(many), "requests", "INVALID_ARGUMENT")
+
+
+def fan_out(
+    request: pb.QueueActivityRequest, inboxes: list[str], request_id: str = ""
+) -> pb.FanOutActivityRequest:
+    return pb.FanOutActivityRequest(
+        activity=request.activity,
+        inboxes=inboxes,
+        signing_key=request.signing_key,
+        options=request.options,
+        request_id=request_id,
+    )
+
+
+async def test_a_fan_out_takes_what_is_good_and_tells_the_rest_by_index(
+    server: Front, request_of: Any
+) -> None:
+    inboxes = [
+        "https://a.example/i",
+        "nonsense",
+        "https://A.example/i",
+        "https://b.example/i",
+        "ftp://c.example/",
+    ]
+    response = await server.delivery.FanOutActivity(fan_out(request_of(), inboxes))
+    assert (response.accepted, response.duplicates, response.activity_id) == (2, 1, ACTIVITY["id"])
+    assert [(r.index, r.inbox, r.error.field) for r in response.rejected] == [
+        (1, "nonsense", "inboxes[1]"),
+        (4, "ftp://c.example/", "inboxes[4]"),
+    ]
+
+
+async def test_a_fan_out_to_nobody_or_too_many_is_refused(server: Front, request_of: Any) -> None:
+    call = server.delivery.FanOutActivity
+    await refused(call(fan_out(request_of(), [])), "inboxes", "INVALID_ARGUMENT")
+    many = [f"https://h{n}.example/inbox" for n in range(50_001)]
+    told = await refused(call(fan_out(request_of(), many)), "inboxes", "INVALID_ARGUMENT")
+    assert "50001" in told
+    assert "50000" in told
+
+
+async def test_a_call_that_is_repeated_under_its_name_gets_the_first_answer(
+    server: Front, request_of: Any
+) -> None:
+    request = request_of(request_id="single")
+    first = await server.delivery.QueueActivity(request)
+    assert await server.delivery.QueueActivity(request) == first
+    inboxes = [f"https://h{n}.example/inbox" for n in range(3000)]
+    fan = fan_out(request_of(activity=ACTIVITY | {"id": "https://me.example/2"}), inboxes, "fan")
+    first_fan = await server.delivery.FanOutActivity(fan)
+    assert first_fan.accepted == 3000
+    assert await server.delivery.FanOutActivity(fan) == first_fan
+    items = [request_of(activity=ACTIVITY | {"id": f"https://me.example/b{n}"}) for n in range(3)]
+    batch = pb.QueueActivitiesRequest(requests=items, request_id="batch")
+    assert await server.delivery.QueueActivities(batch) == await server.delivery.QueueActivities(batch)
+    stats = await server.operations.GetQueueStats(operations_service_pb2.GetQueueStatsRequest())
+    assert (stats.accepted, stats.conserved) == (3004, True)
+
+
+async def test_a_name_that_belongs_to_another_call_is_refused(server: Front, request_of: Any) -> None:
+    await server.delivery.QueueActivity(request_of(request_id="name"))
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await server.delivery.QueueActivity(
+            request_of(request_id="name", activity=ACTIVITY | {"id": "https://me.example/other"})
+        )
+    assert error.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert details(error.value)[0].reason == "REQUEST_ID_REUSED"
+
+
+async def test_what_is_not_there_is_not_found(server: Front) -> None:
+    calls = [
+        server.delivery.GetDelivery(pb.GetDeliveryRequest(delivery_id="3-77")),
+        server.delivery.GetDelivery(pb.GetDeliveryRequest(delivery_id="999-77")),
+        server.delivery.ListDeliveries(pb.ListDeliveriesRequest(activity_id="https://me.example/none")),
+        server.operations.GetDeadLetter(operations_service_pb2.GetDeadLetterRequest(delivery_id="3-77")),
+    ]
+    for call in calls:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call
+        assert error.value.code() is grpc.StatusCode.NOT_FOUND
+        assert details(error.value)[0].reason == "NOT_FOUND"
+
+
+async def test_bad_lookups_are_refused(server: Front) -> None:
+    reason = "INVALID_ARGUMENT"
+    await refused(server.delivery.GetDelivery(pb.GetDeliveryRequest(delivery_id="x")), "delivery_id", reason)
+    listing = server.delivery.ListDeliveries
+    await refused(listing(pb.ListDeliveriesRequest()), "activity_id", reason)
+    of = "https://me.example/1"
+    await refused(listing(pb.ListDeliveriesRequest(activity_id=of, page_token="x")), "page_token", reason)
+    unknown = types_pb2.DeliveryState.ValueType(77)
+    await refused(listing(pb.ListDeliveriesRequest(activity_id=of, states=[unknown])), "states", reason)
+
+
+async def test_recipients_are_listed_in_stable_pages(server: Front, request_of: Any) -> None:
+    inboxes = [f"https://h{n}.example/inbox" for n in range(25)]
+    await server.delivery.FanOutActivity(fan_out(request_of(), inboxes))
+    found: list[str] = []
+    token, pages = "", 0
+    while True:
+        page = await server.delivery.ListDeliveries(
+            pb.ListDeliveriesRequest(activity_id=ACTIVITY["id"], page_size=10, page_token=token)
+        )
+        pages += 1
+        found += [d.inbox for d in page.deliveries]
+        assert bool(page.summary) is (pages == 1)
+        token = page.next_page_token
+        if not token:
+            break
+    assert (pages, sorted(found)) == (3, sorted(inboxes))
+    only = await server.delivery.ListDeliveries(
+        pb.ListDeliveriesRequest(activity_id=ACTIVITY["id"], page_size=-1)
+    )
+    assert [(c.state, c.count) for c in only.summary] == [(types_pb2.DELIVERY_STATE_READY, 25)]
+    assert not only.deliveries
+
+
+def unbuilt() -> list[tuple[str, str]]:
+    built = {
+        "QueueActivity",
+        "QueueActivities",
+        "FanOutActivity",
+        "GetDelivery",
+        "ListDeliveries",
+        "GetQueueStats",
+        "GetRetryStats",
+        "GetMemoryStatus",
+        "ListDeadLetters",
+        "GetDeadLetter",
+    }
+    modules = {"delivery": pb, "operations": operations_service_pb2, "keys": key_service_pb2}
+    return [
+        (stub, method.name)
+        for stub, module in modules.items()
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+        if method.name not in built
+    ]
+
+
+@pytest.mark.parametrize(("service", "method"), unbuilt(), ids=lambda name: name)
+async def test_what_is_not_built_says_so(server: Front, service: str, method: str) -> None:
+    module = {"delivery": pb, "operations": operations_service_pb2, "keys": key_service_pb2}[service]
+    call = getattr(getattr(server, service), method)(getattr(module, f"{method}Request")())
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await (anext(aiter(call)) if method.startswith("Watch") else call)
+    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert method in (error.value.details() or "")
+
+
+async def test_figures_are_told_by_priority(server: Front, request_of: Any) -> None:
+    for number, (kind, inboxes) in enumerate((("Like", 1), ("Create", 2), ("Announce", 3))):
+        activity = ACTIVITY | {"id": f"https://me.example/{number}", "type": kind}
+        urls = [f"https://h{n}.example/inbox" for n in range(inboxes)]
+        await server.delivery.FanOutActivity(fan_out(request_of(activity=activity), urls))
+    stats = await server.operations.GetQueueStats(operations_service_pb2.GetQueueStatsRequest())
+    assert [(p.priority, p.ready, p.in_flight) for p in stats.priorities] == [(1, 1, 0), (2, 2, 0), (3, 3, 0)]
+    assert (stats.accepted, stats.pending, stats.conserved) == (6, 6, True)
+    assert (stats.partitions, stats.consumers, stats.redis.version != "") == (16, 0, True)
+    assert stats.rates[0].accepted_per_second == pytest.approx(6 / 60)
+    memory = await server.operations.GetMemoryStatus(operations_service_pb2.GetMemoryStatusRequest())
+    assert memory.used_bytes > 0
+    assert memory.eviction_policy == "noeviction"
+    retries = await server.operations.GetRetryStats(operations_service_pb2.GetRetryStatsRequest())
+    assert (retries.retry, retries.due, len(retries.histogram)) == (0, 0, 8)
+
+
+async def test_health_is_told_overall_and_by_service(server: Front) -> None:
+    health: Any = health_pb2_grpc.HealthStub(server.channel)
+    for name in ("", *SERVICES):
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_reflection_lists_the_services(server: Front) -> None:
+    stubs: Any = reflection_pb2_grpc
+    stub = stubs.ServerReflectionStub(server.channel)
+    messages: Any = reflection_pb2
+    asked = iter([messages.ServerReflectionRequest(list_services="")])
+    async for answer in stub.ServerReflectionInfo(asked):
+        assert set(SERVICES) <= {service.name for service in answer.list_services_response.service}
