@@ -1,0 +1,165 @@
+"""The queue on a real server, with time that tests move, and what tests do with it most."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fedsvc.config import Settings
+from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
+from fedsvc.domain.inbox import Inbox, partition_of
+from fedsvc.domain.message import Message
+from fedsvc.queue.consumer import Admitted, Consumer, Settlement, Shares
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.link import Link
+from fedsvc.queue.outcomes import OutcomeLog
+from fedsvc.queue.producer import FannedOut, Producer, Queued, Terms
+from fedsvc.queue.reader import Reader
+from fedsvc.queue.stats import TERMINAL, QueueStats, StatsReader
+
+PARTITIONS = 4
+
+
+class Queue:
+    """Inboxes are numbered: number n is at host hN.example. Unless said otherwise, all is to number 0."""
+
+    def __init__(self, link: Link, namespace: str) -> None:
+        self.settings = Settings.from_environment(
+            {"FEDSVC_NAMESPACE": namespace, "FEDSVC_PARTITIONS": str(PARTITIONS)}
+        )
+        self.link = link
+        self.keys = Keys(namespace)
+        self.producer = Producer(link, self.keys, self.settings)
+        self.reader = Reader(link, self.keys, self.settings)
+        self.outcomes = OutcomeLog(link, self.keys, self.settings)
+        self.stats = StatsReader(link, self.keys, self.settings)
+        self._consumers: dict[str, Consumer] = {}
+        self._shift_ms = 0
+
+    def consumer(self, worker: str) -> Consumer:
+        if worker not in self._consumers:
+            self._consumers[worker] = Consumer(self.link, self.keys, self.settings, worker)
+        return self._consumers[worker]
+
+    def partition_of(self, inbox: int) -> int:
+        return partition_of(f"h{inbox}.example", PARTITIONS)
+
+    def message(self, activity: str) -> Message:
+        body = f'{{"id":"https://me.example/{activity}"}}'.encode()
+        return Message(
+            body, f"https://me.example/{activity}", "Like", "https://me.example/u/a", "https://me.example/u/a#k",
+            "f" * 32, "me.example", digest=Message.digest_of(body),
+        )  # fmt: skip
+
+    async def enqueue(
+        self, activity: str, *, inbox: int = 0, priority: Priority = Priority.URGENT, **terms: Any
+    ) -> Queued:
+        place = self.producer.place(Inbox(f"https://h{inbox}.example/inbox", f"h{inbox}.example"))
+        return await self.producer.enqueue(self.message(activity), place, Terms(priority, **terms))
+
+    async def fan_out(self, activity: str, inboxes: Iterable[int], **terms: Any) -> FannedOut:
+        places = [self.producer.place(Inbox(f"https://h{n}.example/inbox", f"h{n}.example")) for n in inboxes]
+        return await self.producer.fan_out(self.message(activity), places, Terms(Priority.BULK, **terms))
+
+    async def get(self, id: DeliveryId) -> Delivery:
+        delivery = await self.reader.get(id)
+        assert delivery is not None
+        return delivery
+
+    async def admit(self, limit: int, worker: str = "a", inbox: int = 0) -> list[Admitted]:
+        return await self.consumer(worker).admit(self.partition_of(inbox), Shares(limit, limit, 0, 0))
+
+    async def admit_everywhere(self, limit: int = 1000, worker: str = "a") -> list[Admitted]:
+        answers = await asyncio.gather(
+            *(self.consumer(worker).admit(p, Shares(limit, limit, 0, 0)) for p in range(PARTITIONS))
+        )
+        return [admitted for answer in answers for admitted in answer]
+
+    async def settle(
+        self,
+        admitted: Admitted,
+        state: DeliveryState,
+        reason: Reason = Reason.OK,
+        *,
+        wait_ms: int = 0,
+        worker: str = "a",
+    ) -> set[int]:
+        now_ms = await self.now_ms()
+        attempt = Attempt(now_ms, 5, 200, reason)
+        record = admitted.record.tried(attempt, state)
+        message = self.message("1")
+        outcome = Delivery(
+            admitted.id, state, message.activity_id, "Like", message.actor, record.inbox, "h0.example",
+            "me.example", message.key_id, record.priority, record.attempts, reason, 200,
+            history=record.history,
+        )  # fmt: skip
+        settlement = Settlement(admitted, state, True, record, now_ms + wait_ms, outcome)
+        return await self.consumer(worker).settle(admitted.id.partition, [settlement])
+
+    async def promote(self) -> int:
+        return sum([(await self.consumer("a").promote(p)).promoted for p in range(PARTITIONS)])
+
+    async def reclaim(self, worker: str) -> list[Admitted]:
+        return [a for p in range(PARTITIONS) for a in await self.consumer(worker).reclaim(p, 100)]
+
+    async def pass_time(self, ms: int) -> None:
+        """All of the queue's clocks go on by so much."""
+        self._shift_ms += ms
+        for partition in range(PARTITIONS):
+            await self.link.call("SET", self.keys.partition(partition).clock_shift, self._shift_ms)
+
+    async def now_ms(self) -> int:
+        seconds, microseconds = await self.link.call("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000 + self._shift_ms
+
+    async def workers(self) -> set[str]:
+        """Those that the partition of inbox 0 knows."""
+        prefix = self.keys.partition(self.partition_of(0)).prefix
+        leases = await self.link.call("ZRANGE", f"{prefix}:consumers", 0, -1)
+        groups: set[str] = set()
+        for priority in Priority:
+            stream = self.keys.partition(self.partition_of(0)).ready(priority)
+            if await self.link.call("EXISTS", stream):
+                for consumer in await self.link.call("XINFO", "CONSUMERS", stream, "workers"):
+                    groups.add(consumer[1].decode())
+        return {name.decode() for name in leases} | groups
+
+    async def keys_of(self, kind: str) -> list[bytes]:
+        found: list[bytes] = await self.link.call("KEYS", f"{self.settings.namespace}:*:{kind}:*")
+        return found
+
+    async def references(self) -> list[int]:
+        """Of each message: how many deliveries need it, as Redis has it."""
+        return [int(await self.link.call("HGET", key, "n")) for key in await self.keys_of("message")]
+
+    async def connections(self) -> int:
+        info = (await self.link.call("INFO", "stats")).decode()
+        return int(info.split("total_connections_received:")[1].split("\r")[0])
+
+    async def empty(self) -> None:
+        """As after a FLUSHALL, but only for this queue."""
+        names = await self.link.call("KEYS", f"{self.settings.namespace}:*")
+        if names:
+            await self.link.call("DEL", *names)
+        await self.pass_time(0)
+
+    async def is_whole(self, **expected: int) -> QueueStats:
+        """The sum adds up, and these are all the deliveries there are."""
+        stats = await self.stats.read()
+        assert stats.conserved
+        found = {name: getattr(stats, name) for name in ("ready", "in_flight", "retry", "scheduled")}
+        found |= {name: stats.counter(name) for name in TERMINAL}
+        assert {name: n for name, n in found.items() if n} == expected
+        assert stats.counter("accepted") == sum(expected.values())
+        return stats
+
+
+@asynccontextmanager
+async def open_queue(url: str, namespace: str) -> AsyncIterator[Queue]:
+    link = Link(url)
+    try:
+        yield Queue(link, namespace)
+    finally:
+        await link.close()
