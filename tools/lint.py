@@ -8,6 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 CODE = ["fedsvc", "clients/python/src", "tests", "tools", "benchmarks"]
+#: seconds for one check
+PATIENCE = 300
 
 CHECKS: dict[str, list[str | Path]] = {
     "style (ruff)": [BIN / "ruff", "check", "."],
@@ -20,24 +22,37 @@ CHECKS: dict[str, list[str | Path]] = {
 }
 
 
-def main() -> None:
-    failed = []
-    for name, command in CHECKS.items():
-        begun = time.monotonic()
+def check(command: list[str | Path]) -> str | None:
+    """What was found wrong; None if all is well."""
+    try:
         done = subprocess.run(
             [str(part) for part in command],
             cwd=ROOT,
             text=True,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            timeout=PATIENCE,
         )
-        mark = "ok  " if done.returncode == 0 else "FAIL"
-        print(f"{mark} {name} ({time.monotonic() - begun:.1f} s)", flush=True)
-        if done.returncode:
+    except subprocess.TimeoutExpired:
+        return f"not done after {PATIENCE} s"
+    except OSError as error:
+        return f"cannot be run: {error}"
+    return done.stdout or f"exit code {done.returncode}" if done.returncode else None
+
+
+def main() -> None:
+    failed = []
+    for name, command in CHECKS.items():
+        begun = time.monotonic()
+        wrong = check(command)
+        print(f"{'ok  ' if wrong is None else 'FAIL'} {name} ({time.monotonic() - begun:.1f} s)", flush=True)
+        if wrong is not None:
             failed.append(name)
-            print(done.stdout, flush=True)
+            print(wrong, flush=True)
     if failed:
-        sys.exit(f"lint failed: {', '.join(failed)}")
+        sys.exit(f"lint: {len(failed)} of {len(CHECKS)} checks failed: {', '.join(failed)}")
+    print(f"lint: all {len(CHECKS)} checks passed")
 
 
 if __name__ == "__main__":
