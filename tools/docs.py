@@ -2,33 +2,40 @@
 
 python tools/docs.py            write docs/reference/
 python tools/docs.py --check    exit 1 if a page is stale, a link leads nowhere, or something named in the
-                                docs (a setting, a make target, a command, a file) is not there
+                                docs (a setting, a make target, a command or its option, a file or test in
+                                it, a reason or state) is not there
 """
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import grpc
 
 from fedsvc.cli.main import cli
 from fedsvc.config import Address, Settings
+from fedsvc.domain.delivery import DeliveryState, Reason
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted(
-    path
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("clients/**/*.md")]
-    if ".venv" not in path.parts
-)
+SETTINGS = {Settings.variable(field) for field in Settings.model_fields}
+#: what a word in capitals may be, if it stands as code
+NAMES = SETTINGS | {member.name for kind in (Reason, DeliveryState, grpc.StatusCode) for member in kind}
 
-_LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
-_FENCE = re.compile(r"```.*?```", re.DOTALL)
-_PATH = re.compile(r"(?!fedsvc/\d)(?:fedsvc|tests|tools|docs|proto|clients|benchmarks|deploy)/[\w./-]+")
+_FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-_SETTING = re.compile(r"\bFEDSVC_[A-Z_]+[A-Z]\b")
-_MAKE = re.compile(r"\bmake ([a-z]+)\b")
-_COMMAND = re.compile(r"(?:^|[\s/`])fedsvc ([a-z][a-z-]+)(?: ([a-z][a-z-]+))?")
+_PATH = re.compile(
+    r"((?!fedsvc/\d)(?:fedsvc|tests|tools|docs|proto|clients|benchmarks|deploy|requirements|\.ci)/[\w./-]+)"
+    r"(?:::(\w+))?"
+)
+_SETTING = re.compile(r"\bFEDSVC_[A-Z_]*[A-Z]\b")
+_CAPITALS = re.compile(r"[A-Z][A-Z_]{2,}[A-Z]")
+_MAKE = re.compile(r"\bmake ([a-z]+(?: [a-z]+)*)")
+_COMMAND = re.compile(r"(?:^|[\s/])fedsvc ([a-z][^\n#|&;\[]*)", re.MULTILINE)
+_OPTION = re.compile(r"(?<!\S)(--?[a-z][a-z-]*)")
 
 
 def settings_page() -> str:
@@ -79,64 +86,91 @@ def cli_page() -> str:
 GENERATED = {"docs/reference/settings.md": settings_page, "docs/reference/cli.md": cli_page}
 
 
-def problems() -> list[str]:
-    found = [
-        f"{name} is stale: run `make docs`"
+def pages(root: Path = ROOT) -> list[Path]:
+    """All pages that people read."""
+    return sorted({*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("clients/python/*.md")})
+
+
+def stale() -> list[str]:
+    """Generated pages that are not what would be generated now."""
+    return [
+        name
         for name, make in GENERATED.items()
         if not (ROOT / name).is_file() or (ROOT / name).read_text() != make()
     ]
-    settings = {Settings.variable(field) for field in Settings.model_fields}
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for page in PAGES:
-        text = page.read_text()
-        name = page.relative_to(ROOT)
-        found += [f"{name}: {problem}" for problem in broken_links(page, text)]
-        for setting in set(_SETTING.findall(text)) - settings:
-            found.append(f"{name}: there is no setting {setting}")
-        code = "\n".join(_CODE.findall(text) + _FENCE.findall(text))
-        for target in set(_MAKE.findall(code)) - targets:
-            found.append(f"{name}: there is no target `make {target}`")
-        found += [f"{name}: {problem}" for problem in unknown_commands(code)]
-        for path in _CODE.findall(text):
-            if _PATH.fullmatch(path) and not (ROOT / path).exists():
-                found.append(f"{name}: there is no {path}")
-    return found
 
 
-def broken_links(page: Path, text: str) -> list[str]:
-    found = []
-    for groups in _LINK.findall(_FENCE.sub("", text)):
-        target = groups[0] or groups[1]
+def problems(page: Path, root: Path = ROOT) -> Iterator[str]:
+    """What `page` says that is not so."""
+    text = page.read_text()
+    prose = _FENCE.sub("", text)
+    spans = _CODE.findall(prose)
+    code = "\n".join([*spans, *_FENCE.findall(text)]).replace("\\\n", " ")
+    yield from broken_links(page, prose, root)
+    for setting in sorted(set(_SETTING.findall(text)) - SETTINGS):
+        yield f"there is no setting {setting}"
+    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    called = {target for words in _MAKE.findall(code) for target in words.split()}
+    for target in sorted(called - targets):
+        yield f"there is no target `make {target}`"
+    for words in dict.fromkeys(_COMMAND.findall(code)):
+        if not words.startswith("is ready:"):
+            yield from unknown_command(words)
+    for span in dict.fromkeys(spans):
+        if match := _PATH.fullmatch(span):
+            yield from missing_file(root, match[1], match[2])
+        elif _CAPITALS.fullmatch(span) and span not in NAMES:
+            yield f"{span} is no setting, reason, state or gRPC code"
+
+
+def broken_links(page: Path, prose: str, root: Path = ROOT) -> Iterator[str]:
+    for target in _LINK.findall(prose):
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
-        if not file.exists():
-            found.append(f"link to {target} leads nowhere")
-        elif anchor and anchor not in {slug(h) for h in _HEADING.findall(file.read_text())}:
-            found.append(f"link to {target}: there is no such heading")
-    return found
+        if not file.exists() or not file.is_relative_to(root.resolve()):
+            yield f"link to {target} leads nowhere"
+        elif anchor and anchor not in map(slug, _HEADING.findall(_FENCE.sub("", file.read_text()))):
+            yield f"link to {target}: there is no such heading"
 
 
 def slug(heading: str) -> str:
+    """A heading's anchor, as forges make it."""
     return re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-")
 
 
-def unknown_commands(code: str) -> list[str]:
-    context = click.Context(cli)
-    found = []
-    for name, inner in set(_COMMAND.findall(code.replace("fedsvc is ready", ""))):
-        command = cli.get_command(context, name)
-        if command is None:
-            found.append(f"there is no command `fedsvc {name}`")
-        elif isinstance(command, click.Group) and inner and command.get_command(context, inner) is None:
-            found.append(f"there is no command `fedsvc {name} {inner}`")
-    return found
+def missing_file(root: Path, path: str, name: str | None) -> Iterator[str]:
+    if not (root / path).exists():
+        yield f"there is no {path}"
+    elif name and not re.search(rf"\bdef {name}\(", (root / path).read_text()):
+        yield f"there is no {name} in {path}"
+
+
+def unknown_command(words: str) -> Iterator[str]:
+    """`words`: what stands after `fedsvc`, such as `worker --processes 2`."""
+    command: click.Command = cli
+    name = "fedsvc"
+    for word in words.split():
+        if not isinstance(command, click.Group):
+            break
+        inner = command.get_command(click.Context(command), word)
+        if inner is None:
+            if not word.startswith("-"):
+                yield f"there is no command `{name} {word}`"
+            return
+        command, name = inner, f"{name} {word}"
+    context = click.Context(command, info_name=name)
+    known = {option for parameter in command.get_params(context) for option in parameter.opts}
+    for option in _OPTION.findall(words):
+        if option not in known:
+            yield f"`{name}` has no option {option}"
 
 
 def main() -> None:
     if sys.argv[1:] == ["--check"]:
-        found = problems()
+        found = [f"{name} is stale: run `make docs`" for name in stale()]
+        found += [f"{page.relative_to(ROOT)}: {problem}" for page in pages() for problem in problems(page)]
         if found:
             sys.exit("\n".join(found))
     elif sys.argv[1:]:

@@ -1,0 +1,145 @@
+"""The docs speak of what exists, and the checker would notice if they did not."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from tools import docs
+
+ROOT = docs.ROOT
+PAGES = [str(page.relative_to(ROOT)) for page in docs.pages()]
+FENCE = "```"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A small project with a page to link to."""
+    (tmp_path / "Makefile").write_text("test: setup\n\ndemo:\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/other.md").write_text(
+        f"# Other page\n\n{FENCE}sh\n# no heading\n{FENCE}\n## It's `here`\n"
+    )
+    (tmp_path / "fedsvc").mkdir()
+    (tmp_path / "fedsvc/config.py").write_text("def parse(): ...\n")
+    return tmp_path
+
+
+def found_in(checkout: Path, text: str) -> list[str]:
+    page = checkout / "README.md"
+    page.write_text(text)
+    return list(docs.problems(page, checkout))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_speaks_of_what_exists(name: str) -> None:
+    assert list(docs.problems(ROOT / name)) == []
+
+
+def test_the_pages_are_found() -> None:
+    assert {"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/reference/settings.md"} <= {*PAGES}
+
+
+def test_generated_pages_are_fresh() -> None:
+    assert docs.stale() == []
+
+
+def test_every_setting_is_on_its_page_with_its_default() -> None:
+    page = (ROOT / "docs/reference/settings.md").read_text()
+    assert all(f"| `{setting}` |" in page for setting in docs.SETTINGS)
+    assert "| `MAX_RETRY_DURATION` | `172800` |" in page
+    assert "| `FEDSVC_ALLOW_HTTP` | `false` |" in page
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[a page](docs/other.md) and [a place](docs/other.md#its-here), [elsewhere](https://example.org/)",
+        f"{FENCE}sh\nmake test demo   # both\n{FENCE}",
+        f"{FENCE}sh\n.venv/bin/fedsvc enqueue like.json --inbox URL \\\n  --key-file me.pem\n{FENCE}",
+        "`fedsvc worker --processes 2`, `fedsvc dead list`, `fedsvc --version`; fedsvc is a service",
+        "`FEDSVC_LISTEN` and `REDIS_URL`; `NOT_FOUND`, `READY`, `UNAVAILABLE`",
+        "`fedsvc/config.py`, `fedsvc/config.py::parse` and `fedsvc/1.0` as a user agent",
+    ],
+)
+def test_what_exists_is_no_problem(checkout: Path, text: str) -> None:
+    assert found_in(checkout, text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[a page](docs/gone.md)", "link to docs/gone.md leads nowhere"),
+        ("![a picture](docs/gone.png)", "link to docs/gone.png leads nowhere"),
+        ("[out](../elsewhere.md)", "link to ../elsewhere.md leads nowhere"),
+        ("[a place](docs/other.md#gone)", "link to docs/other.md#gone: there is no such heading"),
+        (
+            "[a comment](docs/other.md#no-heading)",
+            "link to docs/other.md#no-heading: there is no such heading",
+        ),
+        ("set FEDSVC_COLOUR", "there is no setting FEDSVC_COLOUR"),
+        ("`make tea`", "there is no target `make tea`"),
+        ("`make test tea`", "there is no target `make tea`"),
+        ("`fedsvc brew`", "there is no command `fedsvc brew`"),
+        ("`fedsvc dead brew`", "there is no command `fedsvc dead brew`"),
+        ("`fedsvc worker --cups 2`", "`fedsvc worker` has no option --cups"),
+        (f"{FENCE}\nfedsvc enqueue a.json \\\n  --cups 2\n{FENCE}", "`fedsvc enqueue` has no option --cups"),
+        ("`fedsvc/gone.py`", "there is no fedsvc/gone.py"),
+        ("`fedsvc/config.py::gone`", "there is no gone in fedsvc/config.py"),
+        ("`TEAPOT`", "TEAPOT is no setting, reason, state or gRPC code"),
+    ],
+)
+def test_what_does_not_exist_is_named(checkout: Path, text: str, problem: str) -> None:
+    assert found_in(checkout, text) == [problem]
+
+
+def direct_dependencies() -> set[str]:
+    """Of service and client, to run and to build, without our own."""
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    client = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text())
+    requirements = [
+        *ours["project"]["dependencies"],
+        *(r for extra in ours["project"]["optional-dependencies"].values() for r in extra),
+        *(r for group in ours["dependency-groups"].values() for r in group),
+        *ours["build-system"]["requires"],
+        *client["project"]["dependencies"],
+    ]
+    names = {re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in requirements}
+    return names - {"fedsvc-client"}
+
+
+def listed() -> dict[str, tuple[str, str]]:
+    """Each package of docs/dependencies.md with its licence and why it is there."""
+    rows = re.findall(
+        r"^\| ([\w.-]+) \| ([^|]+) \| ([^|]+) \|$", (ROOT / "docs/dependencies.md").read_text(), re.MULTILINE
+    )
+    return {name: (licence, why) for name, licence, why in rows if name != "package"}
+
+
+def test_every_direct_dependency_has_a_line_of_why_and_no_other_has() -> None:
+    assert set(listed()) == direct_dependencies()
+    assert all(len(why) > 10 for _, why in listed().values())
+
+
+@pytest.mark.parametrize("name", sorted(direct_dependencies()))
+def test_a_dependency_has_the_licence_that_we_say(name: str) -> None:
+    told = metadata.metadata(name).json.get("license_expression")
+    if told is not None:  # older packages name it in prose only
+        assert listed()[name][0] == told
+
+
+@pytest.mark.parametrize("lock", ["runtime", "dev"])
+def test_a_lock_holds_every_dependency_with_hashes(lock: str) -> None:
+    text = (ROOT / f"requirements/{lock}.lock").read_text()
+    locked = re.findall(r"^([\w.-]+)==\S+ ?(?:;[^\n]*)?\\\n    --hash=sha256:", text, re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = project["project"]["dependencies"] + (
+        project["dependency-groups"]["dev"] if lock == "dev" else []
+    )
+    names = {re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower() for requirement in wanted}
+    assert names <= {name.lower() for name in locked}
+    assert "://" not in text, "a lock names no index"
