@@ -136,6 +136,17 @@ async def test_a_delivery_is_settled_once_whoever_comes_second(queue: Queue) -> 
     await queue.is_whole(delivered=1)
 
 
+async def test_a_retry_is_not_undone_by_somebody_who_settles_late(queue: Queue) -> None:
+    await queue.enqueue("1")
+    (late,) = await queue.admit(1, worker="late")
+    await queue.pass_time(int(queue.settings.lease * 1000) + 1)
+    (taken,) = await queue.reclaim("b")
+    await queue.settle(taken, DeliveryState.RETRY, wait_ms=HOUR_MS, worker="b")
+    for state in (DeliveryState.DELIVERED, DeliveryState.RETRY, DeliveryState.DEAD):
+        assert await queue.settle(late, state, worker="late") == {0}
+    await queue.is_whole(retry=1)
+
+
 async def test_a_retry_waits_until_it_is_due_and_keeps_its_history(queue: Queue) -> None:
     queued = await queue.enqueue("1")
     (admitted,) = await queue.admit(1)

@@ -44,6 +44,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.held: dict[str, list[Admitted]] = {"a": [], "b": []}
         #: in Redis, in flight with whom
         self.flying: dict[DeliveryId, str] = {}
+        self.ever: list[Admitted] = []
         #: entry under which it was handed out last
         self.entries: dict[DeliveryId, int] = {}
         self.due: dict[DeliveryId, int] = {}
@@ -103,6 +104,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.states[admitted.id] = S.IN_FLIGHT
             self.flying[admitted.id] = worker
             self.entries[admitted.id] = admitted.entry
+            self.ever.append(admitted)
             self.held[worker].append(admitted)
 
     @precondition(lambda self: self.held["a"] or self.held["b"])
@@ -114,6 +116,19 @@ class QueueMachine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from([w for w, held in self.held.items() if held]))
         admitted = data.draw(st.sampled_from(self.held[worker]))
         self.held[worker].remove(admitted)
+        self.settle_as(worker, admitted, state)
+
+    @precondition(lambda self: self.ever)
+    @rule(
+        data=st.data(),
+        worker=st.sampled_from("ab"),
+        state=st.sampled_from([S.DELIVERED, S.RETRY, S.DEAD, S.EXPIRED]),
+    )
+    def settle_late(self, data: st.DataObject, worker: str, state: DeliveryState) -> None:
+        """Somebody wakes up with what it was handed once."""
+        self.settle_as(worker, data.draw(st.sampled_from(self.ever)), state)
+
+    def settle_as(self, worker: str, admitted: Admitted, state: DeliveryState) -> None:
         passed_over = self.do(
             self.queue.settle(admitted, state, Reason.SERVER_ERROR, wait_ms=30_000, worker=worker)
         )
