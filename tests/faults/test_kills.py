@@ -194,3 +194,21 @@ async def gone(pid: int) -> None:
             except OSError:
                 return
             await asyncio.sleep(0.02)
+
+
+async def test_dev_starts_a_valkey_that_was_killed_again_and_loses_nothing(
+    tmp_path: Path, free_port: int, rsa_pem: str
+) -> None:
+    async with InboxServer(addresses=ADDRESSES) as inboxes:
+        with dev(tmp_path / "dev", free_port) as fedsvc:
+            target, _ = await asyncio.to_thread(fedsvc.ready)
+            async with AsyncFedsvcClient(target) as client:
+                await queue_all(client, inboxes, rsa_pem)
+                await inboxes.wait_for(TOTAL // 4)
+                (valkey,) = [pid for pid, line in fedsvc.children().items() if "--appendonly" in line]
+                os.kill(valkey, signal.SIGKILL)
+                await inboxes.wait_for(TOTAL)
+                stats = await settled(client)
+            assert (stats.delivered, stats.conserved) == (TOTAL, True)
+            assert await asyncio.to_thread(fedsvc.stop) == 0
+        whole(inboxes)

@@ -1,0 +1,215 @@
+"""Server, worker and doctor as operators run them, on a Redis and a database of theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fedsvc_client import AsyncFedsvcClient, DeliveryState
+from servers.inbox import InboxServer
+from servers.postgres import PostgresServer, postgres_server
+from servers.processes import Fedsvc
+from servers.valkey import ValkeyServer, valkey_server
+
+KEY_ID = "https://me.example/u/ada#main-key"
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def durable(tmp_path: Path) -> Iterator[ValkeyServer]:
+    (tmp_path / "valkey").mkdir()
+    with valkey_server(tmp_path / "valkey", appendonly=True) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(
+    durable: ValkeyServer, postgres: PostgresServer, tmp_path: Path, encryption_key: str
+) -> dict[str, str]:
+    file = tmp_path / "keys"
+    file.write_text(encryption_key)
+    file.chmod(0o600)
+    return {
+        "REDIS_URL": durable.url,
+        "DATABASE_URL": postgres.url,
+        "FEDSVC_KEY_ENCRYPTION_KEYS_FILE": str(file),
+        "FEDSVC_ALLOW_HTTP": "true",
+        "FEDSVC_ALLOWED_CIDRS": "127.0.0.0/8",
+    }
+
+
+def run(settings: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("FEDSVC_")}
+    command = [sys.executable, "-m", "fedsvc", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=kept | settings)
+
+
+def activity(number: int) -> dict[str, Any]:
+    actor = "https://me.example/u/ada"
+    return {
+        "id": f"https://me.example/p/{number}",
+        "type": "Create",
+        "actor": actor,
+        "object": "https://o.example/1",
+    }
+
+
+async def until_ready(url: str) -> None:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def ask() -> bool:
+        try:
+            with direct.open(url, timeout=5):
+                return True
+        except OSError:
+            return False
+
+    async with asyncio.timeout(40):
+        while not await asyncio.to_thread(ask):
+            await asyncio.sleep(0.05)
+
+
+async def test_two_worker_processes_share_the_work_and_what_is_archived_is_shown_as_before(
+    settings: dict[str, str], tmp_path: Path, rsa_pem: str, unused_ports: list[int]
+) -> None:
+    grpc, http, workers = unused_ports
+    settings["FEDSVC_OUTCOME_RETENTION"] = "1"
+    assert run(settings, "migrate").returncode == 0
+    addresses = tuple(f"127.81.0.{i}" for i in range(1, 21))
+    with ExitStack() as stack:
+        for name in ("server", "worker"):
+            (tmp_path / name).mkdir()
+        listen = ("--listen", f"127.0.0.1:{grpc}", "--http-listen", f"127.0.0.1:{http}")
+        server = stack.enter_context(Fedsvc(tmp_path / "server", "server", *listen, settings=settings))
+        arguments = ("--processes", "2", "--http-listen", f"127.0.0.1:{workers}")
+        worker = stack.enter_context(Fedsvc(tmp_path / "worker", "worker", *arguments, settings=settings))
+        await until_ready(f"http://127.0.0.1:{http}/readyz")
+        await until_ready(f"http://127.0.0.1:{workers}/readyz")
+        async with (
+            InboxServer(addresses=addresses) as inbox,
+            AsyncFedsvcClient(f"127.0.0.1:{grpc}") as client,
+        ):
+            urls = [inbox.url(address) for address in addresses]
+            for number in range(10):
+                await client.fan_out(activity(number), urls, private_key=rsa_pem, key_id=KEY_ID)
+            await inbox.wait_for(200)
+            async with asyncio.timeout(30):
+                while (stats := await client.get_queue_stats()).delivered < 200 or stats.archive_backlog:
+                    await asyncio.sleep(0.05)
+            assert (stats.consumers, stats.conserved) == (2, True)
+            before = [d async for d in client.iterate_deliveries("https://me.example/p/0")]
+            # outcomes leave Redis a second after they were archived; nobody should notice
+            async with asyncio.timeout(30):
+                while not held_by_the_archive_only(settings):
+                    await asyncio.sleep(0.1)
+            after = [d async for d in client.iterate_deliveries("https://me.example/p/0")]
+            assert after == before
+            assert len(after) == 20
+            shown = await client.get_delivery(before[0].delivery_id)
+            assert shown == before[0]
+            page = await client.list_deliveries("https://me.example/p/0", page_size=-1)
+            assert page.summary == {DeliveryState.DELIVERED: 20}
+            again = await client.queue_activity(activity(0), urls[0], private_key=rsa_pem, key_id=KEY_ID)
+            assert again.duplicate
+            assert again.delivery.state is DeliveryState.DELIVERED
+        assert await asyncio.to_thread(worker.stop) == 0
+        assert await asyncio.to_thread(server.stop) == 0
+
+
+def held_by_the_archive_only(settings: dict[str, str]) -> bool:
+    import redis
+
+    with redis.Redis.from_url(settings["REDIS_URL"]) as client:
+        return not client.keys("fedsvc:*:deliveries")
+
+
+@pytest.fixture
+def unused_ports() -> list[int]:
+    import socket
+
+    sockets = [socket.socket() for _ in range(3)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def findings(settings: dict[str, str], *arguments: str) -> tuple[int, dict[str, str]]:
+    """Exit code, and check to grade."""
+    done = run(settings, "doctor", "--resolve", "localhost", "--json", *arguments)
+    return done.returncode, {f["check"]: f["grade"] for f in json.loads(done.stdout)}
+
+
+def test_the_doctor_finds_nothing_wrong_where_nothing_is(settings: dict[str, str]) -> None:
+    assert run(settings, "migrate").returncode == 0
+    code, grades = findings(settings)
+    assert code == 0, grades
+    assert {check for check, grade in grades.items() if grade != "ok"} == {"Redis memory"}
+    told = run(settings, "doctor", "--resolve", "localhost").stdout
+    assert "set maxmemory" in told
+
+
+@pytest.mark.parametrize(
+    ("wrong", "check", "advice"),
+    [
+        ({"FEDSVC_CONCURENCY": "5"}, "settings", "unset FEDSVC_CONCURENCY"),
+        ({"FEDSVC_KEY_ENCRYPTION_KEYS_FILE": "/nonexistent"}, "key encryption keys", "make one with"),
+        ({"FEDSVC_KEY_ENCRYPTION_KEYS": "short"}, "key encryption keys", "make one with"),
+        ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "Redis", "start it"),
+        ({"REDIS_URL": "nonsense"}, "Redis", "set REDIS_URL"),
+        ({"DATABASE_URL": "postgresql://u:geheim@127.0.0.1:1/db"}, "database", "check DATABASE_URL"),
+        ({"DATABASE_URL": "sqlite:////tmp/none/there.db"}, "database", "check DATABASE_URL"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_the_doctor_finds_what_is_set_up_wrongly(
+    settings: dict[str, str], wrong: dict[str, str], check: str, advice: str
+) -> None:
+    code, grades = findings(settings | wrong)
+    assert code == 1
+    assert grades[check] == "failed"
+    told = run(settings | wrong, "doctor", "--resolve", "localhost")
+    assert advice in told.stdout
+    assert "geheim" not in told.stdout + told.stderr
+
+
+def test_the_doctor_looks_into_redis_and_files(
+    settings: dict[str, str], durable: ValkeyServer, tmp_path: Path
+) -> None:
+    with durable.client() as redis:
+        redis.config_set("appendonly", "no")
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+        redis.set("fedsvc:partitions", 5)
+    Path(settings["FEDSVC_KEY_ENCRYPTION_KEYS_FILE"]).chmod(stat.S_IRUSR | stat.S_IROTH)
+    code, grades = findings(settings)
+    failed = {check for check, grade in grades.items() if grade == "failed"}
+    assert code == 1
+    assert {"Redis persistence", "Redis eviction", "partitions", "key encryption keys"} <= failed
+
+
+def test_a_worker_on_a_queue_with_other_partitions_does_not_start(
+    settings: dict[str, str], durable: ValkeyServer
+) -> None:
+    with durable.client() as redis:
+        redis.set("fedsvc:partitions", 5)
+    for command in ("server", "worker-process"):
+        done = run(settings | {"FEDSVC_LISTEN": "127.0.0.1:0", "FEDSVC_HTTP_LISTEN": "127.0.0.1:0"}, command)
+        assert done.returncode == 1
+        assert "FEDSVC_PARTITIONS: this queue was made with 5 partitions, not 16" in done.stderr
