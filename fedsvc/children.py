@@ -135,10 +135,13 @@ class Child:
         return code
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
+        while True:
             try:
+                line = await reader.readline()
+                if not line:
+                    return
                 status = json.loads(line)
-            except ValueError:
+            except ValueError:  # too long, or not JSON: of several that ran together the next one counts
                 continue
             if isinstance(status, dict):
                 self.status, self.told = status, time.monotonic()

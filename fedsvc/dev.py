@@ -51,6 +51,7 @@ async def _run(path: Path, overrides: dict[str, Any], announce: Callable[[str], 
         if "REDIS_URL" not in os.environ:
             valkey = EmbeddedServer(data_dir.path)
             await valkey.start()
+            supervisor.keep("valkey", valkey.ended, valkey.start)
             settings = settings.model_copy(update={"redis_url": valkey.url})
         environment = _environment(settings)
         server, worker = await asyncio.gather(
@@ -61,8 +62,7 @@ async def _run(path: Path, overrides: dict[str, Any], announce: Callable[[str], 
             await asyncio.to_thread(_migrate, settings)
         await _ready(supervisor, server, worker)
         if not supervisor.stopping:
-            status = supervisor.children["server"].status
-            announce(f"fedsvc is ready: grpc={status['grpc']} http={status['http']}")
+            announce(f"fedsvc is ready: grpc={server.status['grpc']} http={server.status['http']}")
         await supervisor.wait()
         return await supervisor.end()
     finally:
@@ -107,16 +107,21 @@ def _settings(data_dir: Path, overrides: dict[str, Any]) -> Settings:
 def key_file(data_dir: Path) -> Path:
     """The key encryption keys of this data directory, made at first start. Raises ConfigurationError."""
     path = data_dir / "key-encryption-keys"
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
+    if path.exists():
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise ConfigurationError(
                 "FEDSVC_KEY_ENCRYPTION_KEYS_FILE", f"others can read {path}: run chmod 600 on it"
-            ) from None
+            )
         return path
+    # Never half a file under the final name; the lock of the data directory keeps others out.
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(KeyCipher.generate() + "\n")
+        file.flush()
+        os.fsync(descriptor)  # what it encrypts may outlive the machine's power
+    fresh.replace(path)
     return path
 
 

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import IO, Final
 
 import redis.asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError
 
 from fedsvc.children import dies_with_parent
@@ -56,6 +58,11 @@ def _major(binary: str) -> int:
         return 0
     version = _VERSION.search(answer.stdout)
     return int(version[1]) if version else 0
+
+
+def _client(socket: str, timeout: float) -> aioredis.Redis:
+    """Tries once: by default it would wait for seconds where only a dead server's socket is left."""
+    return aioredis.Redis(unix_socket_path=socket, socket_timeout=timeout, retry=Retry(NoBackoff(), 0))
 
 
 class DataDir:
@@ -102,17 +109,24 @@ class EmbeddedServer:
     def pid(self) -> int:
         return self._process.pid if self._process is not None else 0
 
+    async def ended(self) -> int:
+        """Wait until the server has ended; returns its exit code."""
+        process = self._process
+        if process is None:
+            return 0
+        return await asyncio.to_thread(process.wait)
+
     async def start(self) -> None:
-        """Raises EmbeddedFailed, with the end of the server's log."""
+        """Raises EmbeddedFailed, with the end of the server's log. Started again, it has the same address."""
         self._dir.mkdir(mode=0o700, exist_ok=True)
         await self._end_leftover()
-        self.socket = self._socket_path()
+        self.socket = self.socket or self._socket_path()
         log = self._dir / "log"
         self._process = self._spawn(log)
         (self._dir / "socket").write_text(self.socket)
         if not await self._answers(self.socket, self.START):
             tail = log.read_text(errors="replace").strip().splitlines()[-3:]
-            await self.stop()
+            await self._end()
             raise EmbeddedFailed("the embedded Valkey does not start: " + " | ".join(tail))
 
     def _spawn(self, log: Path) -> subprocess.Popen[bytes]:
@@ -135,6 +149,12 @@ class EmbeddedServer:
 
     async def stop(self) -> None:
         """Stop it in order, so that nothing is lost."""
+        await self._end()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+    async def _end(self) -> None:
         process = self._process
         if process is not None and process.poll() is None:
             process.terminate()
@@ -143,9 +163,6 @@ class EmbeddedServer:
             except subprocess.TimeoutExpired:
                 process.kill()
                 await asyncio.to_thread(process.wait)
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._scratch = None
 
     def _socket_path(self) -> str:
         path = str(self._dir / "valkey.sock")
@@ -155,7 +172,7 @@ class EmbeddedServer:
         return f"{self._scratch}/valkey.sock"
 
     async def _answers(self, socket: str, patience: float) -> bool:
-        client = aioredis.Redis(unix_socket_path=socket, socket_timeout=2.0)
+        client = _client(socket, 2.0)
         deadline = asyncio.get_running_loop().time() + patience
         try:
             while asyncio.get_running_loop().time() < deadline:
@@ -178,10 +195,9 @@ class EmbeddedServer:
             socket = (self._dir / "socket").read_text()
         except OSError:
             return
-        client = aioredis.Redis(unix_socket_path=socket, socket_timeout=5.0)
+        client = _client(socket, 5.0)
         try:
-            await client.ping()
-            await client.shutdown()
+            await client.shutdown()  # also while it reads its file
         except (RedisError, OSError):
             pass  # nobody is there, or is there any more
         finally:

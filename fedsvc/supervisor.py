@@ -7,11 +7,13 @@ import signal
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import structlog
 
 from fedsvc.children import Child
+from fedsvc.errors import FedsvcError
 
 log = structlog.get_logger(__name__)
 
@@ -49,8 +51,17 @@ class Supervisor:
         """Start a child and keep it running."""
         child = await start()
         self.children[name] = child
-        self._keepers.append(asyncio.create_task(self._keep(name, start)))
+        self.keep(name, lambda: self.children[name].process.wait(), partial(self._replace, name, start))
         return child
+
+    def keep(
+        self, name: str, ended: Callable[[], Awaitable[int]], start: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Call `start` whenever `ended` returns (an exit code), until `stop`."""
+        self._keepers.append(asyncio.create_task(self._keep(name, ended, start)))
+
+    async def _replace(self, name: str, start: Start) -> None:
+        self.children[name] = await start()
 
     async def wait(self) -> None:
         """Until `stop`, or until a child is given up."""
@@ -61,24 +72,29 @@ class Supervisor:
         self._stopping.set()
         for keeper in self._keepers:
             keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        self._keepers.clear()
         codes = await asyncio.gather(*(child.stop(self._grace) for child in self.children.values()))
-        if self._given_up:
-            log.error("given_up", child=self._given_up)
-            return 1
-        return 0 if not any(codes) else 1
+        return 1 if self._given_up or any(codes) else 0
 
-    async def _keep(self, name: str, start: Start) -> None:
+    async def _keep(
+        self, name: str, ended: Callable[[], Awaitable[int]], start: Callable[[], Awaitable[None]]
+    ) -> None:
         crashes: deque[float] = deque(maxlen=_MAX_CRASHES)
         while True:
-            code = await self.children[name].process.wait()
+            code = await ended()
             if self.stopping:
                 return
             crashes.append(time.monotonic())
             log.warning("child_ended", child=name, code=code)
             recent = [at for at in crashes if at > time.monotonic() - _WINDOW]
             if len(recent) >= _MAX_CRASHES:
+                log.error("given_up", child=name, crashes=len(recent), seconds=_WINDOW)
                 self._given_up = name
                 self._stopping.set()
                 return
             await asyncio.sleep(_FIRST_PAUSE * 2 ** (len(recent) - 1))
-            self.children[name] = await start()
+            try:
+                await start()
+            except (OSError, FedsvcError) as error:  # what ended is still there: it counts once more
+                log.warning("child_not_started", child=name, problem=str(error))

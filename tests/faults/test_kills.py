@@ -205,7 +205,7 @@ async def test_dev_starts_a_valkey_that_was_killed_again_and_loses_nothing(
             async with AsyncFedsvcClient(target) as client:
                 await queue_all(client, inboxes, rsa_pem)
                 await inboxes.wait_for(TOTAL // 4)
-                (valkey,) = [pid for pid, line in fedsvc.children().items() if "--appendonly" in line]
+                (valkey,) = [pid for pid, line in fedsvc.children().items() if "unixsocket:" in line]
                 os.kill(valkey, signal.SIGKILL)
                 await inboxes.wait_for(TOTAL)
                 stats = await settled(client)
