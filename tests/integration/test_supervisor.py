@@ -1,0 +1,113 @@
+"""Children that crash, hang, do not start and say strange things."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import pytest
+
+from fedsvc import supervisor as module
+from fedsvc.children import Child
+from fedsvc.supervisor import Supervisor
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.0)
+
+
+async def python(program: str, status: asyncio.StreamReader | None = None) -> Child:
+    """A child that runs `program`, and says what the test feeds into `status`."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
+    )
+    return Child("test", process, status or asyncio.StreamReader())
+
+
+SLEEP = "import time; time.sleep(60)"
+ENDS_WELL = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print(flush=True)
+time.sleep(60)
+"""
+
+
+async def test_a_child_that_crashes_all_the_time_is_given_up() -> None:
+    starts = 0
+
+    async def start() -> Child:
+        nonlocal starts
+        starts += 1
+        return await python("raise SystemExit(3)")
+
+    supervisor = Supervisor(5.0)
+    await supervisor.add("test", start)
+    async with asyncio.timeout(30):
+        await supervisor.wait()
+    assert starts == 5
+    assert await supervisor.end() == 1
+
+
+async def test_a_start_that_fails_counts_as_a_crash_and_is_tried_again() -> None:
+    starts = 0
+
+    async def start() -> None:
+        nonlocal starts
+        starts += 1
+        raise OSError("no more processes")
+
+    async def ended() -> int:
+        return -9
+
+    supervisor = Supervisor(5.0)
+    supervisor.keep("test", ended, start)
+    async with asyncio.timeout(30):
+        await supervisor.wait()
+    assert starts == 4  # after each end but the fifth
+    assert await supervisor.end() == 1
+
+
+async def test_a_killed_child_is_started_again_and_stopped_at_the_end() -> None:
+    supervisor = Supervisor(5.0)
+    first = await supervisor.add("test", lambda: python(ENDS_WELL))
+    first.process.kill()
+    async with asyncio.timeout(30):
+        while (second := supervisor.children["test"]) is first:
+            await asyncio.sleep(0.01)
+        assert second.process.stdout is not None
+        await second.process.stdout.readline()
+    assert await supervisor.end() == 0
+    assert not second.running
+
+
+async def test_a_child_that_does_not_end_is_killed_after_the_grace() -> None:
+    child = await python(
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    )
+    assert child.process.stdout is not None
+    await child.process.stdout.readline()
+    assert await child.stop(0.05) == -9
+
+
+async def test_strange_words_of_a_child_are_passed_over() -> None:
+    reader = asyncio.StreamReader(limit=1000)
+    child = await python(SLEEP, reader)
+    reader.feed_data(b"[1]\nno json\n\xff\n" + b"x" * 5000 + b'\n{"ready": true}\n')
+    assert await child.wait_ready(asyncio.get_running_loop().time() + 10.0)
+    assert await child.stop(5.0) == -15
+
+
+async def test_waiting_for_a_child_that_ends_ends() -> None:
+    child = await python("")
+    assert not await child.wait_ready(asyncio.get_running_loop().time() + 10.0)
+    assert await child.stop(5.0) == 0
+
+
+async def test_a_command_that_refuses_its_settings_ends_at_once() -> None:
+    environment = {name: os.environ[name] for name in ("PATH",) if name in os.environ}
+    child = await Child.start("worker", ("worker-process",), {**environment, "FEDSVC_LEASE": "never"})
+    assert not await child.wait_ready(asyncio.get_running_loop().time() + 20.0)
+    assert await child.stop(5.0) == 1
