@@ -7,19 +7,19 @@ import heapq
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
 from fedsvc.config import Settings
 from fedsvc.domain.activity import activity_key
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState
-from fedsvc.domain.inbox import host_of
 from fedsvc.domain.message import Message
 from fedsvc.errors import QueueCorrupt
 from fedsvc.queue import outcome
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link, Script
-from fedsvc.queue.record import Finished, unpack
+from fedsvc.queue.record import Finished, shown, unpack
 
 _SEGMENT: Final = struct.Struct(">QI")
 
@@ -142,24 +142,11 @@ class Reader:
             raise QueueCorrupt(f"message of delivery {id}: {error}") from None
         due_ms = int(float(due)) if due else 0
         last = record.history[-1] if record.history else None
-        return Delivery(
-            id=id,
-            state=DeliveryState.IN_FLIGHT if flying else record.state,
-            activity_id=message.activity_id,
-            activity_type=message.activity_type,
-            actor=message.actor,
-            inbox=record.inbox,
-            host=host_of(record.inbox),
-            origin=message.origin,
-            key_id=message.key_id,
-            priority=record.priority,
-            attempts=record.attempts,
+        waits = record.state is DeliveryState.SCHEDULED
+        return replace(
+            shown(id, record, message, DeliveryState.IN_FLIGHT if flying else record.state),
             reason=last.reason if last else None,
             status=last.status if last else 0,
-            not_before_ms=due_ms if record.state is DeliveryState.SCHEDULED else 0,
+            not_before_ms=due_ms if waits else 0,
             next_attempt_ms=due_ms,
-            expire_ms=record.expire_ms,
-            ordering_key=message.ordering_key,
-            request_id=message.request_id,
-            history=record.history,
         )

@@ -17,11 +17,14 @@ from typing import Final, NamedTuple, Self
 from fedsvc.domain.delivery import (
     MAX_HISTORY,
     Attempt,
+    Delivery,
     DeliveryId,
     DeliveryState,
     Priority,
     Reason,
 )
+from fedsvc.domain.inbox import host_of
+from fedsvc.domain.message import Message
 from fedsvc.errors import QueueCorrupt
 
 HEADER: Final = struct.Struct(">BBBBBIQQH")
@@ -102,6 +105,27 @@ class Record:
             for a in self.history
         )
         return head + inbox + tail
+
+
+def shown(id: DeliveryId, record: Record, message: Message, state: DeliveryState) -> Delivery:
+    """The delivery as a record and its message tell of it; the rest is for the caller to add."""
+    return Delivery(
+        id=id,
+        state=state,
+        activity_id=message.activity_id,
+        activity_type=message.activity_type,
+        actor=message.actor,
+        inbox=record.inbox,
+        host=host_of(record.inbox),
+        origin=message.origin,
+        key_id=message.key_id,
+        priority=record.priority,
+        attempts=record.attempts,
+        expire_ms=record.expire_ms,
+        ordering_key=message.ordering_key,
+        request_id=message.request_id,
+        history=record.history,
+    )
 
 
 def unpack(packed: bytes, id: DeliveryId) -> Record | Finished:

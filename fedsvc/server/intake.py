@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from fedsvc.config import Settings
 from fedsvc.domain.activity import Activity, parse_activity
-from fedsvc.domain.delivery import Priority
+from fedsvc.domain.delivery import DeliveryId, Priority
 from fedsvc.domain.inbox import origin_of, parse_inbox
 from fedsvc.domain.keys import PrivateKey, PrivateKeyCache, load_private_key
 from fedsvc.domain.message import CONTENT_TYPE, Message
@@ -165,6 +165,14 @@ class Intake:
         if len(text) > 256 or not text.isascii() or not text.isprintable() or "/" not in text:
             raise InvalidInput("options.content_type", "is not a media type")
         return text
+
+
+def delivery_id(text: str) -> DeliveryId:
+    """Of a request. Raises InvalidInput."""
+    try:
+        return DeliveryId.parse(text)
+    except ValueError as error:
+        raise InvalidInput("delivery_id", str(error)) from None
 
 
 def _text(field: str, text: str, limit: int) -> str:

@@ -8,11 +8,11 @@ from typing import Final, Protocol, assert_never
 
 from fedsvc.config import Settings
 from fedsvc.domain.classify import Outcome, Verdict
-from fedsvc.domain.delivery import Attempt, Delivery, DeliveryState, Reason
-from fedsvc.domain.inbox import host_of
+from fedsvc.domain.delivery import Attempt, DeliveryState, Reason
 from fedsvc.domain.message import Message
 from fedsvc.domain.retry import Decision, GiveUp, RetryAt, decide, policy_for
 from fedsvc.queue.consumer import Admitted, Clock, Settlement
+from fedsvc.queue.record import shown
 
 _NOTHING: Final = Message(b"", "", "", "", "", "", "")
 #: milliseconds until a delivery that found no slot is tried again, before FEDSVC_RETRY_SCALE
@@ -116,25 +116,11 @@ class Judge:
         record = admitted.record if attempt is None else admitted.record.tried(attempt, state)
         if attempt is None:
             record = replace(record, state=state)
-        delivery = Delivery(
-            id=admitted.id,
-            state=state,
-            activity_id=message.activity_id,
-            activity_type=message.activity_type,
-            actor=message.actor,
-            inbox=record.inbox,
-            host=host_of(record.inbox),
-            origin=message.origin,
-            key_id=message.key_id,
-            priority=record.priority,
-            attempts=record.attempts,
+        delivery = replace(
+            shown(admitted.id, record, message, state),
             reason=reason or verdict.reason,
             status=verdict.status,
             snippet=verdict.snippet or verdict.detail,
-            expire_ms=record.expire_ms,
-            ordering_key=message.ordering_key,
-            request_id=message.request_id,
-            history=record.history,
         )
         dead = record if state is DeliveryState.DEAD else None
         return Settlement(admitted, state, attempt is not None, dead, outcome=delivery)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +189,10 @@ async def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(ArchiveUnavailable):
         await archive.ping()
     await archive.close()
+    # aiosqlite's thread of a connection that failed ends a moment later, and speaks to this loop till then
+    for thread in threading.enumerate():
+        if "_connection_worker_thread" in thread.name:
+            await asyncio.to_thread(thread.join, 10)
 
 
 @pytest.mark.parametrize(

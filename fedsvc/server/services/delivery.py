@@ -18,7 +18,7 @@ from fedsvc.queue.producer import Place, Producer, Queued
 from fedsvc.queue.reader import Reader
 from fedsvc.server import convert, pages
 from fedsvc.server.errors import rpc
-from fedsvc.server.intake import Intake, Submission
+from fedsvc.server.intake import Intake, Submission, delivery_id
 from fedsvc.server.metrics import ACCEPTED, DUPLICATES, REJECTED
 from fedsvc.server.unbuilt import unbuilt, unbuilt_stream
 from fedsvc.v1 import delivery_service_pb2 as pb
@@ -105,10 +105,7 @@ class DeliveryService(DeliveryServiceServicer):
 
     @rpc
     async def GetDelivery(self, request: pb.GetDeliveryRequest, context: Any) -> pb.GetDeliveryResponse:
-        try:
-            id = DeliveryId.parse(request.delivery_id)
-        except ValueError as error:
-            raise InvalidInput("delivery_id", str(error)) from None
+        id = delivery_id(request.delivery_id)
         found = await self._reader.get(id) or await self._archive.get(id)
         if found is None:
             raise NotFound(f"there is no delivery {id}")

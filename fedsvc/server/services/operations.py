@@ -6,13 +6,14 @@ import asyncio
 from typing import Any
 
 from fedsvc.archive.archive import Archive
-from fedsvc.domain.delivery import DeliveryId, DeliveryState
+from fedsvc.domain.delivery import DeliveryState
 from fedsvc.errors import InvalidInput, NotFound
 from fedsvc.queue.link import Link
 from fedsvc.queue.reader import Reader
 from fedsvc.queue.stats import StatsReader, server_info
 from fedsvc.server import convert, pages
 from fedsvc.server.errors import rpc
+from fedsvc.server.intake import delivery_id
 from fedsvc.server.unbuilt import unbuilt, unbuilt_stream
 from fedsvc.v1 import operations_service_pb2 as pb
 from fedsvc.v1.operations_service_pb2_grpc import OperationsServiceServicer
@@ -77,10 +78,7 @@ class OperationsService(OperationsServiceServicer):
 
     @rpc
     async def GetDeadLetter(self, request: pb.GetDeadLetterRequest, context: Any) -> pb.GetDeadLetterResponse:
-        try:
-            id = DeliveryId.parse(request.delivery_id)
-        except ValueError as error:
-            raise InvalidInput("delivery_id", str(error)) from None
+        id = delivery_id(request.delivery_id)
         found = await self._reader.get(id)
         if found is None or found.state is not DeliveryState.DEAD:
             raise NotFound(f"there is no dead letter {id}")
