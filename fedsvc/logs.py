@@ -14,8 +14,8 @@ from fedsvc.config import Settings
 
 REDACTED: Final = "[redacted]"
 _PEM: Final = re.compile(r"-----BEGIN [^-]*-----.*?(?:-----END [^-]*-----|\Z)", re.DOTALL)
-#: user:password@ in URLs
-_CREDENTIALS: Final = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]*@", re.IGNORECASE)
+#: user:password@ in URLs, up to the last @: a password that was not quoted may hold some
+_CREDENTIALS: Final = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s]*@", re.IGNORECASE)
 _SECRET_NAMES: Final = re.compile(
     r"private_?key|pem$|secret|password|passwd|token|authorization|encryption_keys", re.IGNORECASE
 )

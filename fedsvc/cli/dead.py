@@ -6,6 +6,7 @@ import click
 
 from fedsvc.cli.output import emit, moment, plain
 from fedsvc.cli.target import connect, target_option
+from fedsvc.domain.classify import clean
 
 
 @click.group()
@@ -28,7 +29,11 @@ def list_(limit: int, page_token: str, target: str | None, as_json: bool) -> Non
     if as_json:
         emit(page, True, "")
         return
-    table = Table("delivery", "ended", "type", "reason", "status", "attempts", "inbox")
+    table = Table()
+    table.add_column("delivery", no_wrap=True)
+    for name in ("ended", "type", "reason", "status", "attempts"):
+        table.add_column(name)
+    table.add_column("inbox", overflow="fold")
     for letter in page.dead_letters:
         table.add_row(
             letter.delivery_id,
@@ -39,7 +44,8 @@ def list_(limit: int, page_token: str, target: str | None, as_json: bool) -> Non
             str(letter.attempts),
             letter.inbox,
         )
-    Console().print(table if page.dead_letters else "There are no dead letters.")
+    # What others wrote is no markup: [fe80::1] is a host, not a style.
+    Console(markup=False, emoji=False).print(table if page.dead_letters else "There are no dead letters.")
     if page.next_page_token:
         click.echo(f"There are more: --page-token {page.next_page_token}")
 
@@ -73,4 +79,5 @@ def show(delivery_id: str, target: str | None, as_json: bool) -> None:
         status = attempt.http_status or "-"
         took = f"{attempt.latency.total_seconds():.3f} s"
         click.echo(f"  {moment(attempt.time)}  {status:>4}  {attempt.reason.lower():<18} {took}")
-    click.echo(body.decode(errors="replace"))
+    for line in body.decode(errors="replace").splitlines():
+        click.echo(clean(line, len(line)))

@@ -125,7 +125,7 @@ async def redis(settings: Settings) -> list[Finding]:
 
 async def _examine_redis(settings: Settings, link: Link) -> list[Finding]:
     from fedsvc.queue.keys import Keys
-    from fedsvc.queue.stats import record_partitions, server_info
+    from fedsvc.queue.stats import server_info
 
     info = await server_info(link)
     findings = [ok("Redis", f"{info.server} {info.version} answers")]
@@ -147,11 +147,15 @@ async def _examine_redis(settings: Settings, link: Link) -> list[Finding]:
     if not info.max_memory:
         advice = "set maxmemory below what the machine has, so that Redis refuses instead of being killed"
         findings.append(warning("Redis memory", "has no limit", advice))
-    try:
-        await record_partitions(link, Keys(settings.namespace), settings)
+    # Read only: the first server or worker writes it down, and then it is fixed.
+    recorded = await link.call("GET", Keys(settings.namespace).partitions)
+    if recorded is None:
+        findings.append(ok("partitions", f"{settings.partitions}, from the first start on"))
+    elif int(recorded) == settings.partitions:
         findings.append(ok("partitions", str(settings.partitions)))
-    except ConfigurationError as error:
-        findings.append(failed("partitions", str(error), "set FEDSVC_PARTITIONS to the number named"))
+    else:
+        found = f"this queue was made with {int(recorded)} partitions, not {settings.partitions}"
+        findings.append(failed("partitions", found, f"set FEDSVC_PARTITIONS to {int(recorded)}"))
     seconds, microseconds = await link.call("TIME")
     skew = time.time() - int(seconds) - int(microseconds) / 1e6
     if abs(skew) > _SKEW:
@@ -170,13 +174,21 @@ async def database(settings: Settings) -> Finding:
         engine = create_engine(settings)
     except ConfigurationError as error:
         return failed("database", str(error), "set DATABASE_URL to sqlite:///PATH or postgresql://...")
+    advice = "check DATABASE_URL, then run: fedsvc migrate"
     try:
+        # To connect would make the file.
+        if engine.dialect.name == "sqlite" and not _is_file(engine.url.database):
+            return failed("database", f"there is no {engine.url.database}", advice)
         await check(engine)
         return ok("database", f"{engine.dialect.name}, migrated")
     except FedsvcError as error:
-        return failed("database", str(error), "check DATABASE_URL, then run: fedsvc migrate")
+        return failed("database", str(error), advice)
     finally:
         await engine.dispose()
+
+
+def _is_file(path: str | None) -> bool:
+    return path is not None and Path(path).is_file()
 
 
 async def dns(name: str) -> Finding:
@@ -184,5 +196,5 @@ async def dns(name: str) -> Finding:
     try:
         await asyncio.get_running_loop().getaddrinfo(name, 443, type=socket.SOCK_STREAM)
     except OSError as error:
-        return failed("DNS", f"{name}: {error.strerror}", "check /etc/resolv.conf and the network")
+        return failed("DNS", f"{name}: {error.strerror or error}", "check /etc/resolv.conf and the network")
     return ok("DNS", f"resolves {name}")

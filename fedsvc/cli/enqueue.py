@@ -9,6 +9,7 @@ import click
 
 from fedsvc.cli.output import emit
 from fedsvc.cli.target import connect, target_option
+from fedsvc.errors import ConfigurationError
 
 
 @click.command()
@@ -43,7 +44,10 @@ def enqueue(
         --key-id https://me.example/u/ada#main-key --key-file ada.pem
     """
     body = activity.read()
-    pem = key_file.read_text()
+    try:
+        pem = key_file.read_bytes().decode("ascii")
+    except UnicodeDecodeError:
+        raise ConfigurationError("--key-file", f"{key_file} is not PEM (text)") from None
     with connect(target) as client:
         if len(inboxes) == 1:
             queued = client.queue_activity(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any, Final
+import traceback
+from types import TracebackType
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -53,6 +55,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit: 0 if it did its work, 1 if not, 2 if it was called wrongly."""
+    sys.excepthook = _tell_bug
     try:
         code: Any = cli.main(arguments, prog_name="fedsvc", standalone_mode=False)
     except click.exceptions.Exit as leave:
@@ -68,6 +71,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except FedsvcError as error:
         _fail(str(error))
+    except OSError as error:
+        problem = error.strerror or str(error) or type(error).__name__
+        _fail(f"{error.filename}: {problem}" if error.filename else problem)
     except Exception as error:
         if type(error).__module__.startswith("fedsvc_client"):
             _fail(_client_error(error))
@@ -80,7 +86,14 @@ def _client_error(error: Any) -> str:
     return violations or str(error)
 
 
-def _fail(text: str) -> None:
+def _tell_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The traceback of an error that nobody expected: its messages may quote secrets."""
+    from fedsvc.logs import redact_text
+
+    sys.stderr.write(redact_text("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _fail(text: str) -> NoReturn:
     from fedsvc.logs import redact_text
 
     line = " ".join(redact_text(text).split())

@@ -66,8 +66,8 @@ class Link:
                 protocol=2,
                 **tcp,
             )
-        except ValueError as error:
-            raise ConfigurationError("REDIS_URL", str(error)) from None
+        except ValueError:  # its text may hold parts of the password
+            raise ConfigurationError("REDIS_URL", "is not a redis://, rediss:// or unix:// URL") from None
         # Answers are read as Redis gives them: what redis-py makes of them depends on its version.
         self._redis.response_callbacks.clear()
         self._waiting: deque[tuple[tuple[Argument, ...], Script | None, asyncio.Future[Any]]] = deque()

@@ -1,0 +1,121 @@
+"""The command line without a server: what it says when something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fedsvc.archive import migrate
+from fedsvc.cli import dead
+from fedsvc.cli.main import main
+from fedsvc.config import Settings
+from fedsvc.errors import ConfigurationError
+from fedsvc.queue.link import Link
+
+PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBg\n-----END PRIVATE KEY-----"
+
+
+@pytest.fixture(autouse=True)
+def apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.chdir(tmp_path)
+
+
+def fedsvc(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def test_help_needs_none_of_the_heavy_libraries() -> None:
+    heavy = "{'grpc', 'aiohttp', 'sqlalchemy', 'redis', 'fedsvc_client', 'rich'}"
+    program = f"""
+import sys
+from fedsvc.cli.main import main
+try:
+    main(["--help"])
+finally:
+    assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "dev" in done.stdout
+
+
+def test_a_key_file_that_is_no_text_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "key.der").write_bytes(b"\x30\x82\x04\xbd")
+    (tmp_path / "like.json").write_text("{}")
+    keys = ("--key-id", "https://me.example/key", "--key-file", "key.der")
+    assert fedsvc("enqueue", "like.json", "--inbox", "https://h.example/inbox", *keys) == 1
+    assert capsys.readouterr().err == "fedsvc: --key-file: key.der is not PEM (text)\n"
+
+
+def test_an_error_of_the_system_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: Settings) -> str:
+        raise OSError(28, "No space left on device", "archive.db")
+
+    monkeypatch.setattr(migrate, "upgrade", full)
+    assert fedsvc("migrate") == 1
+    assert capsys.readouterr().err == "fedsvc: archive.db: No space left on device\n"
+
+
+def test_the_traceback_of_a_bug_shows_no_secret(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def buggy(_: Settings) -> str:
+        raise ValueError(f"odd: {PEM} at redis://:pass@word@h")
+
+    monkeypatch.setattr(migrate, "upgrade", buggy)
+    with pytest.raises(ValueError, match="odd") as bug:
+        main(["migrate"])
+    sys.excepthook(bug.type, bug.value, bug.tb)
+    told = capsys.readouterr().err
+    assert "ValueError: odd: [redacted] at redis://[redacted]@h" in told
+    assert "MIIE" not in told
+    assert "word" not in told
+
+
+def test_a_bad_redis_url_is_refused_without_showing_any_of_its_password() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Link("redis://:geh/eim@h:6379")
+    assert "geh" not in str(refused.value)
+
+
+def test_what_others_wrote_is_no_markup_in_the_list_of_dead_letters(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letter = SimpleNamespace(
+        delivery_id="12-1795444000000000",
+        complete_time=datetime(2026, 1, 2, tzinfo=UTC),
+        activity_type="[/Like]",
+        reason="TIMEOUT",
+        http_status=0,
+        attempts=3,
+        inbox="https://[fe80::1]/:smile:/inbox",
+    )
+    client = SimpleNamespace(
+        list_dead_letters=lambda **_: SimpleNamespace(dead_letters=[letter], next_page_token="")
+    )
+
+    def connect(_: str | None) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext(client)
+
+    monkeypatch.setattr(dead, "connect", connect)
+    monkeypatch.setenv("COLUMNS", "160")
+    assert fedsvc("dead", "list") == 0
+    told = capsys.readouterr().out
+    assert "https://[fe80::1]/:smile:/inbox" in told
+    assert "[/Like]" in told
+    monkeypatch.setenv("COLUMNS", "60")
+    assert fedsvc("dead", "list") == 0
+    assert "12-1795444000000000" in capsys.readouterr().out
