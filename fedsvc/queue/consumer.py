@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from redis.exceptions import RedisError
+
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Priority
 from fedsvc.domain.message import Message
@@ -173,7 +175,7 @@ class Consumer:
                     await pubsub.ping()
                 elif told["type"] == "message" and told["data"].isdigit():
                     yield int(told["data"])
-        except (TimeoutError, OSError) as error:
+        except (RedisError, TimeoutError, OSError) as error:  # redis-py's own are no OSError
             raise QueueUnavailable(f"Redis does not answer: {type(error).__name__}") from None
         finally:
             await pubsub.aclose()  # type: ignore[no-untyped-call]
