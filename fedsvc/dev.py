@@ -51,6 +51,8 @@ async def _run(path: Path, overrides: dict[str, Any], announce: Callable[[str], 
         if "REDIS_URL" not in os.environ:
             valkey = EmbeddedServer(data_dir.path)
             await valkey.start()
+            if supervisor.stopping:
+                return 0
             supervisor.keep("valkey", valkey.ended, valkey.start)
             settings = settings.model_copy(update={"redis_url": valkey.url})
         environment = _environment(settings)
@@ -93,6 +95,7 @@ async def _ready(supervisor: Supervisor, *children: Child) -> None:
     finally:
         stopped.cancel()
         ready.cancel()
+        await asyncio.gather(stopped, ready, return_exceptions=True)
 
 
 def _settings(data_dir: Path, overrides: dict[str, Any]) -> Settings:

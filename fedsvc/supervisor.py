@@ -75,7 +75,8 @@ class Supervisor:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         self._keepers.clear()
         codes = await asyncio.gather(*(child.stop(self._grace) for child in self.children.values()))
-        return 1 if self._given_up or any(codes) else 0
+        # SIGTERM ends a child that has not begun: its handlers are set up before it takes any work.
+        return 1 if self._given_up or set(codes) - {0, -signal.SIGTERM} else 0
 
     async def _keep(
         self, name: str, ended: Callable[[], Awaitable[int]], start: Callable[[], Awaitable[None]]

@@ -66,7 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted")
+        sys.stderr.write("fedsvc: interrupted\n")  # maybe in the middle of an import: no other now
+        sys.exit(1)
     except BrokenPipeError:
         sys.exit(1)
     except FedsvcError as error:

@@ -212,3 +212,14 @@ async def test_dev_starts_a_valkey_that_was_killed_again_and_loses_nothing(
             assert (stats.delivered, stats.conserved) == (TOTAL, True)
             assert await asyncio.to_thread(fedsvc.stop) == 0
         whole(inboxes)
+
+
+async def test_a_dev_told_to_stop_while_it_starts_ends_well_and_without_noise(
+    tmp_path: Path, free_port: int
+) -> None:
+    with dev(tmp_path / "dev", free_port) as fedsvc:
+        await wait_for_pids(fedsvc, "server")
+        assert await asyncio.to_thread(fedsvc.stop) == 0
+    assert fedsvc.lines == []
+    assert "never retrieved" not in fedsvc.stderr
+    assert "Traceback" not in fedsvc.stderr
