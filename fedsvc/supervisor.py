@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -99,3 +99,16 @@ class Supervisor:
                 await start()
             except (OSError, FedsvcError) as error:  # what ended is still there: it counts once more
                 log.warning("child_not_started", child=name, problem=str(error))
+
+
+def problems_of(supervisor: Supervisor) -> dict[str, Any]:
+    """Of each process that is not ready: why."""
+    if supervisor.stopping:
+        return {"worker": "stopping"}
+    problems: dict[str, Any] = {}
+    for name, child in supervisor.children.items():
+        if not child.running:
+            problems[name] = "ended"
+        elif not child.ready:
+            problems[name] = child.status.get("problems") or "no word from it"
+    return problems
