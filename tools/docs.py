@@ -68,19 +68,24 @@ def cli_page() -> str:
         "standard error says why), 2 called wrongly.",
     ]
 
-    def describe(command: click.Command, names: list[str]) -> None:
+    def describe(command: click.Command, name: str, parent: click.Context | None) -> None:
         if command.hidden:
             return
-        context = click.Context(command, info_name=" ".join(names), max_content_width=100, terminal_width=100)
-        lines.extend(["", f"## {' '.join(names)}", "", "```", command.get_help(context), "```"])
+        context = context_of(command, name, parent)
+        lines.extend(["", f"## {path_of(context)}", "", "```", command.get_help(context), "```"])
         if isinstance(command, click.Group):
-            for name in command.list_commands(context):
-                inner = command.get_command(context, name)
+            for inner_name in command.list_commands(context):
+                inner = command.get_command(context, inner_name)
                 assert inner is not None
-                describe(inner, [*names, name])
+                describe(inner, inner_name, context)
 
-    describe(cli, ["fedsvc"])
+    describe(cli, "fedsvc", None)
     return "\n".join(lines) + "\n"
+
+
+def context_of(command: click.Command, name: str, parent: click.Context | None) -> click.Context:
+    """As when it is called: a command has something of its parents, such as -h."""
+    return click.Context(command, parent, name, **{**command.context_settings, "terminal_width": 100})
 
 
 GENERATED = {"docs/reference/settings.md": settings_page, "docs/reference/cli.md": cli_page}
@@ -150,21 +155,26 @@ def missing_file(root: Path, path: str, name: str | None) -> Iterator[str]:
 def unknown_command(words: str) -> Iterator[str]:
     """`words`: what stands after `fedsvc`, such as `worker --processes 2`."""
     command: click.Command = cli
-    name = "fedsvc"
+    context = context_of(command, "fedsvc", None)
     for word in words.split():
         if not isinstance(command, click.Group):
             break
-        inner = command.get_command(click.Context(command), word)
+        inner = command.get_command(context, word)
         if inner is None:
             if not word.startswith("-"):
-                yield f"there is no command `{name} {word}`"
+                yield f"there is no command `{path_of(context)} {word}`"
             return
-        command, name = inner, f"{name} {word}"
-    context = click.Context(command, info_name=name)
+        command, context = inner, context_of(inner, word, context)
     known = {option for parameter in command.get_params(context) for option in parameter.opts}
     for option in _OPTION.findall(words):
         if option not in known:
-            yield f"`{name}` has no option {option}"
+            yield f"`{path_of(context)}` has no option {option}"
+
+
+def path_of(context: click.Context) -> str:
+    """The command as it is typed, without what its parents may take between."""
+    name = context.info_name or ""
+    return name if context.parent is None else f"{path_of(context.parent)} {name}"
 
 
 def main() -> None:
