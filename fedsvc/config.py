@@ -113,7 +113,9 @@ class Settings(BaseModel):
     concurrency: int = Field(
         256, ge=1, le=10_000, description="Deliveries in flight in one worker process, at most."
     )
-    host_concurrency: int = Field(8, ge=1, le=1000, description="Deliveries in flight to one host, at most.")
+    host_concurrency: int = Field(
+        8, ge=1, le=1000, description="Deliveries in flight to one host, at most, from one worker process."
+    )
     sign_threads: int = Field(2, ge=1, le=64, description="Threads that sign, in each worker process.")
     key_cache_size: int = Field(4096, ge=1, description="Parsed private keys that a process keeps, at most.")
     message_cache_bytes: int = Field(

@@ -20,7 +20,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         subprocess.run([sys.executable, "-m", "venv", scratch], check=True)
         subprocess.run([f"{scratch}/bin/pip", "install", "--quiet", "uv>=0.5"], check=True)
-        for name, extra in (("runtime", []), ("dev", ["--group", "dev"])):
+        # What runs is what was tested: the runtime lock takes its versions from the other.
+        tested = ["--constraint", "requirements/dev.lock"]
+        for name, extra in (("dev", ["--group", "dev"]), ("runtime", tested)):
             target = ROOT / "requirements" / f"{name}.lock"
             command = [
                 f"{scratch}/bin/uv",

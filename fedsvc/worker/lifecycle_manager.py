@@ -14,7 +14,9 @@ from fedsvc.worker.beats import Beats
 class LifecycleManager:
     #: outcomes of one partition forgotten in one script
     BATCH: Final = 500
+    #: seconds between rounds, and while Redis is away: readiness should not lag behind its return
     PAUSE: Final = 5.0
+    AWAY: Final = 1.0
 
     def __init__(self, settings: Settings, outcomes: OutcomeLog, beats: Beats) -> None:
         self._outcomes = outcomes
@@ -31,6 +33,7 @@ class LifecycleManager:
                 self._beats.beat("tidy")
             except QueueUnavailable as error:
                 self._beats.fail("tidy", str(error))
+                pause = self.AWAY
             await asyncio.sleep(pause)
 
     async def round(self) -> bool:
