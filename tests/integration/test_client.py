@@ -1,0 +1,138 @@
+"""The client against a server that fails in the ways that servers do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from fedsvc_client import AsyncFedsvcClient, DeadlineExceeded, FedsvcClient, InvalidRequest, Unavailable
+
+from fedsvc.server.unbuilt import unbuilt
+from fedsvc.v1 import delivery_service_pb2 as pb
+from fedsvc.v1 import types_pb2
+from fedsvc.v1.delivery_service_pb2_grpc import add_DeliveryServiceServicer_to_server
+
+ACTIVITY = {"id": "https://me.example/1", "type": "Like", "actor": "https://me.example/u/a", "object": "ü"}
+CALL: dict[str, Any] = {"private_key": "pem", "key_id": "https://me.example/u/a#main-key"}
+
+
+class Failing:
+    """Answers UNAVAILABLE so many times, then takes the activity; or never answers."""
+
+    def __init__(self, failures: int = 0, *, hangs: bool = False) -> None:
+        self.failures = failures
+        self.hangs = hangs
+        self.requests: list[pb.QueueActivityRequest] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """What else the service has."""
+        if not name[0].isupper():
+            raise AttributeError(name)
+        return unbuilt(name)
+
+    async def QueueActivity(self, request: pb.QueueActivityRequest, context: Any) -> pb.QueueActivityResponse:
+        self.requests.append(request)
+        if self.hangs:
+            await asyncio.sleep(60)
+        if len(self.requests) <= self.failures:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        return pb.QueueActivityResponse(delivery=types_pb2.Delivery(delivery_id="1-1", state=1, priority=1))
+
+
+@asynccontextmanager
+async def served(servicer: Any) -> AsyncIterator[str]:
+    server = grpc.aio.server()
+    add_DeliveryServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+async def test_a_call_is_repeated_under_one_request_id_until_it_succeeds() -> None:
+    servicer = Failing(failures=2)
+    async with served(servicer) as target:
+        async with AsyncFedsvcClient(target) as client:
+            queued = await client.queue_activity(ACTIVITY, "https://a.example/inbox", **CALL)
+        assert queued.delivery_id == "1-1"
+        assert len(servicer.requests) == 3
+        assert len({request.request_id for request in servicer.requests}) == 1
+        assert servicer.requests[0].request_id
+
+        def synchronous() -> str:
+            with FedsvcClient(target) as client:
+                return client.queue_activity(ACTIVITY, "https://a.example/inbox", **CALL).delivery_id
+
+        servicer.requests.clear()
+        assert await asyncio.to_thread(synchronous) == "1-1"
+        assert len(servicer.requests) == 3
+        assert len({request.request_id for request in servicer.requests}) == 1
+
+
+async def test_two_calls_have_two_names_unless_the_caller_names_them() -> None:
+    servicer = Failing()
+    async with served(servicer) as target, AsyncFedsvcClient(target) as client:
+        for name in (None, None, "mine"):
+            await client.queue_activity(ACTIVITY, "https://a.example/inbox", **CALL, request_id=name)
+    first, second, third = (request.request_id for request in servicer.requests)
+    assert first != second
+    assert third == "mine"
+
+
+async def test_trying_ends_with_the_deadline_and_the_error_names_the_call() -> None:
+    servicer = Failing(failures=1000)
+    async with served(servicer) as target, AsyncFedsvcClient(target, timeout=0.5) as client:
+        with pytest.raises(Unavailable, match="not now") as refused:
+            await client.queue_activity(ACTIVITY, "https://a.example/inbox", **CALL)
+    assert refused.value.request_id == servicer.requests[0].request_id
+    assert 2 <= len(servicer.requests) <= 20
+
+
+async def test_a_server_that_hangs_is_given_up_at_the_deadline() -> None:
+    async with served(Failing(hangs=True)) as target, AsyncFedsvcClient(target) as client:
+        with pytest.raises(DeadlineExceeded):
+            await client.queue_activity(ACTIVITY, "https://a.example/inbox", **CALL, timeout=0.3)
+
+
+@pytest.mark.parametrize("activity", [b'{"a": 1}', '{"a":  "\xfc"}'])
+async def test_bytes_and_text_travel_as_they_are(activity: bytes | str) -> None:
+    servicer = Failing()
+    async with served(servicer) as target, AsyncFedsvcClient(target) as client:
+        await client.queue_activity(activity, "https://a.example/inbox", **CALL)
+    assert servicer.requests[0].activity == (activity if isinstance(activity, bytes) else activity.encode())
+
+
+async def test_a_dict_travels_as_compact_json_in_utf_8() -> None:
+    servicer = Failing()
+    async with served(servicer) as target, AsyncFedsvcClient(target) as client:
+        await client.queue_activity(ACTIVITY, "https://a.example/inbox", **CALL)
+    assert servicer.requests[0].activity.endswith('"object":"ü"}'.encode())
+    assert b": " not in servicer.requests[0].activity
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"priority": "soon"}, {"activity": {"x": float("nan")}}, {"activity": 5}],
+    ids=lambda how: next(iter(how)),
+)
+async def test_what_the_client_itself_can_tell_is_refused_without_a_call(how: dict[str, Any]) -> None:
+    servicer = Failing()
+    async with served(servicer) as target, AsyncFedsvcClient(target) as client:
+        with pytest.raises(InvalidRequest):
+            await client.queue_activity(
+                how.get("activity", ACTIVITY), "https://a.example/inbox", **CALL, priority=how.get("priority")
+            )
+    assert not servicer.requests
+
+
+async def test_a_closed_client_cannot_be_used() -> None:
+    client = FedsvcClient("127.0.0.1:1")
+    client.close()
+    with pytest.raises(ValueError, match="closed"):
+        client.get_queue_stats()
