@@ -40,7 +40,7 @@ class Failing:
             await asyncio.sleep(60)
         if len(self.requests) <= self.failures:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
-        return pb.QueueActivityResponse(delivery=types_pb2.Delivery(delivery_id="1-1", state=1, priority=1))
+        return pb.QueueActivityResponse(delivery=types_pb2.Delivery(delivery_id="1-1"))
 
 
 @asynccontextmanager
