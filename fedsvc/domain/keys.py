@@ -163,7 +163,8 @@ class KeyCipher:
     """
 
     _VERSION: Final = 1
-    _HEAD: Final = 17
+    #: bytes in front of the ciphertext
+    HEAD: Final = 17
 
     def __init__(self, keys: list[bytes]) -> None:
         """`keys`: 32 bytes each, at least one."""
@@ -193,18 +194,18 @@ class KeyCipher:
 
     def decrypt(self, sealed: bytes, *, context: bytes) -> bytes:
         """Raises KeyUnavailable if no key of ours opens it, or it was changed."""
-        if len(sealed) <= self._HEAD or sealed[0] != self._VERSION:
+        if len(sealed) <= self.HEAD or sealed[0] != self._VERSION:
             raise KeyUnavailable("a stored key is cut short or of an unknown form")
         cipher = self._ciphers.get(sealed[1:5])
         if cipher is None:
             raise KeyUnavailable(f"key encryption key {sealed[1:5].hex()} of a stored key is not configured")
         try:
-            return cipher.decrypt(sealed[5 : self._HEAD], sealed[self._HEAD :], context)
+            return cipher.decrypt(sealed[5 : self.HEAD], sealed[self.HEAD :], context)
         except InvalidTag:
             raise KeyUnavailable("a stored key was changed or stored under another name") from None
 
     def needs_rotation(self, sealed: bytes) -> bool:
-        """Whether it is encrypted under another key than the first."""
+        """Whether it is encrypted under another key than the first. Its first HEAD bytes are enough."""
         return sealed[1:5] != self._current
 
     def __repr__(self) -> str:

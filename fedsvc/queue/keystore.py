@@ -35,15 +35,19 @@ class KeyStore:
         self._lifetime_s = lifetime_s
 
     async def ensure(self, key: PrivateKey) -> None:
-        """Make sure that Redis holds this key. One round trip when it does."""
+        """Make sure that Redis holds this key, encrypted under the first of the key encryption keys. One
+        round trip when it does."""
         name = self._keys.private_key(key.fingerprint)
-        if await self._link.call("EXPIRE", name, self._lifetime_s):
+        _, head = await asyncio.gather(
+            self._link.call("EXPIRE", name, self._lifetime_s), self._link.call("HGET", name, "head")
+        )
+        if head is not None and not self._cipher.needs_rotation(head):
             return
         sealed = self._cipher.encrypt(to_storable(key), context=key.fingerprint.encode())
-        # In the same turn, hence in this order on one connection.
-        stored = self._link.call("HSET", name, "sealed", sealed, "algorithm", key.algorithm)
-        expires = self._link.call("EXPIRE", name, self._lifetime_s)
-        await asyncio.gather(stored, expires)
+        # The head tells which key sealed it, without reading all of it at every call.
+        head = sealed[: self._cipher.HEAD]
+        await self._link.call("HSET", name, "sealed", sealed, "head", head, "algorithm", key.algorithm)
+        await self._link.call("EXPIRE", name, self._lifetime_s)
 
     async def fetch(self, fingerprint: str) -> PrivateKey:
         """Raises KeyUnavailable if the key is unknown or cannot be opened, QueueUnavailable if Redis

@@ -18,19 +18,33 @@ from typing import Any, Final
 import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AskError,
+    ClusterError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from fedsvc.config import Settings
 from fedsvc.errors import ConfigurationError, FedsvcError, QueueUnavailable, RequestIdReused
 
 _FOLDER: Final = files("fedsvc.queue") / "lua"
 _PRELUDE: Final = (_FOLDER / "prelude.lua").read_text()
-#: answers that say "not now": nothing was done
-_REFUSALS: Final = (
-    "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS", "BUSY",
-    "NOAUTH", "WRONGPASS", "NOPERM", "UNKILLABLE",
+#: answers that say "not now": nothing was done. redis-py has classes for some codes, whose text is then
+#: without the code, and leaves others in the text.
+_REFUSED: Final = (
+    OutOfMemoryError, ReadOnlyError, ClusterError, TryAgainError, AskError, NoPermissionError, NoScriptError,
 )  # fmt: skip
+_REFUSALS: Final = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE")
+#: scripts that run although Redis is full. Only what takes in new work needs memory for good: were the rest
+#: refused too, nothing could be finished, and Redis would stay full.
+_WHEN_FULL: Final = frozenset({"admit", "settle", "promote", "reclaim", "leave", "archived", "trim"})
 
 Argument = str | bytes | int | float
 
@@ -40,7 +54,8 @@ class Script:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.source = f"{_PRELUDE}\n{(_FOLDER / f'{name}.lua').read_text()}"
+        flags = "#!lua flags=allow-oom\n" if name in _WHEN_FULL else ""
+        self.source = f"{flags}{_PRELUDE}\n{(_FOLDER / f'{name}.lua').read_text()}"
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -167,7 +182,7 @@ def _translate(error: BaseException) -> Exception:
     if isinstance(error, ResponseError) and not isinstance(error, RedisConnectionError):
         if "REUSED" in text:
             return RequestIdReused("request_id was used for a call with other content")
-        if text.lstrip("-").startswith(_REFUSALS) or any(code in text for code in _REFUSALS):
+        if isinstance(error, _REFUSED) or text.startswith(_REFUSALS):
             return QueueUnavailable(f"Redis refuses: {text[:200]}")
         return FedsvcError(f"Redis answered: {text[:300]}")
     if isinstance(error, (RedisError, OSError, TimeoutError, asyncio.TimeoutError)):

@@ -11,9 +11,12 @@ from fedsvc.queue import outcome
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link, Script
 
-_RENEW: Final = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-return 0
+#: runs although Redis is full: archiving is what makes room
+_LEAD: Final = """#!lua flags=allow-oom
+local leader = redis.call('GET', KEYS[1])
+if leader and leader ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
 """
 
 
@@ -30,9 +33,7 @@ class OutcomeLog:
         """Whether `name` is the one that archives this partition, for one lease from now. Two at once would
         do no harm: archiving is idempotent."""
         key = self._keys.partition(partition).archiver
-        if await self._link.call("SET", key, name, "NX", "PX", self._lease_ms):
-            return True
-        return bool(await self._link.call("EVAL", _RENEW, 1, key, name, self._lease_ms))
+        return bool(await self._link.call("EVAL", _LEAD, 1, key, name, self._lease_ms))
 
     async def position(self, partition: int) -> int:
         """Number of the last outcome that is archived; 0 for none."""
@@ -42,7 +43,7 @@ class OutcomeLog:
         """Outcomes past number `after`, oldest first: those that can be read, the number of the last entry
         looked at, and how many entries that were."""
         entries = await self._link.call(
-            "XRANGE", self._keys.partition(partition).outcomes, f"({after}-0", "+", "COUNT", limit
+            "XRANGE", self._keys.partition(partition).outcomes, f"{after + 1}-0", "+", "COUNT", limit
         )
         outcomes: list[Delivery] = []
         for name, fields in entries:
@@ -56,9 +57,9 @@ class OutcomeLog:
         last = int(entries[-1][0].split(b"-")[0]) if entries else after
         return outcomes, last, len(entries)
 
-    async def commit(self, partition: int, number: int, count: int) -> None:
-        """The archive has committed everything up to `number`, of which `count` since the last commit."""
-        await self._link.run(self._archived, self._keys.partition(partition).prefix, [number, count])
+    async def commit(self, partition: int, after: int, number: int, count: int) -> None:
+        """The archive has committed what `read` gave: `count` entries past `after`, up to `number`."""
+        await self._link.run(self._archived, self._keys.partition(partition).prefix, [number, after, count])
 
     async def trim(self, partition: int, limit: int) -> int:
         """Forget outcomes that are archived and older than FEDSVC_OUTCOME_RETENTION. Returns how many."""

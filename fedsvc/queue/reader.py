@@ -92,7 +92,8 @@ class Reader:
             )
         )
         letters = [
-            [self._dead(partition, entry) for entry in entries] for partition, entries in enumerate(answers)
+            [letter for entry in entries if (letter := self._dead(partition, entry)) is not None]
+            for partition, entries in enumerate(answers)
         ]
         merged = heapq.merge(*letters, key=lambda d: d.outcome, reverse=True)
         return list(islice(merged, limit))
@@ -108,10 +109,15 @@ class Reader:
         return body
 
     @staticmethod
-    def _dead(partition: int, entry: Sequence[Any]) -> Delivery:
-        name, (_, sequence, _, payload) = entry
-        id = DeliveryId(partition, int(sequence))
-        return outcome.unpack(payload, id, DeliveryState.DEAD, int(name.split(b"-")[0]))
+    def _dead(partition: int, entry: Sequence[Any]) -> Delivery | None:
+        """None if it was not written by us: it must not hide the others."""
+        name, fields = entry
+        try:
+            _, sequence, _, payload = fields
+            id = DeliveryId(partition, int(sequence))
+            return outcome.unpack(payload, id, DeliveryState.DEAD, int(name.split(b"-")[0]))
+        except (QueueCorrupt, ValueError):
+            return None
 
     async def _index(self, activity_id: str) -> list[tuple[int, list[int]]]:
         """For each partition that knows the activity: the sequences of its deliveries, ascending."""

@@ -261,7 +261,9 @@ def _info(answer: Any) -> dict[str, Any]:
 async def record_partitions(link: Link, keys: Keys, settings: Settings) -> None:
     """Write down the number of partitions at first start. Raises ConfigurationError if this queue was made
     with another, QueueUnavailable if Redis does not answer."""
-    answer = await link.call("SET", keys.partitions, settings.partitions, "NX", "GET")
+    answer = await link.call("GET", keys.partitions)  # a full Redis would refuse to set what is set
+    if answer is None:
+        answer = await link.call("SET", keys.partitions, settings.partitions, "NX", "GET")
     if answer is not None and int(answer) != settings.partitions:
         raise ConfigurationError(
             "FEDSVC_PARTITIONS",

@@ -76,8 +76,8 @@ class ArchivalHandler:
         if rows:
             await self._archive.record(rows)
         commits = [
-            self._outcomes.commit(p, last, count)
-            for p, (_, last, count) in zip(ours, batches, strict=True)
+            self._outcomes.commit(p, position, last, count)
+            for p, position, (_, last, count) in zip(ours, positions, batches, strict=True)
             if count
         ]
         await asyncio.gather(*commits)

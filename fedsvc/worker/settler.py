@@ -88,8 +88,9 @@ class Settler:
             return False
         except FedsvcError as error:
             if len(batch) > 1:  # one of them is at fault: the others must not suffer for it
-                for settlement in batch:
+                for done, settlement in enumerate(batch, 1):
                     if not await self._settle(partition, [settlement]):
+                        self._waiting.setdefault(partition, []).extend(batch[done:])
                         return False
                 return True
             log.error("settle_refused", delivery=str(batch[0].admitted.id), error=str(error))

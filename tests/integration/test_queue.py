@@ -268,7 +268,7 @@ async def test_nothing_is_forgotten_before_it_is_archived(queue: Queue) -> None:
     assert await queue.outcomes.trim(partition, 100) == 0
     (outcome,), last, count = await queue.outcomes.read(partition, 0, 10)
     assert (await queue.stats.read()).archive_backlog == 1
-    await queue.outcomes.commit(partition, last, count)
+    await queue.outcomes.commit(partition, 0, last, count)
     assert (await queue.stats.read()).archive_backlog == 0
     assert await queue.outcomes.position(partition) == outcome.outcome
     assert await queue.outcomes.read(partition, last, 10) == ([], last, 0)
@@ -284,7 +284,7 @@ async def test_a_dead_letter_outlives_its_outcome(queue: Queue) -> None:
     await queue.settle(admitted, DeliveryState.DEAD)
     partition = queue.partition_of(0)
     _, last, count = await queue.outcomes.read(partition, 0, 10)
-    await queue.outcomes.commit(partition, last, count)
+    await queue.outcomes.commit(partition, 0, last, count)
     await queue.pass_time(100 * HOUR_MS)
     assert await queue.outcomes.trim(partition, 100) == 1
     assert (await queue.get(queued.id)).state is DeliveryState.DEAD

@@ -190,7 +190,7 @@ class QueueMachine(RuleBasedStateMachine):
             position = self.do(self.queue.outcomes.position(partition))
             _, last, count = self.do(self.queue.outcomes.read(partition, position, 100))
             if count:
-                self.do(self.queue.outcomes.commit(partition, last, count))
+                self.do(self.queue.outcomes.commit(partition, position, last, count))
             self.do(self.queue.outcomes.trim(partition, 100))
 
     # What is always true

@@ -2,12 +2,18 @@
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  the number
--- ARGV[2]  how many outcomes that were not archived before
+-- ARGV[2]  the number past which they were read
+-- ARGV[3]  how many were read
 -- Result: 1, or 0 if that was known already.
 
 local before = tonumber(call('GET', P .. ':archived') or '0')
 if tonumber(ARGV[1]) <= before then return 0 end
 call('SET', P .. ':archived', ARGV[1])
-count('archived', tonumber(ARGV[2]))
+local new = tonumber(ARGV[3])
+if before ~= tonumber(ARGV[2]) then
+  -- Another archiver has committed a part of them meanwhile: only the rest is new.
+  new = #call('XRANGE', OUTCOMES, '(' .. text(before) .. '-0', ARGV[1] .. '-0')
+end
+count('archived', new)
 flush()
 return 1

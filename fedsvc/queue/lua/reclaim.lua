@@ -30,7 +30,11 @@ for _, consumer in ipairs(from) do
       for _, item in ipairs(pending) do
         empty = false
         left = left - 1
-        if consumer ~= ARGV[1] then call('XCLAIM', key, GROUP, ARGV[1], 0, item[1]) end
+        local times = item[4]
+        if consumer ~= ARGV[1] then
+          call('XCLAIM', key, GROUP, ARGV[1], 0, item[1])
+          times = times + 1
+        end
         local entry = call('XRANGE', key, item[1], item[1])[1]
         local sequence = entry and entry[2][2]
         local record = sequence and call('HGET', DELIVERIES, sequence)
@@ -39,7 +43,7 @@ for _, consumer in ipairs(from) do
           result[#result + 1] = string.match(item[1], '^(%d+)-')
           result[#result + 1] = sequence
           result[#result + 1] = record
-          result[#result + 1] = item[4] + 1
+          result[#result + 1] = times
         else
           call('XACK', key, GROUP, item[1])
           call('XDEL', key, item[1])

@@ -14,7 +14,8 @@ for _, entry in ipairs(entries) do
   local sequence = entry[2][2]
   local record = call('HGET', DELIVERIES, sequence)
   -- A dead letter that waits, or one that was replayed, keeps its record.
-  if record and not is_record(record) and text(struct.unpack('>I8', record, 2)) .. '-0' == entry[1] then
+  local number = tonumber(string.match(entry[1], '^(%d+)-'))
+  if record and not is_record(record) and string.sub(record, 2) == struct.pack('>I8', number) then
     call('HDEL', DELIVERIES, sequence)
   end
 end

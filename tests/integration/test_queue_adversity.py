@@ -1,0 +1,340 @@
+"""The queue while Redis is full, read-only or emptied, and among workers that die and entries of others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+from servers.queue import Queue, open_queue
+from servers.valkey import ValkeyServer, valkey_server
+
+from fedsvc.domain.delivery import DeliveryState, Reason
+from fedsvc.errors import FedsvcError, QueueCorrupt, QueueUnavailable
+from fedsvc.queue.consumer import Consumer, Settlement
+from fedsvc.queue.stats import record_partitions
+from fedsvc.worker.beats import Beats
+from fedsvc.worker.settler import Settler
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+
+@pytest.fixture
+async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
+    async with open_queue(valkey.url, namespace) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def alone(tmp_path: Path, namespace: str) -> AsyncIterator[Queue]:
+    """On a server of its own, that may be hurt."""
+    with valkey_server(tmp_path) as server:
+        async with open_queue(server.url, namespace) as opened:
+            yield opened
+
+
+def prefix_of(queue: Queue) -> str:
+    return queue.keys.partition(queue.partition_of(0)).prefix
+
+
+# Redis itself
+
+
+async def test_a_full_redis_takes_nothing_new_and_lets_everything_else_be_finished(alone: Queue) -> None:
+    partition = alone.partition_of(0)
+    await record_partitions(alone.link, alone.keys, alone.settings)
+    for number in range(5):
+        await alone.enqueue(str(number))
+    await alone.enqueue("later", not_before_ms=await alone.now_ms() + HOUR_MS)
+    await alone.pass_time(HOUR_MS + 1)
+    held = await alone.admit(3)
+    await alone.link.call("CONFIG", "SET", "maxmemory", 1)
+
+    with pytest.raises(QueueUnavailable):
+        await alone.enqueue("new")
+    await record_partitions(alone.link, alone.keys, alone.settings)
+    for admitted, state in zip(
+        held, (DeliveryState.DELIVERED, DeliveryState.DEAD, DeliveryState.RETRY), strict=True
+    ):
+        assert await alone.settle(admitted, state, wait_ms=DAY_MS) == set()
+    assert await alone.promote() == 1
+    (other,) = await alone.admit(1, worker="b")
+    assert await alone.consumer("b").leave(partition) == 1
+    assert [a.id for a in await alone.reclaim("a")] == [other.id]
+    assert await alone.outcomes.lead(partition, "a")
+    _, last, count = await alone.outcomes.read(partition, 0, 10)
+    await alone.outcomes.commit(partition, 0, last, count)
+    await alone.link.call("CONFIG", "SET", "maxmemory", 0)
+    await alone.pass_time(DAY_MS * 30)
+    await alone.link.call("CONFIG", "SET", "maxmemory", 1)
+    assert await alone.outcomes.trim(partition, 10) == 2
+    await alone.is_whole(delivered=1, dead=1, retry=1, ready=2, in_flight=1)
+
+    await alone.link.call("CONFIG", "SET", "maxmemory", 0)
+    assert not (await alone.enqueue("new")).duplicate
+
+
+async def test_a_redis_that_only_reads_is_unavailable_and_not_broken(alone: Queue) -> None:
+    await alone.enqueue("1")
+    await alone.enqueue("2")
+    (held,) = await alone.admit(1)
+    await alone.link.call("REPLICAOF", "127.0.0.1", 1)
+    for attempt in (
+        alone.enqueue("3"),
+        alone.admit(1),
+        alone.settle(held, DeliveryState.DELIVERED),
+        alone.reclaim("b"),
+        alone.outcomes.lead(0, "a"),
+    ):
+        with pytest.raises(QueueUnavailable, match="refuses"):
+            await attempt
+    await alone.link.call("REPLICAOF", "NO", "ONE")
+    assert await alone.settle(held, DeliveryState.DELIVERED) == set()
+    await alone.is_whole(delivered=1, ready=1)
+
+
+async def test_a_user_who_may_not_is_told_as_redis_being_unavailable(alone: Queue) -> None:
+    await alone.link.call("ACL", "SETUSER", "default", "-set")
+    with pytest.raises(QueueUnavailable):
+        await alone.link.call("SET", "x", "y")
+    await alone.link.call("ACL", "SETUSER", "default", "+set")
+    await alone.link.call("SET", "x", "y")
+
+
+async def test_what_redis_finds_wrong_with_a_command_is_no_unavailability(queue: Queue) -> None:
+    with pytest.raises(FedsvcError) as raised:
+        await queue.link.call("HGET", "x")
+    assert not isinstance(raised.value, QueueUnavailable)
+
+
+async def test_a_flushall_between_admission_and_settlement_is_survived(alone: Queue) -> None:
+    await alone.enqueue("1")
+    (held,) = await alone.admit(1)
+    await alone.link.call("FLUSHALL")
+    await alone.link.call("SCRIPT", "FLUSH")
+    partition = alone.partition_of(0)
+    for state in (DeliveryState.DELIVERED, DeliveryState.RETRY, DeliveryState.DEAD):
+        assert await alone.settle(held, state) == {0}
+    assert await alone.consumer("a").recover(partition, 10) == []
+    assert await alone.consumer("a").leave(partition) == 0
+    assert (await alone.reader.get(held.id)) is None
+    await alone.is_whole()
+    # the stream is there again, its group is not
+    queued = await alone.enqueue("1")
+    assert not queued.duplicate
+    assert queued.id > held.id
+    assert (await alone.stats.read()).in_flight == 0
+    assert (await alone.get(queued.id)).state is DeliveryState.READY
+    assert await alone.reclaim("b") == []
+    (again,) = await alone.admit(1)
+    assert await alone.settle(again, DeliveryState.DELIVERED) == set()
+    await alone.is_whole(delivered=1)
+
+
+async def test_ids_go_on_when_redis_s_clock_goes_back(queue: Queue) -> None:
+    await queue.pass_time(DAY_MS)
+    first = await queue.enqueue("1")
+    await queue.pass_time(-2 * DAY_MS)
+    second = await queue.enqueue("2")
+    assert second.id > first.id
+    assert [a.id for a in await queue.admit(5)] == [first.id, second.id]
+
+
+# Workers
+
+
+async def test_a_dead_worker_is_forgotten_once_all_it_held_is_taken(queue: Queue) -> None:
+    for number in range(5):
+        await queue.enqueue(str(number))
+    await queue.admit(5, worker="dead")
+    await queue.pass_time(int(queue.settings.lease * 1000) + 1)
+    partition = queue.partition_of(0)
+    assert len(await queue.consumer("alive").reclaim(partition, 3)) == 3
+    assert await queue.workers() == {"dead", "alive"}
+    assert len(await queue.consumer("alive").reclaim(partition, 3)) == 2
+    await queue.consumer("alive").reclaim(partition, 3)
+    assert await queue.workers() == {"alive"}
+    await queue.is_whole(in_flight=5)
+
+
+async def test_recovering_does_not_count_as_being_handed_out_again(queue: Queue) -> None:
+    await queue.enqueue("1")
+    await queue.admit(1, worker="a")
+    for _ in range(3):
+        (found,) = await queue.consumer("a").recover(queue.partition_of(0), 10)
+        assert found.times == 1
+    await queue.pass_time(int(queue.settings.lease * 1000) + 1)
+    (taken,) = await queue.reclaim("b")
+    (found,) = await queue.consumer("b").recover(queue.partition_of(0), 10)
+    assert taken.times == found.times == 2
+
+
+async def test_a_worker_that_wakes_up_after_its_lease_is_a_worker_again(queue: Queue) -> None:
+    await queue.enqueue("1")
+    await queue.admit(1, worker="sleeper")
+    await queue.pass_time(int(queue.settings.lease * 1000) + 1)
+    await queue.reclaim("other")
+    await queue.reclaim("other")
+    assert await queue.workers() == {"other"}
+    await queue.enqueue("2")
+    (admitted,) = await queue.admit(5, worker="sleeper")
+    assert await queue.settle(admitted, DeliveryState.DELIVERED, worker="sleeper") == set()
+    await queue.is_whole(delivered=1, in_flight=1)
+
+
+async def test_two_archivers_at_once_count_nothing_twice(queue: Queue) -> None:
+    partition = queue.partition_of(0)
+
+    async def finish(activity: str) -> None:
+        await queue.enqueue(activity)
+        (admitted,) = await queue.admit(1)
+        await queue.settle(admitted, DeliveryState.DELIVERED)
+
+    await finish("1")
+    _, slow, few = await queue.outcomes.read(partition, 0, 10)
+    await finish("2")
+    _, fast, more = await queue.outcomes.read(partition, 0, 10)
+    assert (few, more) == (1, 2)
+    await queue.outcomes.commit(partition, 0, slow, few)
+    await queue.outcomes.commit(partition, 0, fast, more)
+    await queue.outcomes.commit(partition, 0, slow, few)
+    assert await queue.outcomes.position(partition) == fast
+    assert (await queue.stats.read()).archive_backlog == 0
+    await finish("3")
+    assert (await queue.stats.read()).archive_backlog == 1
+
+
+# What others wrote
+
+
+async def test_entries_of_others_behind_ours_block_nothing(queue: Queue) -> None:
+    stream = f"{prefix_of(queue)}:ready:urgent"
+    first = await queue.enqueue("1")
+    for field in (("x", "y"), ("d", "nonsense")):
+        await queue.link.call("XADD", stream, "*", *field)
+    second = await queue.enqueue("2")
+    assert [a.id for a in await queue.admit(10)] == [first.id, second.id]
+    assert await queue.link.call("XLEN", stream) == 2
+    await queue.is_whole(in_flight=2)
+
+
+async def test_entries_of_others_are_not_taken_over(queue: Queue) -> None:
+    queued = await queue.enqueue("1")
+    await queue.admit(1, worker="dead")
+    stream = f"{prefix_of(queue)}:ready:urgent"
+    await queue.link.call("XADD", stream, "*", "x", "y")
+    await queue.link.call("XREADGROUP", "GROUP", "workers", "dead", "STREAMS", stream, ">")
+    await queue.pass_time(int(queue.settings.lease * 1000) + 1)
+    assert [a.id for a in await queue.reclaim("b")] == [queued.id]
+    await queue.is_whole(in_flight=1)
+
+
+async def test_a_ready_delivery_without_its_record_is_passed_over(queue: Queue) -> None:
+    lost, kept = await queue.enqueue("1"), await queue.enqueue("2")
+    await queue.link.call("HDEL", f"{prefix_of(queue)}:deliveries", lost.id.sequence)
+    assert [a.id for a in await queue.admit(10)] == [kept.id]
+    assert await queue.reader.get(lost.id) is None
+    stats = await queue.stats.read()
+    assert (stats.ready, stats.in_flight, stats.counter("strays")) == (0, 1, 1)
+    assert not stats.conserved  # somebody took it away, and stats say so
+
+
+async def test_a_retry_without_its_record_does_not_stop_those_behind_it(queue: Queue) -> None:
+    await queue.link.call("ZADD", f"{prefix_of(queue)}:retry", 1, "nonsense", 2, "123")
+    queued = await queue.enqueue("1", not_before_ms=await queue.now_ms() + HOUR_MS)
+    await queue.pass_time(HOUR_MS + 1)
+    await queue.promote()
+    assert [a.id for a in await queue.admit(5)] == [queued.id]
+
+
+async def test_entries_of_others_among_outcomes_are_neither_archived_nor_in_the_way(queue: Queue) -> None:
+    partition, log = queue.partition_of(0), f"{prefix_of(queue)}:outcomes"
+    ids = []
+    for number in range(2):
+        await queue.enqueue(str(number))
+        (admitted,) = await queue.admit(1)
+        await queue.settle(admitted, DeliveryState.DELIVERED)
+        ids.append(admitted.id)
+        await queue.link.call("XADD", log, "*", "x", "y")
+    outcomes, last, _ = await queue.outcomes.read(partition, 0, 10)
+    assert [o.id for o in outcomes] == ids
+    assert await queue.outcomes.read(partition, last, 10) == ([], last, 0)
+    await queue.outcomes.commit(partition, 0, last, 2)
+    await queue.pass_time(30 * DAY_MS)
+    while await queue.outcomes.trim(partition, 1):
+        pass
+    assert [await queue.reader.get(id) for id in ids] == [None, None]
+
+
+async def test_entries_of_others_among_dead_letters_do_not_hide_ours(queue: Queue) -> None:
+    await queue.enqueue("1")
+    (admitted,) = await queue.admit(1)
+    await queue.settle(admitted, DeliveryState.DEAD, Reason.GONE)
+    for fields in (("x", "y"), ("d", "1", "o", "nonsense"), ("d", "x", "o", "[]")):
+        await queue.link.call("XADD", f"{prefix_of(queue)}:dead", "*", *fields)
+    assert [d.id for d in await queue.reader.dead_letters(before=0, limit=10)] == [admitted.id]
+
+
+async def test_a_broken_rest_of_a_delivery_does_not_stop_trimming(queue: Queue) -> None:
+    for number in range(2):
+        await queue.enqueue(str(number))
+        (admitted,) = await queue.admit(1)
+        await queue.settle(admitted, DeliveryState.DELIVERED)
+        if not number:
+            await queue.link.call("HSET", f"{prefix_of(queue)}:deliveries", admitted.id.sequence, b"\x06")
+    partition = queue.partition_of(0)
+    _, last, count = await queue.outcomes.read(partition, 0, 10)
+    await queue.outcomes.commit(partition, 0, last, count)
+    await queue.pass_time(30 * DAY_MS)
+    assert await queue.outcomes.trim(partition, 10) == 2
+    assert await queue.reader.get(admitted.id) is None
+
+
+async def test_a_message_that_cannot_be_read_is_told(queue: Queue) -> None:
+    await queue.enqueue("1")
+    (admitted,) = await queue.admit(1)
+    key = queue.keys.partition(admitted.id.partition).message(admitted.record.message)
+    await queue.link.call("HSET", key, "m", "nonsense")
+    with pytest.raises(QueueCorrupt):
+        await queue.consumer("a").message(admitted.id.partition, admitted.record.message)
+    await queue.link.call("DEL", key)
+    assert await queue.consumer("a").message(admitted.id.partition, admitted.record.message) is None
+
+
+# Settlements on their way
+
+
+class Refusing(Consumer):
+    """Refuses batches as something is wrong with one, and then goes away for a while."""
+
+    def __init__(self, queue: Queue) -> None:
+        super().__init__(queue.link, queue.keys, queue.settings, "a")
+        self.answers: list[FedsvcError | None] = [
+            FedsvcError("refused"), None, QueueUnavailable("away"), FedsvcError("refused"),
+        ]  # fmt: skip
+
+    async def settle(self, partition: int, settlements: Sequence[Settlement]) -> set[int]:
+        answer = self.answers.pop(0) if self.answers else None
+        if answer is not None:
+            raise answer
+        return await super().settle(partition, settlements)
+
+
+async def test_no_settlement_is_lost_when_redis_goes_away_among_those_tried_one_by_one(queue: Queue) -> None:
+    for number in range(5):
+        await queue.enqueue(str(number))
+    settled: list[Settlement] = []
+    settler = Settler(Refusing(queue), Beats("settle"), settled.append)
+    for admitted in await queue.admit(5):
+        shown = await queue.get(admitted.id)
+        settler.add(Settlement(admitted, DeliveryState.DELIVERED, True, outcome=shown))
+    running = asyncio.create_task(settler.run())
+    async with asyncio.timeout(10):
+        await settler.drained()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert len(settler) == 0
+    assert len(settled) == 5
+    await queue.is_whole(delivered=5)
