@@ -23,7 +23,7 @@ def async_url(database_url: str) -> URL:
     shows a password."""
     try:
         url = make_url(database_url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ConfigurationError("DATABASE_URL", "is not a database URL") from None
     family = url.drivername.split("+", 1)[0]
     if family == "sqlite":

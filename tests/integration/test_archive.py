@@ -210,7 +210,15 @@ def test_database_urls_are_read(given: str, driver: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["", "nonsense", "sqlite://", "mysql://u:geheim@h/db", "postgresql:u:geheim@h"]
+    "given",
+    [
+        "",
+        "nonsense",
+        "sqlite://",
+        "mysql://u:geheim@h/db",
+        "postgresql:u:geheim@h",
+        "postgresql://u:geheim@h:abc/db",
+    ],
 )
 def test_other_database_urls_are_refused_without_their_password(given: str) -> None:
     with pytest.raises(ConfigurationError, match="DATABASE_URL") as refused:
