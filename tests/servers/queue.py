@@ -134,9 +134,10 @@ class Queue:
         """Of each message: how many deliveries need it, as Redis has it."""
         return [int(await self.link.call("HGET", key, "n")) for key in await self.keys_of("message")]
 
-    async def connections(self) -> int:
+    async def reads(self) -> int:
+        """How often the server has read from a connection: small calls that travel together are one."""
         info = (await self.link.call("INFO", "stats")).decode()
-        return int(info.split("total_connections_received:")[1].split("\r")[0])
+        return int(info.split("total_reads_processed:")[1].split("\r")[0])
 
     async def empty(self) -> None:
         """As after a FLUSHALL, but only for this queue."""
