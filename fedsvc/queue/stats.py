@@ -58,7 +58,7 @@ class QueueStats:
     rates: Sequence[Rates]
     #: outcomes that the archive has not committed
     archive_backlog: int
-    #: milliseconds between the last outcome and the last archived one
+    #: milliseconds between the last outcome and the last archived one (the first one, before any is)
     archive_lag_ms: int
 
     @property

@@ -4,8 +4,8 @@
 --
 -- Result: {now ms, counters as a flat list, rates as a flat list, entries waiting for a retry or their
 -- time, dead letters, when the next is due (ms, -1), how many are due, workers with a lease, archived
--- number, last outcome's number, then for each priority: entries, in flight, number of the oldest that
--- no worker has (0 if none)}
+-- number (the first outcome's before any is archived), last outcome's number, then for each priority:
+-- entries, in flight, number of the oldest that no worker has (0 if none)}
 
 local function oldest(key)
   local groups = redis.pcall('XINFO', 'GROUPS', key)
@@ -22,7 +22,11 @@ local function oldest(key)
 end
 
 local next_one = call('ZRANGE', RETRY, 0, 0, 'WITHSCORES')
+local archived = call('GET', P .. ':archived')
 local last = call('XREVRANGE', OUTCOMES, '+', '-', 'COUNT', 1)[1]
+if last and not archived then
+  archived = string.match(call('XRANGE', OUTCOMES, '-', '+', 'COUNT', 1)[1][1], '^(%d+)-')
+end
 local result = {
   text(NOW_MS),
   call('HGETALL', COUNTERS),
@@ -32,7 +36,7 @@ local result = {
   next_one[2] or '-1',
   call('ZCOUNT', RETRY, '-inf', text(NOW_MS)),
   call('ZCOUNT', CONSUMERS, text(NOW_MS), '+inf'),
-  call('GET', P .. ':archived') or '0',
+  archived or '0',
   last and string.match(last[1], '^(%d+)-') or '0',
 }
 for priority = 1, 3 do
