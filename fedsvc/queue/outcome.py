@@ -7,11 +7,18 @@ appends it has the last word on both.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 import orjson
 
 from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
 from fedsvc.errors import QueueCorrupt
+
+#: of the parts of a packed outcome
+_TYPES: Final = [*(str,) * 7, *(int,) * 4, str, int, int, str, str, list]
+#: the archive's columns hold no larger ones
+_LARGEST_SMALL: Final = 0x7FFF
+_LARGEST: Final = 2**63 - 1
 
 
 def pack(delivery: Delivery) -> bytes:
@@ -42,6 +49,13 @@ def unpack(payload: bytes, id: DeliveryId, state: DeliveryState, outcome: int) -
     """Raises QueueCorrupt if `payload` is not what `pack` makes."""
     try:
         f = orjson.loads(payload)
+        # One that a column refuses would hold up the archive for good, so each part is looked at.
+        if list(map(type, f)) != _TYPES:
+            raise ValueError("its parts are not those of an outcome")
+        if not 0 <= f[8] <= _LARGEST_SMALL or not 0 <= f[10] <= 0xFFFF:
+            raise ValueError("attempts or status out of range")
+        if not all(0 <= time <= _LARGEST for time in (f[12], f[13])):
+            raise ValueError("a time is out of range")
         delivery = Delivery(
             id=id,
             state=state,
@@ -62,7 +76,8 @@ def unpack(payload: bytes, id: DeliveryId, state: DeliveryState, outcome: int) -
             ordering_key=f[14],
             request_id=f[15],
             history=tuple(
-                Attempt(time, latency, status, Reason(reason)) for time, latency, status, reason in f[16]
+                Attempt(int(time), int(latency), int(status), Reason(reason))
+                for time, latency, status, reason in f[16]
             ),
         )
     except (ValueError, TypeError, IndexError, KeyError) as error:

@@ -4,10 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsvc.domain.delivery import MAX_HISTORY, Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
-from fedsvc.domain.message import Message
+from fedsvc.domain.delivery import MAX_HISTORY, Attempt, DeliveryId, DeliveryState, Priority, Reason
 from fedsvc.errors import QueueCorrupt
-from fedsvc.queue import outcome
 from fedsvc.queue.record import FLAG_EXPIRES, FLAG_SHARED_INBOX, Finished, Record, unpack
 
 ID = DeliveryId(3, 1_763_900_000_123_456)
@@ -73,33 +71,6 @@ def test_only_the_last_attempts_are_remembered() -> None:
     assert len(record.history) == MAX_HISTORY
     assert record.history[-1].time_ms == MAX_HISTORY + 4
     assert record.last_reason is Reason.UNAVAILABLE
-
-
-def test_an_outcome_comes_back_as_it_was_packed() -> None:
-    delivery = Delivery(
-        ID, DeliveryState.DEAD, "https://me.example/1", "Like", "https://me.example/u/a", "https://a.example/i",
-        "a.example", "me.example", "https://me.example/u/a#k", Priority.URGENT, 2, Reason.GONE, 410, "gone ☂",
-        expire_ms=5, ordering_key="o", request_id="r", outcome=9_000_000, completed_ms=9000,
-        history=(Attempt(1, 2, 410, Reason.GONE),),
-    )  # fmt: skip
-    assert outcome.unpack(outcome.pack(delivery), ID, DeliveryState.DEAD, 9_000_000) == delivery
-
-
-@pytest.mark.parametrize("payload", [b"", b"{}", b"[]", b"[1,2,3]", b"null", b"\xff"])
-def test_an_outcome_that_is_not_ours_is_refused(payload: bytes) -> None:
-    with pytest.raises(QueueCorrupt):
-        outcome.unpack(payload, ID, DeliveryState.DEAD, 1)
-
-
-def test_a_message_comes_back_as_it_was_packed_and_is_told_apart() -> None:
-    message = Message(b"{}", "i", "Like", "a", "k", "f", "o", digest=Message.digest_of(b"{}"), trace="t")
-    assert Message.unpack(b"{}", message.pack()) == message
-    other = Message(b"[]", "i", "Like", "a", "k", "f", "o", digest=Message.digest_of(b"[]"))
-    assert len(message.identity()) == 16
-    assert message.identity() != other.identity()
-    for bad in (b"", b"{}", b"[1]", b'["a"]'):
-        with pytest.raises(ValueError, match=r".*"):
-            Message.unpack(b"", bad)
 
 
 @pytest.mark.parametrize("text", ["", "1", "1-", "-1", "1-0", "01-5", "1-5x", "99999-5", "1-" + "9" * 17])
