@@ -15,7 +15,8 @@ from fedsvc.domain.message import Message
 from fedsvc.errors import QueueCorrupt, QueueUnavailable
 from fedsvc.queue import outcome
 from fedsvc.queue.keys import Keys
-from fedsvc.queue.link import Argument, Link, Script
+from fedsvc.queue.link import Argument, Link
+from fedsvc.queue.script import Script
 from fedsvc.queue.record import Finished, Record, unpack
 
 

@@ -9,10 +9,8 @@ within `timeout`.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import deque
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any, Final
 
 import redis.asyncio as aioredis
@@ -33,30 +31,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fedsvc.config import Settings
 from fedsvc.errors import ConfigurationError, FedsvcError, QueueUnavailable, RequestIdReused
+from fedsvc.queue.script import Script
 
-_FOLDER: Final = files("fedsvc.queue") / "lua"
-_PRELUDE: Final = (_FOLDER / "prelude.lua").read_text()
 #: answers that say "not now": nothing was done. redis-py has classes for some codes, whose text is then
 #: without the code, and leaves others in the text.
 _REFUSED: Final = (
     OutOfMemoryError, ReadOnlyError, ClusterError, TryAgainError, AskError, NoPermissionError, NoScriptError,
 )  # fmt: skip
 _REFUSALS: Final = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE")
-#: scripts that run although Redis is full. Only what takes in new work needs memory for good: were the rest
-#: refused too, nothing could be finished, and Redis would stay full.
-_WHEN_FULL: Final = frozenset({"admit", "settle", "promote", "reclaim", "leave", "archived", "trim"})
-
 Argument = str | bytes | int | float
-
-
-class Script:
-    """One Lua script, with the shared prelude in front."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        flags = "#!lua flags=allow-oom\n" if name in _WHEN_FULL else ""
-        self.source = f"{flags}{_PRELUDE}\n{(_FOLDER / f'{name}.lua').read_text()}"
-        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
 class Link:

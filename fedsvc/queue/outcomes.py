@@ -9,7 +9,8 @@ from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState
 from fedsvc.errors import QueueCorrupt
 from fedsvc.queue import outcome
 from fedsvc.queue.keys import Keys
-from fedsvc.queue.link import Link, Script
+from fedsvc.queue.link import Link
+from fedsvc.queue.script import Script
 
 #: runs although Redis is full: archiving is what makes room
 _LEAD: Final = """#!lua flags=allow-oom

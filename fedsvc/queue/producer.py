@@ -19,7 +19,8 @@ from fedsvc.domain.inbox import Inbox, inbox_key, partition_of
 from fedsvc.domain.message import Message
 from fedsvc.domain.priority import type_code
 from fedsvc.queue.keys import Keys
-from fedsvc.queue.link import Argument, Link, Script
+from fedsvc.queue.link import Argument, Link
+from fedsvc.queue.script import Script
 from fedsvc.queue.record import FLAG_SHARED_INBOX
 
 

@@ -18,7 +18,8 @@ from fedsvc.domain.message import Message
 from fedsvc.errors import QueueCorrupt
 from fedsvc.queue import outcome
 from fedsvc.queue.keys import Keys
-from fedsvc.queue.link import Link, Script
+from fedsvc.queue.link import Link
+from fedsvc.queue.script import Script
 from fedsvc.queue.record import Finished, shown, unpack
 
 _SEGMENT: Final = struct.Struct(">QI")

@@ -13,7 +13,8 @@ from fedsvc.domain.delivery import Priority, Reason
 from fedsvc.domain.priority import type_name
 from fedsvc.errors import ConfigurationError
 from fedsvc.queue.keys import Keys
-from fedsvc.queue.link import Link, Script
+from fedsvc.queue.link import Link
+from fedsvc.queue.script import Script
 
 #: as in lua/prelude.lua
 _BUCKET_S: Final = 5
