@@ -111,10 +111,44 @@ class Settings(BaseModel):
     )
     processes: int = Field(1, ge=1, le=256, description="Worker processes that `fedsvc worker` runs.")
     concurrency: int = Field(
-        256, ge=1, le=10_000, description="Deliveries in flight in one worker process, at most."
+        256,
+        ge=1,
+        le=10_000,
+        description="Deliveries that one worker process works on at once. Those that wait for an answer for "
+        "more than a second do not count, up to four times as many.",
     )
     host_concurrency: int = Field(
-        8, ge=1, le=1000, description="Deliveries in flight to one host, at most, from one worker process."
+        8, ge=1, le=1000, description="Deliveries in flight to one host, at most, from all workers together."
+    )
+    host_start: int = Field(
+        1, ge=1, le=1000, description="Deliveries in flight to a host that was not reached yet, at most."
+    )
+    host_rate: float = Field(
+        1000.0, ge=0, le=1e6, description="Deliveries per second to one host, at most; 0 for no limit."
+    )
+    host_burst: float = Field(
+        2000.0, ge=1, le=1e6, description="Deliveries that a host may get at once after a rest."
+    )
+    circuit_failures: int = Field(
+        5, ge=1, le=1000, description="Failures in a row after which nothing but probes goes to a host."
+    )
+    circuit_first_probe: float = Field(
+        30.0,
+        gt=0,
+        le=86_400,
+        description="Seconds until a failing host is probed; doubles with each probe.",
+    )
+    circuit_longest_probe: float = Field(
+        1800.0, gt=0, le=604_800, description="Seconds between two probes of a host, at most."
+    )
+    host_down_after: float = Field(
+        86_400.0, gt=0, description="Seconds of failing after which a host counts as down (event HOST_DOWN)."
+    )
+    recovery_rate: float = Field(
+        10.0, gt=0, le=1e6, description="Deliveries per second with which a host's backlog begins to be sent."
+    )
+    recovery_doubling: float = Field(
+        5.0, gt=0, le=3600, description="Seconds in which that rate doubles, up to the host's own limits."
     )
     sign_threads: int = Field(2, ge=1, le=64, description="Threads that sign, in each worker process.")
     key_cache_size: int = Field(4096, ge=1, description="Parsed private keys that a process keeps, at most.")
@@ -140,7 +174,11 @@ class Settings(BaseModel):
         f"fedsvc/{__version__}", pattern=r"^[\x20-\x7e]{1,256}$", description="User-Agent of deliveries."
     )
     retry_scale: float = Field(
-        1.0, gt=0, le=1000, description="Multiplies the first and longest delays of all retry policies."
+        1.0,
+        gt=0,
+        le=1000,
+        description="Multiplies the first and longest delays of all "
+        "retry policies and the intervals of circuits.",
     )
 
     max_activity_bytes: int = Field(

@@ -32,6 +32,10 @@ class Activity:
     #: of the object, as far as it says so in at most MAX_ID and MAX_TYPE characters; empty otherwise
     object_id: str = ""
     object_type: str = ""
+    #: of the object of the object, when that is an activity itself
+    inner_object_id: str = ""
+    #: of the target, as Add and Remove have one
+    target_id: str = ""
 
 
 def parse_activity(body: bytes, *, max_bytes: int) -> Activity:
@@ -46,13 +50,15 @@ def parse_activity(body: bytes, *, max_bytes: int) -> Activity:
         raise InvalidActivity("activity", f"is not JSON: {str(error)[:200]}") from None
     if not isinstance(document, dict):
         raise InvalidActivity("activity", "is not a JSON object")
-    inner = document.get("object")
+    inner = _first(document.get("object"))
     return Activity(
         id=_url("activity.id", document.get("id")),
         type=_type(document.get("type")),
         actor=_actor(document.get("actor")),
-        object_id=_told(inner.get("id") if isinstance(inner, dict) else inner, MAX_ID),
-        object_type=_told(inner.get("type") if isinstance(inner, dict) else None, MAX_TYPE),
+        object_id=_id_of(inner),
+        object_type=_told(_first(inner.get("type")) if isinstance(inner, dict) else None, MAX_TYPE),
+        inner_object_id=_id_of(_first(inner.get("object"))) if isinstance(inner, dict) else "",
+        target_id=_id_of(_first(document.get("target"))),
     )
 
 
@@ -97,6 +103,10 @@ def _first(value: Any) -> Any:
     if isinstance(value, list):
         return value[0] if value else None
     return value
+
+
+def _id_of(value: Any) -> str:
+    return _told(value.get("id") if isinstance(value, dict) else value, MAX_ID)
 
 
 def _told(value: Any, limit: int) -> str:

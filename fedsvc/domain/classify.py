@@ -47,8 +47,6 @@ class TransportError(Enum):
     PROTOCOL = auto()
     ADDRESS_REFUSED = auto()
     TOO_MANY_REDIRECTS = auto()
-    #: our own limit of deliveries to the host left no slot in time; nothing was sent
-    HOST_BUSY = auto()
     #: a defect of ours; nothing can be said of the host
     WORKER = auto()
 
@@ -83,8 +81,6 @@ class Verdict:
     #: another signature scheme may be taken
     knock: bool = False
     location: str = ""  # as received, of a redirect to follow
-    #: false when nothing was tried, so that no retry is used up
-    uses_retry: bool = True
 
 
 #: what nearly every delivery ends with, made once
@@ -210,8 +206,6 @@ def _without_answer(error: TransportError, detail: str) -> Verdict:
             return Verdict(Outcome.PERMANENT, Reason.ADDRESS_REFUSED, detail=detail)
         case TransportError.TOO_MANY_REDIRECTS:
             return Verdict(Outcome.PERMANENT, Reason.TOO_MANY_REDIRECTS, detail=detail)
-        case TransportError.HOST_BUSY:
-            return Verdict(Outcome.RETRY, Reason.TIMEOUT, detail=detail, uses_retry=False)
         case TransportError.WORKER:
             return Verdict(Outcome.RETRY, Reason.WORKER_ERROR, detail=detail)
         case _:

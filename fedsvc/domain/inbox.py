@@ -86,6 +86,11 @@ def inbox_key(url: str) -> bytes:
     return blake2b(url.encode(), digest_size=8).digest()
 
 
+def host_key(host: str) -> bytes:
+    """8 bytes that tell a host among those of one group of deliveries."""
+    return blake2b(host.encode(), digest_size=8).digest()
+
+
 def _normal_form(text: str, allow_http: bool) -> Inbox:
     if not text:
         raise ValueError("is required")

@@ -70,5 +70,14 @@ class Message:
 
     def identity(self) -> bytes:
         """16 bytes that two messages share only if they may be stored as one."""
-        same = "\0".join((self.activity_id, self.key_id, self.key_fingerprint, self.content_type))
+        same = "\0".join(
+            (
+                self.activity_id,
+                self.key_id,
+                self.key_fingerprint,
+                self.content_type,
+                self.ordering_key,
+                self.supersede_key,
+            )
+        )
         return hashlib.sha256(self.digest.encode() + b"\0" + same.encode()).digest()[:16]

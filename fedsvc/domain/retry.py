@@ -82,8 +82,7 @@ def decide(
     scale: float = 1.0,
     jitter: float = 0.0,
 ) -> Decision:
-    """What follows a failed attempt. `attempts_made` (from 1) includes it, unless the verdict used up
-    no retry; `expire_ms` 0 is never.
+    """What follows a failed attempt. `attempts_made` (from 1) includes it; `expire_ms` 0 is never.
 
     - A permanent verdict is given up with its own reason, as is a refusal (401, 403) after
       UNAUTHORIZED_RETRIES; other verdicts when the retries are used up (RETRIES_EXHAUSTED).
@@ -99,12 +98,11 @@ def decide(
         return GiveUp(verdict.reason)
     if verdict.outcome is not Outcome.RETRY:
         raise ValueError(f"nothing to retry after {verdict.outcome.name}")
-    if verdict.uses_retry:
-        if verdict.reason in (Reason.UNAUTHORIZED, Reason.FORBIDDEN):
-            if attempts_made > min(UNAUTHORIZED_RETRIES, policy.retries):
-                return GiveUp(verdict.reason)
-        elif attempts_made > policy.retries:
-            return GiveUp(Reason.RETRIES_EXHAUSTED)
+    if verdict.reason in (Reason.UNAUTHORIZED, Reason.FORBIDDEN):
+        if attempts_made > min(UNAUTHORIZED_RETRIES, policy.retries):
+            return GiveUp(verdict.reason)
+    elif attempts_made > policy.retries:
+        return GiveUp(Reason.RETRIES_EXHAUSTED)
 
     end_ms, too_late = accepted_ms + max_retry_ms, Reason.MAX_AGE
     if 0 < expire_ms < end_ms:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntFlag
 from typing import Any, Final, NamedTuple
 
 from redis.exceptions import RedisError
@@ -14,10 +16,14 @@ from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Priority
 from fedsvc.domain.message import Message
 from fedsvc.errors import QueueCorrupt, QueueUnavailable
 from fedsvc.queue import outcome
+from fedsvc.queue.hosts import pack_terms
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Argument, Link
-from fedsvc.queue.script import Script
 from fedsvc.queue.record import Finished, Record, unpack
+from fedsvc.queue.script import Script
+
+#: see `lua/settle.lua`
+_NUMBERS: Final = struct.Struct(">BBQBQBIQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +31,8 @@ class Admitted:
     """A delivery in flight with this worker."""
 
     id: DeliveryId
-    #: of the ready stream that it came from
-    priority: Priority
+    #: number of the stream that its entry is in: 1 to 3 the ready streams, 4 for one out of a lane
+    stream: int
     #: number of its entry there
     entry: int
     record: Record
@@ -36,10 +42,23 @@ class Admitted:
     problem: str = ""
 
 
+class Signal(IntFlag):
+    """What an attempt tells of its host: see `lua/hosts.lua`."""
+
+    ANSWERED = 1
+    FAILED = 2
+    SLOWED = 4
+    TOOK = 8
+    INBOX_GONE = 16
+
+
+NO_SIGNAL: Final = Signal(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """How a flight ended. RETRY needs `due_ms` and the new `record`, every other state an `outcome`,
-    DEAD both."""
+    DEAD both. What the answer tells of the host is in `signal`."""
 
     admitted: Admitted
     state: DeliveryState
@@ -48,12 +67,31 @@ class Settlement:
     record: Record | None = None
     due_ms: int = 0
     outcome: Delivery | None = None
+    signal: Signal = NO_SIGNAL
+    latency_ms: int = 0
+    #: milliseconds for which the host wants to be left alone
+    pause_ms: int = 0
+
+
+class Settled(NamedTuple):
+    #: indexes of those that somebody else has settled
+    passed_over: set[int]
+    #: hosts have room for what waits in their lanes
+    woken: bool
+
+
+class Handed(NamedTuple):
+    admitted: list[Admitted]
+    #: there is more
+    more: bool
 
 
 class Promoted(NamedTuple):
     promoted: int
-    #: milliseconds since the epoch at which the next delivery is due; None if none waits
+    #: milliseconds since the epoch at which something is due next; None if nothing waits for a time
     next_due_ms: int | None
+    #: there is work for admit
+    work: bool
 
 
 class Shares(NamedTuple):
@@ -91,19 +129,21 @@ class Consumer:
         self._link = link
         self._keys = keys
         self._lease_ms = int(settings.lease * 1000)
+        self._terms = pack_terms(settings)
         self._admit = Script("admit")
         self._settle = Script("settle")
         self._promote = Script("promote")
         self._reclaim = Script("reclaim")
         self._leave = Script("leave")
 
-    async def admit(self, partition: int, shares: Shares) -> list[Admitted]:
-        """Take deliveries that are ready; also renews the lease.
+    async def admit(self, partition: int, shares: Shares, *, only_urgent: bool = False) -> Handed:
+        """Take deliveries that their hosts can take now; the others are parked. Also renews the lease.
 
         After QueueUnavailable some may have been handed out in an answer that was lost: `recover` them.
         """
-        answer = await self._run(self._admit, partition, [self.name, self._lease_ms, *shares])
-        return list(self._admitted(partition, answer))
+        args: list[Argument] = [self._terms, self.name, self._lease_ms, *shares, int(only_urgent)]
+        more, *answer = await self._run(self._admit, partition, args)
+        return Handed(list(self._admitted(partition, answer)), bool(more))
 
     async def recover(self, partition: int, limit: int) -> list[Admitted]:
         """Everything that is in flight with this worker, known to it or not."""
@@ -123,35 +163,41 @@ class Consumer:
         )
 
     async def promote(self, partition: int) -> Promoted:
-        """Move deliveries that are due to the ready streams."""
-        count, due, now = await self._run(self._promote, partition, [self.PROMOTE])
+        """Move deliveries that are due to the ready streams, and end those whose time is over."""
+        count, due, now, work = await self._run(self._promote, partition, [self.PROMOTE])
         self.clock.set(int(now))
         next_due = int(float(due))
-        return Promoted(int(count), None if next_due < 0 else next_due)
+        return Promoted(int(count), None if next_due < 0 else next_due, bool(work))
 
-    async def settle(self, partition: int, settlements: Sequence[Settlement]) -> set[int]:
-        """End the flight of some deliveries. Returns the indexes of those that somebody else has settled.
+    async def settle(self, partition: int, settlements: Sequence[Settlement]) -> Settled:
+        """End the flight of some deliveries.
 
         Repeating it after QueueUnavailable is safe: what was done is passed over.
         """
-        args: list[Argument] = []
+        args: list[Argument] = [self._terms]
         for s in settlements:
             admitted = s.admitted
             args += (
-                int(s.state),
+                _NUMBERS.pack(
+                    s.state,
+                    admitted.stream,
+                    admitted.entry,
+                    s.attempted,
+                    s.due_ms,
+                    s.signal,
+                    min(max(s.latency_ms, 0), 0xFFFFFFFF),
+                    s.pause_ms,
+                ),
                 admitted.id.sequence,
-                int(admitted.priority),
-                admitted.entry,
-                1 if s.attempted else 0,
-                s.due_ms,
                 s.record.pack(admitted.id.accepted_ms) if s.record is not None else b"",
                 outcome.pack(s.outcome) if s.outcome is not None else b"",
             )
-        return {int(index) for index in await self._run(self._settle, partition, args)}
+        woken, *passed_over = await self._run(self._settle, partition, args)
+        return Settled({int(index) for index in passed_over}, bool(woken))
 
     async def leave(self, partition: int) -> int:
         """Give up the lease. Returns how many deliveries are left to other workers (1 stands for some)."""
-        return int(await self._run(self._leave, partition, [self.name, partition]))
+        return int(await self._run(self._leave, partition, [self.name]))
 
     async def message(self, partition: int, number: int) -> Message | None:
         """None if Redis does not hold it. Raises QueueCorrupt if it is no message."""
@@ -164,8 +210,9 @@ class Consumer:
         except ValueError as error:
             raise QueueCorrupt(f"message {partition}-{number}: {error}") from None
 
-    async def listen(self) -> AsyncGenerator[int, None]:
-        """Partitions in which there is new work, until QueueUnavailable. May miss some: poll too."""
+    async def listen(self) -> AsyncGenerator[tuple[int, bool], None]:
+        """Partitions in which there is new work, and whether it is urgent, until QueueUnavailable. May miss
+        some: poll too."""
         pubsub = self._link.redis.pubsub(ignore_subscribe_messages=True)
         try:
             await pubsub.subscribe(self._keys.bell)
@@ -174,8 +221,8 @@ class Consumer:
                 told = await pubsub.get_message(timeout=5.0)
                 if told is None:
                     await pubsub.ping()
-                elif told["type"] == "message" and told["data"].isdigit():
-                    yield int(told["data"])
+                elif told["type"] == "message" and (number := told["data"].rstrip(b"!")).isdigit():
+                    yield int(number), told["data"].endswith(b"!")
         except (RedisError, TimeoutError, OSError) as error:  # redis-py's own are no OSError
             raise QueueUnavailable(f"Redis does not answer: {type(error).__name__}") from None
         finally:
@@ -188,12 +235,13 @@ class Consumer:
     def _admitted(partition: int, answer: Sequence[Any]) -> Iterator[Admitted]:
         items = iter(answer)
         for stream, entry, sequence, packed, times in zip(items, items, items, items, items, strict=True):
-            id, priority = DeliveryId(partition, int(sequence)), Priority(stream)
+            id = DeliveryId(partition, int(sequence))
             try:
                 record = unpack(packed, id)
                 if isinstance(record, Finished):
                     raise QueueCorrupt(f"delivery {id} is finished")
-                yield Admitted(id, priority, int(entry), record, int(times))
+                yield Admitted(id, stream, int(entry), record, int(times))
             except QueueCorrupt as error:
-                broken = Record(DeliveryState.READY, 0, priority, 0, 0, 0, 0, 0, "")
-                yield Admitted(id, priority, int(entry), broken, int(times), str(error))
+                priority = Priority(min(stream, Priority.BULK))
+                broken = Record(DeliveryState.READY, 0, priority, 0, 0, 0, 0, 0, 0, "")
+                yield Admitted(id, stream, int(entry), broken, int(times), str(error))

@@ -6,6 +6,8 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
 
     <ns>:{pN}:ready:urgent|normal|bulk   stream    group `workers`; an entry's id is <number>-0, its
                                                    field `d` the delivery's sequence
+    <ns>:{pN}:woken                      stream    the same, for what comes out of a lane straight into a
+                                                   worker's hands: all of it is in flight
     <ns>:{pN}:deliveries                 hash      sequence -> packed record (see `record.py`): the one
                                                    truth about a delivery; everything else refers to it
     <ns>:{pN}:message:<number>           hash      b body, m packed fields, i identity, n deliveries
@@ -13,10 +15,19 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
     <ns>:{pN}:activity:<key>             string    latest message's number, then segments of sequences
                                                    and inbox keys: finds duplicates and recipients
     <ns>:{pN}:retry                      zset      sequence by due time (ms): retries and scheduled
+    <ns>:{pN}:expiry                     zset      sequence by the caller's expiry (ms)
+    <ns>:{pN}:hosts                      hash      host -> packed state: circuit, slots, tokens, pause
+    <ns>:{pN}:policies, :pauses          hash      host -> packed limits of its own; why it is paused
+    <ns>:{pN}:lane:<priority>:<host>     list      sequences that wait for their host, oldest first
+    <ns>:{pN}:wake                       zset      host by the time (ms) at which its lanes are tried again
+    <ns>:{pN}:group:<hash>               string    sequences that share an ordering key or concern one object
+    <ns>:{pN}:held:<hash>:<host>         list      sequences that wait for others before them in order
+    <ns>:{pN}:followed                   hash      <hash>:<host> -> how many of those others there are
     <ns>:{pN}:dead                       stream    dead letters: d sequence, o packed outcome
     <ns>:{pN}:outcomes                   stream    every terminal outcome: d, s state, o packed outcome
     <ns>:{pN}:archived                   string    number of the last outcome that SQL has committed
     <ns>:{pN}:consumers                  zset      worker -> time (ms) at which its lease ends
+    <ns>:{pN}:looked                     string    when (ms) a worker last looked for dead ones
     <ns>:{pN}:counters, :rates           hash      what stats are read from
     <ns>:{pN}:sequence                   string    the last number given out (microseconds)
     <ns>:{pN}:request:<id>               string    first answer to a request id; expires
@@ -24,7 +35,8 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
     <ns>:key:<fingerprint>               hash      an encrypted private key
     <ns>:partitions                      string    number of partitions, recorded at first start
     <ns>:clock-shift                     (per partition) string, milliseconds; tests move time with it
-    <ns>:bell                            channel   a partition's number, when there is work in it
+    <ns>:bell                            channel   a partition's number, when there is work in it; with a `!`
+                                                   when it is urgent
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -15,13 +16,17 @@ from typing import Final, NamedTuple
 from fedsvc.config import Settings
 from fedsvc.domain.activity import activity_key
 from fedsvc.domain.delivery import DeliveryId, Priority
-from fedsvc.domain.inbox import Inbox, inbox_key, partition_of
+from fedsvc.domain.inbox import Inbox, host_key, inbox_key, partition_of
 from fedsvc.domain.message import Message
 from fedsvc.domain.priority import type_code
+from fedsvc.domain.relations import UNRELATED, Relation, Rule, group_of
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Argument, Link
-from fedsvc.queue.script import Script
 from fedsvc.queue.record import FLAG_SHARED_INBOX
+from fedsvc.queue.script import Script
+
+#: see `lua/enqueue.lua`
+_NUMBERS: Final = struct.Struct(">BBBBQIQQQI")
 
 
 class Queued(NamedTuple):
@@ -48,6 +53,8 @@ class Terms:
     allow_duplicate: bool = False
     #: the inboxes are shared inboxes of their hosts
     shared_inbox: bool = False
+    #: to other activities: whose order it keeps, what it takes back
+    relation: Relation = UNRELATED
 
 
 class Place(NamedTuple):
@@ -57,6 +64,7 @@ class Place(NamedTuple):
     host: str
     partition: int
     key: bytes
+    host_key: bytes
 
 
 class Producer:
@@ -75,7 +83,7 @@ class Producer:
 
     def place(self, inbox: Inbox) -> Place:
         partition = partition_of(inbox.host, self._partitions)
-        return Place(inbox.url, inbox.host, partition, inbox_key(inbox.url))
+        return Place(inbox.url, inbox.host, partition, inbox_key(inbox.url), host_key(inbox.host))
 
     async def enqueue(self, message: Message, inbox: Place, terms: Terms) -> Queued:
         """Accept one delivery. Returning means that Redis has it.
@@ -111,29 +119,34 @@ class Producer:
     ) -> tuple[int, list[tuple[int, int]]]:
         """First new sequence, and (index, sequence) of each duplicate."""
         identity = message.identity()
-        pairs: list[Argument] = []
-        for inbox in inboxes:
-            pairs.append(inbox.url)
-            pairs.append(inbox.key)
-        args: list[Argument] = [
-            partition,
-            int(terms.priority),
+        relation = terms.relation
+        numbers = _NUMBERS.pack(
+            terms.priority,
             type_code(message.activity_type),
             FLAG_SHARED_INBOX if terms.shared_inbox else 0,
+            relation.rule,
             terms.not_before_ms,
-            -(-terms.expire_ms // 1000),
+            min(-(-terms.expire_ms // 1000), 0xFFFFFFFF),
+            self._request_ttl_ms,
+            self._index_ttl_ms,
+            0 if terms.allow_duplicate else self._duplicate_window_us,
+            self._max_retry_s,
+        )
+        args: list[Argument] = [
+            numbers,
             activity_key(message.activity_id).hex(),
             identity,
             message.pack(),
             message.body,
             f"{message.origin}/{terms.request_id}{part}" if terms.request_id else "",
             self._fingerprint(identity, inboxes, terms),
-            self._request_ttl_ms,
-            self._index_ttl_ms,
-            0 if terms.allow_duplicate else self._duplicate_window_us,
-            self._max_retry_s,
-            *pairs,
+            group_of(message.origin, relation.ordering_key),
+            group_of(message.origin, relation.family),
+            activity_key(relation.undoes).hex() if relation.rule is Rule.UNDONE else "",
+            message.origin,
         ]
+        for inbox in inboxes:
+            args += (inbox.url, inbox.key, inbox.host_key)
         prefix = self._keys.partition(partition).prefix
         answer = await self._link.run(self._enqueue, prefix, args)
         pairs_of = iter(answer[1:])

@@ -19,8 +19,8 @@ from fedsvc.errors import QueueCorrupt
 from fedsvc.queue import outcome
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
-from fedsvc.queue.script import Script
 from fedsvc.queue.record import Finished, shown, unpack
+from fedsvc.queue.script import Script
 
 _SEGMENT: Final = struct.Struct(">QI")
 

@@ -1,11 +1,13 @@
 """The packed record of a delivery that is not finished, as the hash `deliveries` holds it.
 
-Big-endian: state u8, flags u8, priority u8, type code u8, attempts u8, deadline u32 (seconds), message
-u64, place u64, inbox length u16, inbox, then for each attempt: start u32 (ms after acceptance), latency
-u16 (ms, capped), status u16, reason u8. `lua/prelude.lua` reads and writes the same layout.
+Big-endian: state u8, flags u8, priority u8, type code u8, attempts u8, tries u8 (attempts that the retry
+policy counts), deadline u32 (seconds), message u64, place u64, inbox length u16, inbox, then for each
+attempt: start u32 (ms after acceptance), latency u16 (ms, capped), status u16, reason u8. `lua/prelude.lua`
+reads and writes the same layout.
 
-`place` is the number of the entry by which the delivery stands in a ready stream or among the dead
-letters. A finished delivery keeps only state u8 and the number of its outcome u64.
+`place` is the number of the entry by which the delivery stands in a ready stream or among the dead letters;
+of a parked one see `lua/prelude.lua`. A finished delivery keeps only state u8 and the number of its outcome
+u64.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from fedsvc.domain.inbox import host_of
 from fedsvc.domain.message import Message
 from fedsvc.errors import QueueCorrupt
 
-HEADER: Final = struct.Struct(">BBBBBIQQH")
+HEADER: Final = struct.Struct(">BBBBBBIQQH")
 _ATTEMPT: Final = struct.Struct(">IHHB")
 _FINISHED: Final = struct.Struct(">BQ")
 FLAG_SHARED_INBOX: Final = 1
@@ -49,6 +51,7 @@ class Record:
     priority: Priority
     type_code: int
     attempts: int
+    tries: int  # attempts that the retry policy counts: those while the host was known to be down are not
     deadline_s: int  # seconds since the epoch: past it the delivery is not tried any more
     message: int
     place: int
@@ -74,11 +77,14 @@ class Record:
         return self.history[-1].reason if self.history else None
 
     def tried(self, attempt: Attempt, state: DeliveryState) -> Self:
-        """The record after one more attempt; the oldest are forgotten past MAX_HISTORY."""
+        """The record after one more attempt; the oldest are forgotten past MAX_HISTORY.
+
+        If it was a probe of a host that is still down, `settle.lua` takes the try back."""
         return replace(
             self,
             state=state,
             attempts=min(self.attempts + 1, 255),
+            tries=min(self.tries + 1, 255),
             history=(*self.history, attempt)[-MAX_HISTORY:],
         )
 
@@ -90,6 +96,7 @@ class Record:
             self.priority,
             self.type_code,
             self.attempts,
+            self.tries,
             self.deadline_s,
             self.message,
             self.place,
@@ -134,9 +141,9 @@ def unpack(packed: bytes, id: DeliveryId) -> Record | Finished:
         if len(packed) == _FINISHED.size:
             state, outcome = _FINISHED.unpack(packed)
             return Finished(DeliveryState(state), outcome)
-        state, flags, priority, type_code, attempts, deadline, message, place, length = HEADER.unpack_from(
-            packed
-        )
+        (
+            state, flags, priority, type_code, attempts, tries, deadline, message, place, length,
+        ) = HEADER.unpack_from(packed)  # fmt: skip
         start = HEADER.size + length
         inbox = packed[HEADER.size : start].decode()
         if len(inbox) != length:
@@ -154,6 +161,7 @@ def unpack(packed: bytes, id: DeliveryId) -> Record | Finished:
             Priority(priority),
             type_code,
             attempts,
+            tries,
             deadline,
             message,
             place,

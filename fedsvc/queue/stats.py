@@ -51,6 +51,10 @@ class QueueStats:
     priorities: Mapping[Priority, PriorityStats]
     retry: int
     scheduled: int
+    #: wait for their host, or for others before them in order
+    parked: int
+    #: hosts whose circuit is not closed
+    open_circuits: int
     due: int
     #: milliseconds since the epoch; None if nothing waits
     next_due_ms: int | None
@@ -72,7 +76,7 @@ class QueueStats:
 
     @property
     def pending(self) -> int:
-        return self.ready + self.in_flight + self.retry + self.scheduled
+        return self.ready + self.in_flight + self.retry + self.scheduled + self.parked
 
     def counter(self, name: str) -> int:
         return self.counters.get(name, 0)
@@ -130,7 +134,8 @@ class _Sum:
     def add(self, answer: Sequence[Any]) -> None:
         now, counters, rates, delayed, dead, next_due, due, consumers, archived, last = answer[:10]
         self.now_ms = max(self.now_ms, int(now))
-        self.counters.update({k.decode(): int(v) for k, v in zip(counters[::2], counters[1::2], strict=True)})
+        numbers = {k.decode(): int(v) for k, v in zip(counters[::2], counters[1::2], strict=True)}
+        self.counters.update(numbers)
         for name, value in zip(rates[::2], rates[1::2], strict=True):
             bucket, count = value.split(b":")
             self.rates[chr(name[0]), int(bucket)] += int(count)
@@ -148,6 +153,14 @@ class _Sum:
             if int(oldest):
                 age = max(0, int(now) - int(oldest) // 1000)
                 self.age_ms[priority] = max(self.age_ms.get(priority, 0), age)
+
+        # Those out of lanes are counted by priority; should that be off, their sum is right all the same.
+        woken = answer[19]
+        for priority in (Priority.URGENT, Priority.NORMAL):
+            part = max(0, min(woken, numbers.get(f"woken:{priority:d}", 0)))
+            self.flying[priority] += part
+            woken -= part
+        self.flying[Priority.BULK] += woken
 
     def rate(self, metric: str, window_s: int) -> float:
         newest = self.now_ms // 1000 // _BUCKET_S
@@ -176,6 +189,8 @@ class StatsReader:
             },
             retry=total.delayed - scheduled,
             scheduled=scheduled,
+            parked=total.counters["parked"],
+            open_circuits=total.counters["open"],
             due=total.due,
             next_due_ms=min(total.next_due, default=None),
             dead_letters=total.dead,

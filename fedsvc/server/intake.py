@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from fedsvc.config import Settings
@@ -15,6 +15,7 @@ from fedsvc.domain.inbox import origin_of, parse_inbox
 from fedsvc.domain.keys import PrivateKey, PrivateKeyCache, load_private_key
 from fedsvc.domain.message import CONTENT_TYPE, Message
 from fedsvc.domain.priority import default_priority
+from fedsvc.domain.relations import relation_of
 from fedsvc.errors import InvalidInbox, InvalidInput, InvalidKey
 from fedsvc.queue.producer import Place, Producer, Terms
 from fedsvc.v1 import types_pb2
@@ -67,13 +68,18 @@ class Intake:
     async def submission(self, request: Any) -> Submission:
         """Of a QueueActivityRequest or FanOutActivityRequest. Raises InvalidInput."""
         activity = parse_activity(request.activity, max_bytes=self._settings.max_activity_bytes)
-        terms = self._terms(request, activity)
+        options = request.options
+        relation = relation_of(
+            activity,
+            ordering_key=_text("options.ordering_key", options.ordering_key, _MAX_KEY),
+            supersede_key=_text("options.supersede_key", options.supersede_key, _MAX_KEY),
+        )
+        terms = replace(self._terms(request, activity), relation=relation)
         key_id = request.signing_key.key_id
         if not key_id:
             raise InvalidKey("signing_key.key_id", "is required")
         origin = origin_of(key_id)
         key = await self._key(request.signing_key.private_key_pem)
-        options = request.options
         message = Message(
             body=request.activity,
             activity_id=activity.id,
@@ -83,8 +89,8 @@ class Intake:
             key_fingerprint=key.fingerprint,
             origin=origin,
             content_type=self._content_type(options.content_type),
-            ordering_key=_text("options.ordering_key", options.ordering_key, _MAX_KEY),
-            supersede_key=_text("options.supersede_key", options.supersede_key, _MAX_KEY),
+            ordering_key=relation.ordering_key,
+            supersede_key=options.supersede_key,
             request_id=request.request_id,
             digest=Message.digest_of(request.activity),
         )

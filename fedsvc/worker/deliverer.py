@@ -1,11 +1,11 @@
 """One attempt to deliver: sign, POST, follow redirects, and say what came of it.
 
-    slot of the host ──▶ sign (in a thread) ──▶ POST ──▶ answer ──▶ verdict
-                              ▲                           │
-                              └── 307, 308: at most 3 ────┘
+    sign (in a thread) ──▶ POST ──▶ answer ──▶ verdict
+              ▲                       │
+              └── 307, 308: at most 3 ┘
 
 Every attempt is signed afresh, since receivers take a Date for minutes only. One deadline covers all
-of it but the wait for a slot.
+of it. How many go to one host at a time is decided before, for all workers together: see `lua/admit.lua`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from fedsvc.domain.keys import PrivateKey
 from fedsvc.domain.message import Message
 from fedsvc.domain.signatures import MessageForm, Target, imf_fixdate
 from fedsvc.worker.signer import Signer
-from fedsvc.worker.slots import HostSlots
 from fedsvc.worker.transport import Exchange, Transport
 
 MAX_REDIRECTS: Final = 3
@@ -50,7 +49,7 @@ class AttemptResult(NamedTuple):
 
     verdict: Verdict
     started_ms: int  # milliseconds since the epoch
-    latency_ms: int  # without the wait for a slot
+    latency_ms: int
     #: where the last request went; another URL than the inbox's if it redirected
     url: str
 
@@ -68,7 +67,6 @@ class Deliverer:
         self._signer = signer
         self._clock = clock
         self._transport = Transport(settings)
-        self._slots = HostSlots(settings.host_concurrency)
 
     async def start(self) -> None:
         """Raises OSError (ssl.SSLError among them) if the CA file cannot be used."""
@@ -81,11 +79,9 @@ class Deliverer:
     async def deliver(self, message: Message, inbox_url: str, key: PrivateKey) -> AttemptResult:
         """Try once. Never raises for what a network, a remote or a defect does; cancellation does."""
         try:
-            host = _destination(inbox_url).host
+            _destination(inbox_url)
         except ValueError as error:
             return self._untried(inbox_url, TransportError.ADDRESS_REFUSED, str(error))
-        if not (self._slots.try_take(host) or await self._slots.take(host, self._settings.delivery_timeout)):
-            return self._untried(inbox_url, TransportError.HOST_BUSY, "too many deliveries to it at once")
         started, begun = self._clock(), time.monotonic()
         try:
             verdict, url = await self._try(message, inbox_url, key)
@@ -94,8 +90,6 @@ class Deliverer:
             log.error("attempt_failed", inbox=inbox_url, activity=message.activity_id, exc_info=error)
             defect = Answer(error=TransportError.WORKER, detail=type(error).__name__)
             verdict, url = classify(defect, 0), inbox_url
-        finally:
-            self._slots.release(host)
         latency_ms = round((time.monotonic() - begun) * 1000)
         return AttemptResult(verdict, int(started * 1000), latency_ms, url)
 

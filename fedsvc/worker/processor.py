@@ -12,7 +12,7 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final, Protocol
 
 import structlog
@@ -22,7 +22,7 @@ from fedsvc.domain.delivery import Delivery, DeliveryState, Reason
 from fedsvc.domain.keys import PrivateKey
 from fedsvc.domain.message import Message
 from fedsvc.errors import KeyUnavailable, QueueCorrupt, QueueUnavailable
-from fedsvc.queue.consumer import Admitted, Consumer, Settlement
+from fedsvc.queue.consumer import Admitted, Consumer, Handed, Settlement
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.caches import KeyCache, MessageCache
 from fedsvc.worker.metrics import Metrics
@@ -45,6 +45,15 @@ class Processor:
     #: deliveries taken in one script, at most, and so many that it is worth a script when much waits
     BATCH: Final = 128
     WORTHWHILE: Final = 32
+    #: seconds after which a delivery only waits for its inbox and costs next to nothing: it takes up none of
+    #: the places any more, so that hosts that hang keep nobody else waiting
+    SLOW: Final = 1.0
+    #: deliveries in all, as a multiple of the places
+    MAX_SLOW: Final = 4
+    #: part of the places that only urgent deliveries get
+    RESERVE: Final = 16
+    #: deliveries on their way, above which settlements are worth waiting for
+    BUSY: Final = 64
     #: settlements that Redis has not confirmed, above which nothing more is taken
     MAX_UNSETTLED: Final = 4096
     #: times that a delivery may be handed out without being settled, before it is taken for poison
@@ -67,7 +76,13 @@ class Processor:
         self._beats = beats
         self._metrics = metrics
         self._judge = Judge(settings, consumer.clock, random.random)
-        self.settler = Settler(consumer, beats, self._settled)
+        self.settler = Settler(
+            consumer,
+            beats,
+            self._settled,
+            woken=lambda partition: self.poke((partition,)),
+            busy=lambda: len(self._flying) >= self.BUSY,
+        )
         self._partitions = settings.partitions
         self._concurrency = settings.concurrency
         self._shares = ShareKeeper()
@@ -78,6 +93,10 @@ class Processor:
         #: entries that are with us, in flight or waiting to be settled
         self._held: set[tuple[int, int]] = set()
         self._flying: set[asyncio.Task[None]] = set()
+        #: those of them that take up a place, with their start (seconds, the loop's clock), oldest first
+        self._placed: dict[asyncio.Task[None], float] = {}
+        #: partitions in which something urgent has just come
+        self._urgent: set[int] = set()
         self._turn = asyncio.Event()
         self._stopping = False
 
@@ -85,12 +104,14 @@ class Processor:
     def in_flight(self) -> int:
         return len(self._flying)
 
-    def poke(self, partitions: Iterable[int], *, first: bool = False) -> None:
+    def poke(self, partitions: Iterable[int], *, first: bool = False, urgent: bool = False) -> None:
         """There may be work in these partitions. `first`: it is new, ask there before elsewhere."""
         for partition in partitions:
             self._hot.setdefault(partition)
             if first:
                 self._hot.move_to_end(partition, last=False)
+            if urgent:
+                self._urgent.add(partition)
         self._turn.set()
 
     def stop(self) -> None:
@@ -107,28 +128,31 @@ class Processor:
             if loop.time() - swept >= self.SWEEP:
                 swept = loop.time()
                 self.poke(range(self._partitions))
-            if self._hot and self._room() >= self._worth_asking():
+            room = self._room()
+            full = room < self._worth_asking()
+            if (self._hot and not full) or (self._urgent and self._places() > 0):
                 try:
-                    await self._take(self._room())
+                    if full or not self._hot:
+                        await self._take_urgent(self._places())
+                    else:
+                        await self._take(room)
                     self._beats.beat("consume")
                 except QueueUnavailable as error:
                     self._beats.fail("consume", str(error))
                     await asyncio.sleep(self.SWEEP)
                 continue
             self._beats.beat("consume")
-            try:
-                async with asyncio.timeout(self.SWEEP):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience()):
                     await self._turn.wait()
-            except TimeoutError:
-                pass
 
     async def listen(self) -> None:
         """Follow the bell until cancelled."""
         while True:
             try:
                 async with aclosing(self._consumer.listen()) as bells:
-                    async for partition in bells:
-                        self.poke((partition,), first=True)
+                    async for partition, urgent in bells:
+                        self.poke((partition,), first=True, urgent=urgent)
             except QueueUnavailable as error:
                 log.debug("bell_lost", error=str(error))
                 await asyncio.sleep(self.SWEEP)
@@ -153,10 +177,30 @@ class Processor:
         except TimeoutError:
             log.warning("unsettled", deliveries=len(self.settler))
 
-    def _room(self) -> int:
+    def _places(self) -> int:
+        """Places that are free."""
         if len(self.settler) >= self.MAX_UNSETTLED:
             return 0
-        return self._concurrency - len(self._flying)
+        past = asyncio.get_running_loop().time() - self.SLOW
+        while self._placed:
+            task = next(iter(self._placed))
+            if self._placed[task] > past:
+                break
+            del self._placed[task]
+        return min(
+            self._concurrency - len(self._placed), self.MAX_SLOW * self._concurrency - len(self._flying)
+        )
+
+    def _patience(self) -> float:
+        """Seconds to wait for something to happen: until a place may be free because its delivery is slow."""
+        if not self._hot or not self._placed:
+            return self.SWEEP
+        oldest = next(iter(self._placed.values()))
+        return min(self.SWEEP, max(0.01, oldest + self.SLOW - asyncio.get_running_loop().time()))
+
+    def _room(self) -> int:
+        """Places that are free for all."""
+        return self._places() - (self._concurrency // self.RESERVE)
 
     def _worth_asking(self) -> int:
         """Free slots below which asking is left for later, so that it is done in batches under load."""
@@ -168,28 +212,38 @@ class Processor:
         limit = min(self.BATCH, max(1, room // len(partitions)))
         for partition in partitions:
             del self._hot[partition]  # a bell that rings meanwhile puts it back
-        answers = await asyncio.gather(*(self._ask(p, limit) for p in partitions), return_exceptions=True)
+            self._urgent.discard(partition)
+        await self._take_from(partitions, limit)
+
+    async def _take_urgent(self, places: int) -> None:
+        partitions = list(self._urgent)[: max(1, places // self.WORTHWHILE)]
+        self._urgent.difference_update(partitions)
+        await self._take_from(partitions, min(self.BATCH, max(1, places // len(partitions))), urgent=True)
+
+    async def _take_from(self, partitions: list[int], limit: int, *, urgent: bool = False) -> None:
+        asked = (self._ask(p, limit, urgent) for p in partitions)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
         lost: BaseException | None = None
         for partition, answer in zip(partitions, answers, strict=True):
             if isinstance(answer, BaseException):
                 self._hot[partition] = None
                 lost = answer
                 continue
-            self.adopt(answer)
-            if len(answer) >= limit:
+            self.adopt(answer.admitted)
+            if answer.more:
                 self._hot[partition] = None
         if lost is not None:
             raise lost
 
-    async def _ask(self, partition: int, limit: int) -> list[Admitted]:
+    async def _ask(self, partition: int, limit: int, urgent: bool) -> Handed:
         if partition in self._doubtful:
             mine = await self._consumer.recover(partition, self._concurrency + self.MAX_UNSETTLED)
             self._doubtful.discard(partition)
             found = [a for a in mine if (partition, a.entry) not in self._held]
             if found:
-                return found
+                return Handed(found, True)
         try:
-            return await self._consumer.admit(partition, self._shares.of(limit))
+            return await self._consumer.admit(partition, self._shares.of(limit), only_urgent=urgent)
         except QueueUnavailable:
             self._doubtful.add(partition)
             raise
@@ -201,12 +255,14 @@ class Processor:
         self._held.add(entry)
         task = asyncio.get_running_loop().create_task(self._handle(admitted))
         self._flying.add(task)
+        self._placed[task] = asyncio.get_running_loop().time()
         task.add_done_callback(self._landed)
         return True
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._flying.discard(task)
-        if self._hot and self._room() >= self._worth_asking():
+        self._placed.pop(task, None)
+        if self._urgent or (self._hot and self._room() >= self._worth_asking()):
             self._turn.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("delivery_crashed", exc_info=error)

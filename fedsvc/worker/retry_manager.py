@@ -60,9 +60,7 @@ class RetryManager:
     async def _promote_all(self) -> float:
         """Returns seconds until the next round."""
         answers = await asyncio.gather(*(self._consumer.promote(p) for p in self._partitions))
-        self._processor.poke(
-            p for p, answer in zip(self._partitions, answers, strict=True) if answer.promoted
-        )
+        self._processor.poke(p for p, answer in zip(self._partitions, answers, strict=True) if answer.work)
         if any(answer.promoted >= self._consumer.PROMOTE for answer in answers):
             return self.QUICKEST
         due = min((a.next_due_ms for a in answers if a.next_due_ms is not None), default=None)

@@ -10,13 +10,28 @@ from fedsvc.config import Settings
 from fedsvc.domain.classify import Outcome, Verdict
 from fedsvc.domain.delivery import Attempt, DeliveryState, Reason
 from fedsvc.domain.message import Message
-from fedsvc.domain.retry import Decision, GiveUp, RetryAt, decide, policy_for
-from fedsvc.queue.consumer import Admitted, Clock, Settlement
+from fedsvc.domain.retry import GiveUp, RetryAt, decide, policy_for
+from fedsvc.queue.consumer import Admitted, Clock, Settlement, Signal
 from fedsvc.queue.record import shown
 
 _NOTHING: Final = Message(b"", "", "", "", "", "", "")
-#: milliseconds until a delivery that found no slot is tried again, before FEDSVC_RETRY_SCALE
-_NO_SLOT_MS: Final = 2000
+
+
+def signal_of(verdict: Verdict) -> Signal:
+    """What an answer tells of its host. One that answers is there, whatever it says; a failure of ours tells
+    nothing."""
+    signal = Signal(0)
+    if verdict.counts_against_host:
+        signal |= Signal.FAILED
+    elif verdict.status:
+        signal |= Signal.ANSWERED
+    if verdict.slows_host:
+        signal |= Signal.SLOWED
+    if verdict.outcome is Outcome.DELIVERED:
+        signal |= Signal.TOOK
+    if verdict.inbox_gone:
+        signal |= Signal.INBOX_GONE
+    return signal
 
 
 class Tried(Protocol):
@@ -41,13 +56,19 @@ class Judge:
         attempt = Attempt(started_ms, tried.latency_ms, verdict.status, verdict.reason)
         match verdict.outcome:
             case Outcome.DELIVERED:
-                return self._ended(admitted, message, DeliveryState.DELIVERED, verdict, attempt)
+                settlement = self._ended(admitted, message, DeliveryState.DELIVERED, verdict, attempt)
             case Outcome.RETRY | Outcome.PERMANENT:
-                return self._failed(admitted, message, verdict, attempt)
+                settlement = self._failed(admitted, message, verdict, attempt)
             case Outcome.FOLLOW:
                 raise ValueError("a redirect must not leave the deliverer")
             case _:
                 assert_never(verdict.outcome)
+        return replace(
+            settlement,
+            signal=signal_of(verdict),
+            latency_ms=tried.latency_ms,
+            pause_ms=(verdict.retry_after_ms or 0) if verdict.slows_host else 0,
+        )
 
     def untried(
         self, admitted: Admitted, message: Message, reason: Reason, detail: str, started_ms: int
@@ -74,29 +95,23 @@ class Judge:
 
     def _failed(self, admitted: Admitted, message: Message, verdict: Verdict, attempt: Attempt) -> Settlement:
         record = admitted.record
-        decision: Decision
-        if verdict.uses_retry or verdict.outcome is Outcome.PERMANENT:
-            deadline_ms = record.deadline_s * 1000
-            decision = decide(
-                policy_for(message.activity_type),
-                verdict,
-                record.attempts + 1,
-                now_ms=self._clock.now_ms(),
-                accepted_ms=admitted.id.accepted_ms,
-                expire_ms=record.expire_ms,
-                # past the caller's expiry, where there is one, so that it is that which ends the delivery
-                max_retry_ms=deadline_ms - admitted.id.accepted_ms + record.expires,
-                scale=self._scale,
-                jitter=self._random(),
-            )
-            tried = record.tried(attempt, DeliveryState.RETRY)
-        else:
-            pause = _NO_SLOT_MS * self._scale * (1 + self._random())
-            decision = RetryAt(self._clock.now_ms() + int(pause))
-            tried = replace(record, state=DeliveryState.RETRY)
+        deadline_ms = record.deadline_s * 1000
+        decision = decide(
+            policy_for(message.activity_type),
+            verdict,
+            record.tries + 1,
+            now_ms=self._clock.now_ms(),
+            accepted_ms=admitted.id.accepted_ms,
+            expire_ms=record.expire_ms,
+            # past the caller's expiry, where there is one, so that it is that which ends the delivery
+            max_retry_ms=deadline_ms - admitted.id.accepted_ms + record.expires,
+            scale=self._scale,
+            jitter=self._random(),
+        )
         match decision:
             case RetryAt(due_ms):
-                return Settlement(admitted, DeliveryState.RETRY, verdict.uses_retry, tried, due_ms)
+                tried = record.tried(attempt, DeliveryState.RETRY)
+                return Settlement(admitted, DeliveryState.RETRY, True, tried, due_ms)
             case GiveUp(Reason.EXPIRED):
                 return self._ended(admitted, message, DeliveryState.EXPIRED, verdict, attempt, Reason.EXPIRED)
             case GiveUp(reason):

@@ -18,17 +18,28 @@ log = structlog.get_logger(__name__)
 class Settler:
     #: settlements in one script
     BATCH: Final = 128
-    #: seconds that the first of a batch waits for others: nothing waits for a settlement, and a script for
-    #: twenty costs Redis little more than a script for one
+    #: seconds that the first of a batch waits for others while many are on their way: a script for twenty
+    #: costs Redis little more than a script for one. With few, their hosts' slots are worth more.
     LINGER: Final = 0.02
+    SHORT: Final = 0.002
     #: seconds between tries while Redis is away
     PAUSE: Final = 0.25
 
-    def __init__(self, consumer: Consumer, beats: Beats, settled: Callable[[Settlement], None]) -> None:
-        """`settled` is called for each when its flight has ended, by us or by somebody else."""
+    def __init__(
+        self,
+        consumer: Consumer,
+        beats: Beats,
+        settled: Callable[[Settlement], None],
+        woken: Callable[[int], None],
+        busy: Callable[[], bool],
+    ) -> None:
+        """`settled` is called for each when its flight has ended, by us or by somebody else; `woken` for a
+        partition whose lanes may give more; `busy` says whether many deliveries are on their way."""
         self._consumer = consumer
         self._beats = beats
         self._settled = settled
+        self._woken = woken
+        self._busy = busy
         self._waiting: dict[int, list[Settlement]] = {}
         self._count = 0
         self._some = asyncio.Event()
@@ -55,7 +66,7 @@ class Settler:
                 self._beats.beat("settle")
                 continue
             if self._count < self.BATCH:
-                await asyncio.sleep(self.LINGER)
+                await asyncio.sleep(self.LINGER if self._busy() else self.SHORT)
             if await self._flush():
                 self._beats.beat("settle")
             else:
@@ -81,7 +92,7 @@ class Settler:
 
     async def _settle(self, partition: int, batch: list[Settlement]) -> bool:
         try:
-            passed_over = await self._consumer.settle(partition, batch)
+            passed_over, woken = await self._consumer.settle(partition, batch)
         except QueueUnavailable as error:
             self._beats.fail("settle", str(error))
             self._waiting.setdefault(partition, [])[:0] = batch
@@ -94,12 +105,14 @@ class Settler:
                         return False
                 return True
             log.error("settle_refused", delivery=str(batch[0].admitted.id), error=str(error))
-            passed_over = {0}
+            passed_over, woken = {0}, False
         for index, settlement in enumerate(batch):
             self._count -= 1
             if index in passed_over:
                 log.info("settled_by_another", delivery=str(settlement.admitted.id))
             self._settled(settlement)
+        if woken:
+            self._woken(partition)
         if not self._count:
             self._none.set()
         return True

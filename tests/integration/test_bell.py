@@ -32,7 +32,7 @@ async def test_who_listens_is_told_that_redis_is_gone_as_everybody_else_is(tmp_p
                     while not waiting.done():
                         await link.call("PUBLISH", keys.bell, 7)
                         await asyncio.sleep(0)
-                    assert await waiting == 7
+                    assert await waiting == (7, False)
                     if how == "it is killed":
                         valkey.kill()
                     else:

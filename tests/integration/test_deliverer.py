@@ -503,35 +503,6 @@ async def test_a_connection_that_the_server_resets_is_told() -> None:
     assert result.verdict.reason is Reason.CONNECTION_RESET
 
 
-async def test_deliveries_to_one_host_are_limited_and_all_succeed() -> None:
-    at_once = most = 0
-
-    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
-        await asyncio.sleep(0.005)
-        at_once -= 1
-        writer.write(ACCEPTED)
-
-    async with serving(count) as remote, delivering(host_concurrency=3) as deliverer:
-        results = await asyncio.gather(*(deliverer.deliver(MESSAGE, remote.url, KEY) for _ in range(20)))
-        assert {result.verdict.status for result in results} == {202}
-        assert most == 3
-        assert remote.connections <= 3
-
-
-async def test_a_wait_for_our_own_slot_is_not_held_against_the_host() -> None:
-    async with serving(hang) as remote, delivering(host_concurrency=1, delivery_timeout=0.2) as deliverer:
-        results = await asyncio.gather(*(deliverer.deliver(MESSAGE, remote.url, KEY) for _ in range(4)))
-        verdicts = [result.verdict for result in results]
-        assert {verdict.outcome for verdict in verdicts} == {Outcome.RETRY}
-        waited = [verdict for verdict in verdicts if not verdict.uses_retry]
-        assert waited
-        assert not any(verdict.counts_against_host for verdict in waited)
-        assert len(remote.got) == len(verdicts) - len(waited)
-
-
 # -- addresses
 
 

@@ -109,10 +109,10 @@ async def test_priorities_get_their_shares_and_what_others_leave(queue: Queue) -
         await queue.enqueue(f"u{number}", priority=Priority.URGENT)
         await queue.enqueue(f"b{number}", priority=Priority.BULK)
     taken = await queue.consumer("a").admit(queue.partition_of(0), Shares(10, 6, 3, 1))
-    by_priority = [a.priority for a in taken]
+    by_priority = [a.record.priority for a in taken.admitted]
     assert (by_priority.count(Priority.URGENT), by_priority.count(Priority.BULK)) == (9, 1)
     rest = await queue.consumer("a").admit(queue.partition_of(0), Shares(100, 60, 30, 10))
-    assert len(rest) == 50
+    assert len(rest.admitted) == 50
 
 
 async def test_each_outcome_is_counted_and_recorded(queue: Queue) -> None:
@@ -419,5 +419,5 @@ async def test_replace_is_only_for_records(queue: Queue) -> None:
     await queue.pass_time(10)
     await queue.promote()
     (second,) = await queue.admit(1)
-    same = replace(second.record, place=first.record.place, history=(), attempts=0)
+    same = replace(second.record, place=first.record.place, history=(), attempts=0, tries=0)
     assert same == first.record

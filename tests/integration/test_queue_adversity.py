@@ -12,7 +12,7 @@ from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.domain.delivery import DeliveryState, Reason
 from fedsvc.errors import FedsvcError, QueueCorrupt, QueueUnavailable
-from fedsvc.queue.consumer import Consumer, Settlement
+from fedsvc.queue.consumer import Consumer, Settled, Settlement
 from fedsvc.queue.stats import record_partitions
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.settler import Settler
@@ -315,7 +315,7 @@ class Refusing(Consumer):
             FedsvcError("refused"), None, QueueUnavailable("away"), FedsvcError("refused"),
         ]  # fmt: skip
 
-    async def settle(self, partition: int, settlements: Sequence[Settlement]) -> set[int]:
+    async def settle(self, partition: int, settlements: Sequence[Settlement]) -> Settled:
         answer = self.answers.pop(0) if self.answers else None
         if answer is not None:
             raise answer
@@ -326,7 +326,9 @@ async def test_no_settlement_is_lost_when_redis_goes_away_among_those_tried_one_
     for number in range(5):
         await queue.enqueue(str(number))
     settled: list[Settlement] = []
-    settler = Settler(Refusing(queue), Beats("settle"), settled.append)
+    settler = Settler(
+        Refusing(queue), Beats("settle"), settled.append, woken=lambda _: None, busy=lambda: False
+    )
     for admitted in await queue.admit(5):
         shown = await queue.get(admitted.id)
         settler.add(Settlement(admitted, DeliveryState.DELIVERED, True, outcome=shown))

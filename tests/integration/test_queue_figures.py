@@ -88,7 +88,7 @@ async def test_each_priority_tells_what_waits_and_for_how_long(queue: Queue) -> 
     by_priority = (await queue.stats.read()).priorities
     assert (by_priority[Priority.NORMAL].ready, by_priority[Priority.NORMAL].in_flight) == (1, 1)
     assert by_priority[Priority.NORMAL].oldest_age_ms == pytest.approx(20 * SECOND_MS, abs=5 * SECOND_MS)
-    assert first.priority is Priority.NORMAL
+    assert first.record.priority is Priority.NORMAL
 
 
 async def test_rates_are_of_the_last_minutes(queue: Queue) -> None:

@@ -25,9 +25,17 @@ PARTITIONS = 4
 class Queue:
     """Inboxes are numbered: number n is at host hN.example. Unless said otherwise, all is to number 0."""
 
-    def __init__(self, link: Link, namespace: str) -> None:
+    def __init__(self, link: Link, namespace: str, **environment: str) -> None:
+        """Hosts take all there is, unless settings in `environment` say otherwise."""
         self.settings = Settings.from_environment(
-            {"FEDSVC_NAMESPACE": namespace, "FEDSVC_PARTITIONS": str(PARTITIONS)}
+            {
+                "FEDSVC_NAMESPACE": namespace,
+                "FEDSVC_PARTITIONS": str(PARTITIONS),
+                "FEDSVC_HOST_CONCURRENCY": "1000",
+                "FEDSVC_HOST_START": "1000",
+                "FEDSVC_HOST_RATE": "0",
+                **environment,
+            }
         )
         self.link = link
         self.keys = Keys(namespace)
@@ -69,13 +77,14 @@ class Queue:
         return delivery
 
     async def admit(self, limit: int, worker: str = "a", inbox: int = 0) -> list[Admitted]:
-        return await self.consumer(worker).admit(self.partition_of(inbox), Shares(limit, limit, 0, 0))
+        shares = Shares(limit, limit, 0, 0)
+        return (await self.consumer(worker).admit(self.partition_of(inbox), shares)).admitted
 
     async def admit_everywhere(self, limit: int = 1000, worker: str = "a") -> list[Admitted]:
         answers = await asyncio.gather(
             *(self.consumer(worker).admit(p, Shares(limit, limit, 0, 0)) for p in range(PARTITIONS))
         )
-        return [admitted for answer in answers for admitted in answer]
+        return [admitted for answer in answers for admitted in answer.admitted]
 
     async def settle(
         self,
@@ -96,7 +105,7 @@ class Queue:
             history=record.history,
         )  # fmt: skip
         settlement = Settlement(admitted, state, True, record, now_ms + wait_ms, outcome)
-        return await self.consumer(worker).settle(admitted.id.partition, [settlement])
+        return (await self.consumer(worker).settle(admitted.id.partition, [settlement])).passed_over
 
     async def promote(self) -> int:
         return sum([(await self.consumer("a").promote(p)).promoted for p in range(PARTITIONS)])
@@ -104,11 +113,15 @@ class Queue:
     async def reclaim(self, worker: str) -> list[Admitted]:
         return [a for p in range(PARTITIONS) for a in await self.consumer(worker).reclaim(p, 100)]
 
-    async def pass_time(self, ms: int) -> None:
-        """All of the queue's clocks go on by so much."""
+    async def pass_time(self, ms: int, *, watched: bool = True) -> None:
+        """All of the queue's clocks go on by so much; workers that are `watched` by others all the while."""
         self._shift_ms += ms
+        now_ms = await self.now_ms()
         for partition in range(PARTITIONS):
-            await self.link.call("SET", self.keys.partition(partition).clock_shift, self._shift_ms)
+            keys = self.keys.partition(partition)
+            await self.link.call("SET", keys.clock_shift, self._shift_ms)
+            if watched:
+                await self.link.call("SET", f"{keys.prefix}:looked", now_ms)
 
     async def now_ms(self) -> int:
         seconds, microseconds = await self.link.call("TIME")

@@ -33,10 +33,11 @@ def test_what_matters_of_an_activity_is_read() -> None:
     assert parse(object=inner).object_type == "Note"
     assert parse(object=inner).object_id == inner["id"]
     assert parse(object=...).object_id == ""
+    assert parse(object=["https://other.example/1"]).object_id == "https://other.example/1"
 
 
 @pytest.mark.parametrize(
-    "object_", [None, 5, [], ["https://other.example/1"], {"id": 5, "type": []}, "x" * 2049, "a\0b"], ids=repr
+    "object_", [None, 5, [], [[]], {"id": 5, "type": []}, "x" * 2049, "a\0b"], ids=repr
 )
 def test_an_object_that_says_nothing_usable_of_itself_is_no_obstacle(object_: Any) -> None:
     activity = parse(object=object_)

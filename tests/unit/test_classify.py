@@ -78,7 +78,6 @@ def test_a_status_means_what_the_table_says(
     verdict = judged(status)
     assert (verdict.outcome, verdict.reason, verdict.status) == (outcome, reason, status)
     assert {name for name in FLAGS if getattr(verdict, name)} == flags
-    assert verdict.uses_retry
 
 
 BY_ERROR = [
@@ -92,7 +91,6 @@ BY_ERROR = [
     (TransportError.PROTOCOL, RETRY, Reason.PROTOCOL_ERROR, True),
     (TransportError.ADDRESS_REFUSED, PERMANENT, Reason.ADDRESS_REFUSED, False),
     (TransportError.TOO_MANY_REDIRECTS, PERMANENT, Reason.TOO_MANY_REDIRECTS, False),
-    (TransportError.HOST_BUSY, RETRY, Reason.TIMEOUT, False),
     (TransportError.WORKER, RETRY, Reason.WORKER_ERROR, False),
 ]
 
@@ -111,7 +109,6 @@ def test_without_an_answer_the_error_decides(
         reason,
         detail="why",
         counts_against_host=counts,
-        uses_retry=error is not TransportError.HOST_BUSY,
     )
 
 

@@ -22,7 +22,7 @@ GONE = Delivery(
     history=(Attempt(1, 2, 410, Reason.GONE),),
 )  # fmt: skip
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 times = st.integers(0, 2**63 - 1)
 statuses = st.integers(0, 999)
 ended = st.builds(

@@ -23,6 +23,7 @@ records = st.builds(
     st.sampled_from(Priority),
     st.integers(0, 255),
     st.integers(0, 255),
+    st.integers(0, 255),
     st.integers(0, 0xFFFFFFFF),
     st.integers(0, 2**53),
     st.integers(0, 2**53),
@@ -52,7 +53,7 @@ def test_nothing_but_a_record_or_a_refusal_comes_of_nonsense(packed: bytes) -> N
 def blank(**changes: object) -> Record:
     values: dict[str, object] = {
         "state": DeliveryState.READY, "flags": 0, "priority": Priority.BULK, "type_code": 0, "attempts": 0,
-        "deadline_s": 100, "message": 1, "place": 1, "inbox": "https://a.example/inbox",
+        "tries": 0, "deadline_s": 100, "message": 1, "place": 1, "inbox": "https://a.example/inbox",
     }  # fmt: skip
     return Record(**(values | changes))  # type: ignore[arg-type]
 

@@ -128,11 +128,6 @@ def test_a_permanent_failure_is_given_up_with_its_reason() -> None:
     assert decided(Verdict(Outcome.PERMANENT, Reason.GONE, 410)) == GiveUp(Reason.GONE)
 
 
-def test_what_used_up_no_retry_is_not_exhausted() -> None:
-    busy = Verdict(Outcome.RETRY, Reason.TIMEOUT, uses_retry=False)
-    assert isinstance(decided(busy, attempts=11), RetryAt)
-
-
 def test_retry_after_is_honoured_when_longer_than_the_backoff() -> None:
     assert decided(limited(7200)) == RetryAt(ACCEPTED + 2 * HOUR)
 

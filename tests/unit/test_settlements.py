@@ -10,7 +10,7 @@ from fedsvc.config import Settings
 from fedsvc.domain.classify import Outcome, Verdict
 from fedsvc.domain.delivery import Attempt, DeliveryId, DeliveryState, Priority, Reason
 from fedsvc.domain.message import Message
-from fedsvc.queue.consumer import Admitted, Clock, Settlement
+from fedsvc.queue.consumer import Admitted, Clock, Settlement, Signal
 from fedsvc.queue.record import FLAG_EXPIRES, Record
 from fedsvc.worker.settlements import Judge
 
@@ -39,10 +39,10 @@ def judge() -> Judge:
 def admitted(attempts: int = 0, *, flags: int = 0, deadline_ms: int = NOW_MS + 3_600_000) -> Admitted:
     history = tuple(Attempt(NOW_MS, 1, 503, Reason.UNAVAILABLE) for _ in range(attempts))
     record = Record(
-        DeliveryState.READY, flags, Priority.URGENT, 7, attempts, deadline_ms // 1000, 5, 9,
+        DeliveryState.READY, flags, Priority.URGENT, 7, attempts, attempts, deadline_ms // 1000, 5, 9,
         "https://a.example/inbox", history,
     )  # fmt: skip
-    return Admitted(ID, Priority.URGENT, 9, record, 1)
+    return Admitted(ID, 1, 9, record, 1)
 
 
 def judged(judge: Judge, verdict: Verdict, delivery: Admitted | None = None) -> Settlement:
@@ -86,13 +86,40 @@ def test_the_last_retry_is_followed_by_a_dead_letter(judge: Judge) -> None:
     assert last.outcome.history[-1].reason is Reason.SERVER_ERROR
 
 
-def test_a_delivery_that_found_no_slot_uses_up_no_retry(judge: Judge) -> None:
-    busy = Verdict(Outcome.RETRY, Reason.TIMEOUT, uses_retry=False)
-    settlement = judged(judge, busy, admitted(LIKE_RETRIES))
-    assert (settlement.state, settlement.attempted) == (DeliveryState.RETRY, False)
-    assert settlement.record is not None
-    assert settlement.record.attempts == LIKE_RETRIES
-    assert settlement.due_ms > NOW_MS
+@pytest.mark.parametrize(
+    ("verdict", "signal", "pause_ms"),
+    [
+        (Verdict(Outcome.DELIVERED, Reason.OK, 202), Signal.ANSWERED | Signal.TOOK, 0),
+        (Verdict(Outcome.PERMANENT, Reason.NOT_FOUND, 404), Signal.ANSWERED, 0),
+        (
+            Verdict(Outcome.PERMANENT, Reason.GONE, 410, inbox_gone=True),
+            Signal.ANSWERED | Signal.INBOX_GONE,
+            0,
+        ),
+        (
+            Verdict(Outcome.RETRY, Reason.RATE_LIMITED, 429, retry_after_ms=7000, slows_host=True),
+            Signal.ANSWERED | Signal.SLOWED,
+            7000,
+        ),
+        (
+            Verdict(Outcome.RETRY, Reason.UNAVAILABLE, 503, counts_against_host=True, slows_host=True),
+            Signal.FAILED | Signal.SLOWED,
+            0,
+        ),
+        (Verdict(Outcome.RETRY, Reason.SERVER_ERROR, 500, counts_against_host=True), Signal.FAILED, 0),
+        (Verdict(Outcome.RETRY, Reason.TIMEOUT, counts_against_host=True), Signal.FAILED, 0),
+        (
+            Verdict(Outcome.DELIVERED, Reason.SUSPECT, 200, counts_against_host=True),
+            Signal.FAILED | Signal.TOOK,
+            0,
+        ),
+        (Verdict(Outcome.RETRY, Reason.WORKER_ERROR), Signal(0), 0),
+        (Verdict(Outcome.PERMANENT, Reason.ADDRESS_REFUSED), Signal(0), 0),
+    ],
+)
+def test_an_attempt_tells_of_the_host(judge: Judge, verdict: Verdict, signal: Signal, pause_ms: int) -> None:
+    settlement = judged(judge, verdict)
+    assert (settlement.signal, settlement.latency_ms, settlement.pause_ms) == (signal, 20, pause_ms)
 
 
 def test_no_delivery_lives_past_its_time(judge: Judge) -> None:

@@ -1,62 +1,149 @@
--- admit: hand deliveries that are ready to a worker. They stay in the stream, in flight, until settled.
+-- admit: hand deliveries to a worker that their hosts can take now; park the others in their hosts' lanes.
+-- What is handed out stays in a stream, in flight, until settled.
+-- uses: hosts, endings
 --
 -- KEYS[1]  prefix of the partition
--- ARGV[1]  the worker
--- ARGV[2]  how long its lease lasts from now, ms
--- ARGV[3]  how many at most
--- ARGV[4], ARGV[5], ARGV[6]  of these, shares of urgent, normal and bulk; what one does not use, others get
+-- ARGV[1]  packed terms of all hosts
+-- ARGV[2]  the worker
+-- ARGV[3]  how long its lease lasts from now, ms
+-- ARGV[4]  how many at most
+-- ARGV[5], ARGV[6], ARGV[7]  of these, shares of urgent, normal and bulk; what one does not use, others get
+-- ARGV[8]  1 to look at the urgent stream only
 --
--- Result: flat list of priority, entry number, sequence, record, times delivered (1) for each.
+-- Result: {1 if there is more to hand out, then flat: stream, entry number, sequence, record, times
+-- delivered (1) for each}.
 
-call('ZADD', CONSUMERS, text(NOW_MS + tonumber(ARGV[2])), ARGV[1])
-local left = tonumber(ARGV[3])
-local result = {}
+read_terms(ARGV[1])
+call('ZADD', CONSUMERS, text(NOW_MS + tonumber(ARGV[3])), ARGV[2])
+local worker, left = ARGV[2], tonumber(ARGV[4])
+local only_urgent = ARGV[8] == '1'
+local result, more = { 0 }, false
+-- Entries that may be parked in one call: bounds how long Redis is busy with it.
+local READS = 4 * left + 64
+local reads = 0
 
-local function read(priority, number)
-  if number <= 0 then return 0 end
-  local key = READY[priority]
-  local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, ARGV[1], 'COUNT', number, 'STREAMS', key, '>')
-  if reply and reply.err then
-    if not string.find(reply.err, 'NOGROUP', 1, true) then return reply end
-    -- First use, or Redis came back empty.
-    call('XGROUP', 'CREATE', key, GROUP, '0', 'MKSTREAM')
-    reply = call('XREADGROUP', 'GROUP', GROUP, ARGV[1], 'COUNT', number, 'STREAMS', key, '>')
+local function hand(stream, number, sequence, record)
+  local n = #result
+  result[n + 1], result[n + 2], result[n + 3], result[n + 4], result[n + 5] = stream, number, sequence, record, 1
+  left = left - 1
+end
+
+-- Up to `share` deliveries off a ready stream; how many it gave, and whether it has no more.
+local function from_stream(stream, share)
+  local given = 0
+  while share > given and reads < READS do
+    local wanted = math.min(share - given, READS - reads)
+    local entries = take(stream, worker, wanted)
+    reads = reads + #entries
+    for _, entry in ipairs(entries) do
+      local sequence = entry[2] and entry[2][2]
+      local record = sequence and call('HGET', DELIVERIES, sequence)
+      if not is_record(record) or string.byte(record, 1) ~= S_READY then
+        -- Not one of ours, or of a delivery that has gone on: nothing is owed for it.
+        drop(stream, entry[1])
+        count('strays', 1)
+      else
+        local h = host(host_name(inbox_of(record)))
+        -- Who came before goes first.
+        if h['lane' .. priority_of(record)] == 0 and room(h) > 0 then
+          depart(h)
+          hand(stream, string.match(entry[1], '^(%d+)-'), sequence, record)
+          given = given + 1
+        else
+          drop(stream, entry[1])
+          park(h, sequence, record, false)
+        end
+      end
+    end
+    if #entries < wanted then return given, true end
   end
-  if not reply then return 0 end
-  local entries = reply[1][2]
-  for _, entry in ipairs(entries) do
-    local number_of = string.match(entry[1], '^(%d+)-')
-    local sequence = entry[2] and entry[2][2]
-    local record = sequence and call('HGET', DELIVERIES, sequence)
-    if is_record(record) and string.byte(record, 1) == S_READY then
-      result[#result + 1] = priority
-      result[#result + 1] = number_of
-      result[#result + 1] = sequence
-      result[#result + 1] = record
-      result[#result + 1] = 1
-    else
-      -- Not one of ours, or of a delivery that has gone on: nothing is owed for it.
-      call('XACK', key, GROUP, entry[1])
-      call('XDEL', key, entry[1])
-      count('strays', 1)
+  return given, false
+end
+
+-- From which of a host's lanes the next is taken: of ten, six urgent, three normal, one bulk, where they wait.
+local TURNS = { 1, 2, 1, 1, 2, 1, 3, 1, 2, 1 }
+local function next_lane(h)
+  h.turn = (h.turn + 1) % 10
+  local lane = TURNS[h.turn + 1]
+  if h['lane' .. lane] > 0 then return lane end
+  for other = 1, 3 do
+    if h['lane' .. other] > 0 then return other end
+  end
+end
+
+-- Up to `share` deliveries out of the lanes of hosts that may be tried again.
+local function from_lanes(share)
+  local names = call('ZRANGEBYSCORE', WAKE, '-inf', text(NOW_MS), 'LIMIT', 0, share)
+  local out = {}
+  for _, name in ipairs(names) do
+    local h = host(name)
+    h.changed = true
+    while #out < share and reads < READS and lanes(h) > 0 do
+      local free = room(h)
+      local lane = next_lane(h)
+      local probing = h.circuit == OPEN
+      -- A host that is down is probed with its oldest; now and then with its newest, lest one bad delivery
+      -- keep it down.
+      local from_end = probing and h.opens % 4 == 3
+      local key = lane_key(h, lane)
+      local sequence = call('LINDEX', key, from_end and -1 or 0)
+      local record = sequence and call('HGET', DELIVERIES, sequence)
+      local waits = is_record(record) and string.byte(record, 1) == S_PARKED and place_of(record) == IN_LANE
+      local late = waits and deadline_ms(record) <= NOW_MS
+      if waits and not late and (free <= 0 or not probing and spilled_first(h, sequence)) then break end
+      reads = reads + 1
+      if sequence then call(from_end and 'RPOP' or 'LPOP', key) end
+      h['lane' .. lane] = sequence and h['lane' .. lane] - 1 or 0
+      if late then
+        lapse(sequence, record)
+      elseif waits then
+        count('parked', -1)
+        depart(h)
+        out[#out + 1] = { sequence, record }
+      end
+    end
+    if #out >= share then break end
+  end
+  if #out > 0 then
+    local first = allocate(#out)
+    for i, item in ipairs(out) do
+      append(WOKEN, first + i - 1, item[1])
+    end
+    -- Nothing else is in that stream but what is in flight: these are the very entries that are read.
+    for i, entry in ipairs(take(WOKEN, worker, #out)) do
+      local number = string.match(entry[1], '^(%d+)-')
+      local record = moved(out[i][2], S_READY, tonumber(number))
+      call('HSET', DELIVERIES, out[i][1], record)
+      count('woken:' .. priority_of(record), 1)
+      hand(WOKEN, number, out[i][1], record)
     end
   end
-  left = left - #entries
-  return #entries
 end
 
-local short = {}
-for priority = 1, 3 do
-  local share = math.min(tonumber(ARGV[3 + priority]), left)
-  local got = read(priority, share)
-  if type(got) == 'table' then return got end
-  short[priority] = got < share or share <= 0 and left <= 0
-end
-for priority = 1, 3 do
-  if left > 0 and not short[priority] then
-    local got = read(priority, left)
-    if type(got) == 'table' then return got end
+local dry = {}
+local shares = { tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]) }
+if only_urgent then
+  local _, ended = from_stream(1, left)
+  more = not ended
+else
+  local function from_streams(share_of)
+    for stream = 1, 3 do
+      local share = math.min(share_of(stream), left)
+      if share > 0 and not dry[stream] then
+        local given, ended = from_stream(stream, share)
+        shares[stream], dry[stream] = shares[stream] - given, ended
+      end
+    end
   end
+  -- New deliveries get half of what there is, so that hosts with a backlog do not keep others waiting; then
+  -- the rest of their shares, then what nobody else uses.
+  from_streams(function(stream) return math.ceil(shares[stream] / 2) end)
+  if left > 0 then from_lanes(left) end
+  from_streams(function(stream) return shares[stream] end)
+  from_streams(function() return left end)
+  more = not (dry[1] and dry[2] and dry[3])
 end
+save_hosts()
 flush()
+if woken > 0 or more then result[1] = 1 end
 return result

@@ -1,37 +1,47 @@
 -- enqueue: accept one message for some inboxes of this partition, all or none.
+-- uses: hosts, endings, groups
 --
 -- KEYS[1]  prefix of the partition
--- ARGV[1]  partition's number
--- ARGV[2]  priority (1, 2, 3)
--- ARGV[3]  code of the activity's type
--- ARGV[4]  flags of the records
--- ARGV[5]  not before, ms; 0 for now
--- ARGV[6]  expires at, s; 0 for never
--- ARGV[7]  key of the activity id, hex
--- ARGV[8]  identity of the message, 16 bytes
--- ARGV[9]  packed fields of the message
--- ARGV[10] body
--- ARGV[11] request id; '' for none
--- ARGV[12] fingerprint of the request, 8 bytes
--- ARGV[13] how long to remember the request id, ms
--- ARGV[14] how long to keep the activity's index, ms
--- ARGV[15] within which time the same activity to the same inbox is a duplicate, us; 0 for never
--- ARGV[16] how long a delivery lives at most, from its acceptance or from `not before`, s
--- ARGV[17...] pairs: inbox, its key (8 bytes)
+-- ARGV[1]  packed numbers: priority u8, type u8, flags of the records u8, rule u8 (what it supersedes: see
+--          below), not before u64 (ms; 0 for now), expires at u32 (s; 0 for never), how long to remember the
+--          request id u64 (ms), how long to keep the indexes u64 (ms), within which time the same activity to
+--          the same inbox is a duplicate u64 (us; 0 for never), how long a delivery lives at most, from its
+--          acceptance or from `not before` u32 (s)
+-- ARGV[2]  key of the activity id, hex
+-- ARGV[3]  identity of the message, 16 bytes
+-- ARGV[4]  packed fields of the message
+-- ARGV[5]  body
+-- ARGV[6]  request id; '' for none
+-- ARGV[7]  fingerprint of the request, 8 bytes
+-- ARGV[8]  group whose order it keeps, hex; '' for none
+-- ARGV[9]  group in which it is superseded or supersedes, hex; '' for none
+-- ARGV[10] for the rule UNDO: key of the undone activity's id, hex, else ''
+-- ARGV[11] origin
+-- ARGV[12...] triples: inbox, its key (8 bytes), key of its host (8 bytes)
+--
+-- Rules: 0 none; 1 an explicit key: every unsent delivery of the group with an explicit key, to the same inbox;
+-- 2 Update: unsent Updates; 3 Delete: unsent Creates and Updates; 4 Undo: the undone activity, and if that was
+-- never tried, the Undo itself.
 --
 -- Result: {first sequence of those accepted, index of a duplicate, its sequence, ...}: inboxes that
 -- are no duplicates have consecutive sequences, in order. Indexes are 0-based.
 -- Error REUSED: the request id belongs to another call.
 
-local FIRST_PAIR = 17
-local inboxes = (#ARGV - FIRST_PAIR + 1) / 2
-local request = ARGV[11]
+local FIRST, STEP = 12, 3
+local inboxes = (#ARGV - FIRST + 1) / STEP
+local priority, type_code, flags, rule, not_before, expire, request_ttl, index_ttl, window, lifetime =
+  struct.unpack('>BBBBI8I4I8I8I8I4', ARGV[1])
+local request = ARGV[6]
 local request_key = P .. ':request:' .. request
+local CREATE, UPDATE = 1, 2
+local EXPLICIT, BY_UPDATE, BY_DELETE, BY_UNDO = 1, 2, 3, 4
+-- No more than so many segments of a group are looked at for what is superseded.
+local REACH = 64
 
 if request ~= '' then
   local answer = call('GET', request_key)
   if answer then
-    if string.sub(answer, 1, 8) ~= ARGV[12] then return redis.error_reply('REUSED request id') end
+    if string.sub(answer, 1, 8) ~= ARGV[7] then return redis.error_reply('REUSED request id') end
     local result, at = {}, 17
     result[1] = text(struct.unpack('>I8', answer, 9))
     while at < #answer do
@@ -44,36 +54,37 @@ if request ~= '' then
   end
 end
 
--- Which of them does this activity have already?
-local activity_key = P .. ':activity:' .. ARGV[7]
-local index = call('GET', activity_key)
-local window = tonumber(ARGV[15])
-local known = {}
-if index and window > 0 then
-  local wanted = nil
+local function inbox_at(i) return ARGV[FIRST + STEP * i] end
+local function key_at(i) return ARGV[FIRST + STEP * i + 1] end
+local function host_key_at(i) return ARGV[FIRST + STEP * i + 2] end
+
+-- Deliveries of an activity by inbox: those of the inboxes of this call, not older than `within`.
+local function known_of(index, within)
+  local known = {}
+  if not index then return known end
   if inboxes <= 8 then
-    wanted = false
-    for i = 0, inboxes - 1 do
-      if string.find(index, ARGV[FIRST_PAIR + 2 * i + 1], 9, true) then wanted = true end
-    end
+    local some = false
+    for i = 0, inboxes - 1 do some = some or string.find(index, key_at(i), 9, true) end
+    if not some then return known end
   end
-  if wanted ~= false then
-    local at = 9
-    while at < #index do
-      local base, n = struct.unpack('>I8I4', index, at)
-      at = at + 12
-      if NOW_US - base <= window then
-        for i = 0, n - 1 do known[string.sub(index, at + 8 * i, at + 8 * i + 7)] = base + i end
-      end
-      at = at + 8 * n
+  local at = 9
+  while at < #index do
+    local base, n = struct.unpack('>I8I4', index, at)
+    at = at + 12
+    if NOW_US - base <= within then
+      for i = 0, n - 1 do known[string.sub(index, at + 8 * i, at + 8 * i + 7)] = base + i end
     end
+    at = at + 8 * n
   end
+  return known
 end
 
-local fresh, result = {}, { '0' }
-local remembered = {}
+local activity_key = P .. ':activity:' .. ARGV[2]
+local index = call('GET', activity_key)
+local known = window > 0 and known_of(index, window) or {}
+local fresh, result, remembered = {}, { '0' }, {}
 for i = 0, inboxes - 1 do
-  local duplicate = known[ARGV[FIRST_PAIR + 2 * i + 1]]
+  local duplicate = known[key_at(i)]
   if duplicate then
     result[#result + 1] = i
     result[#result + 1] = text(duplicate)
@@ -83,13 +94,97 @@ for i = 0, inboxes - 1 do
   end
 end
 
+local order, family = ARGV[8], ARGV[9]
+local order_index = order ~= '' and call('GET', group_key(order))
+local family_index = family ~= '' and (family == order and order_index or call('GET', group_key(family)))
+
+local function pending(sequence)
+  local record = call('HGET', DELIVERIES, text(sequence))
+  if is_record(record) and string.byte(record, 1) <= S_SCHEDULED then return record end
+end
+
+-- Take back what this delivery to `inbox` makes pointless.
+local function supersede(inbox, host_key)
+  local reach = REACH
+  newest_first(family_index, host_key, function(found)
+    local ended = false
+    for k = #found, 1, -1 do
+      local record = pending(found[k])
+      if not record then
+        local left = call('HGET', DELIVERIES, text(found[k]))
+        ended = ended or not left or string.byte(left, 1) == S_DELIVERED
+      elseif inbox_of(record) == inbox then
+        local kind = string.byte(record, 4)
+        if rule == EXPLICIT and has(record, FLAG_REPLACED)
+          or rule == BY_UPDATE and kind == UPDATE
+          or rule == BY_DELETE and (kind == CREATE or kind == UPDATE) then
+          recall(text(found[k]), record, S_SUPERSEDED)
+        end
+      end
+    end
+    reach = reach - 1
+    -- What is older than one that was delivered has ended, unless it goes to other inboxes of the host.
+    return reach <= 0 or ended and rule ~= EXPLICIT
+  end)
+end
+
+-- Take back the activity that this one undoes. True if nobody ever heard of it.
+local undone = rule == BY_UNDO and ARGV[10] ~= '' and known_of(call('GET', P .. ':activity:' .. ARGV[10]), NOW_US) or {}
+local function undo(i)
+  local sequence = undone[key_at(i)]
+  local record = sequence and pending(sequence)
+  if not record then return false end
+  local fields = call('HGET', P .. ':message:' .. text(message_of(record)), 'm')
+  local read, m = pcall(cjson.decode, fields or '')
+  if not read or m[6] ~= ARGV[11] then return false end -- another instance's: not ours to undo
+  local untried = string.byte(record, 5) == 0
+  return recall(text(sequence), record, S_SUPERSEDED) and untried
+end
+
+-- Whether a delivery must wait for its order: behind those that wait already, or behind those of another
+-- message that are on their way to its host, which are marked.
+local function must_wait(name, host_key, message)
+  if not order_index then return false end
+  if call('EXISTS', P .. ':held:' .. chain(order, name)) == 1 then return true end
+  local marked = 0
+  newest_first(order_index, host_key, function(found)
+    local ended = false
+    for k = #found, 1, -1 do
+      local record = pending(found[k])
+      if record and message_of(record) ~= message then
+        if not has(record, FLAG_FOLLOWED) then
+          call('HSET', DELIVERIES, text(found[k]), flagged(record, FLAG_FOLLOWED))
+          call('HINCRBY', FOLLOWED, chain(order, name), 1)
+        end
+        marked = marked + 1
+      elseif not record then
+        -- One that ended in order: all before it have ended as well.
+        local left = call('HGET', DELIVERIES, text(found[k]))
+        local state = left and string.byte(left, 1) or S_DELIVERED
+        ended = ended or state == S_DELIVERED or state == S_DEAD or state == S_PURGED
+      end
+    end
+    return marked > 0 or ended
+  end)
+  return marked > 0
+end
+
 local base = 0
 if #fresh > 0 then
+  local pointless = {}
+  for k, i in ipairs(fresh) do
+    if family_index and rule > 0 and rule < BY_UNDO then
+      supersede(inbox_at(i), host_key_at(i))
+    elseif rule == BY_UNDO then
+      pointless[k] = undo(i)
+    end
+  end
+
   -- The body is stored once: with the message of the same identity, if it is still there.
   local message, found = nil, false
   if index then
     message = struct.unpack('>I8', index)
-    found = call('HGET', P .. ':message:' .. text(message), 'i') == ARGV[8]
+    found = call('HGET', P .. ':message:' .. text(message), 'i') == ARGV[3]
   end
   local first = allocate(#fresh + 1)
   base = first + 1
@@ -97,56 +192,79 @@ if #fresh > 0 then
     call('HINCRBY', P .. ':message:' .. text(message), 'n', #fresh)
   else
     message = first
-    call('HSET', P .. ':message:' .. text(message), 'b', ARGV[10], 'm', ARGV[9], 'i', ARGV[8], 'n', #fresh)
+    local key = P .. ':message:' .. text(message)
+    call('HSET', key, 'b', ARGV[5], 'm', ARGV[4], 'i', ARGV[3], 'n', #fresh)
+    if order ~= '' then call('HSET', key, 'g', order) end
   end
 
-  local priority, not_before = tonumber(ARGV[2]), tonumber(ARGV[5])
   local scheduled = not_before > NOW_MS
-  local state = scheduled and S_SCHEDULED or S_READY
-  local flags, expire = tonumber(ARGV[4]), tonumber(ARGV[6])
-  local deadline = math.ceil(math.max(NOW_MS, not_before) / 1000) + tonumber(ARGV[16])
+  local deadline = math.ceil(math.max(NOW_MS, not_before) / 1000) + lifetime
   if expire > 0 and expire < deadline then flags, deadline = flags + FLAG_EXPIRES, expire end
-  local head = struct.pack('>BBBBBI4I8', state, flags, priority, tonumber(ARGV[3]), 0, deadline, message)
-  local hashes, batch = {}, {}
+  if rule == EXPLICIT then flags = flags + FLAG_REPLACED end
+  local head = struct.pack('>BBBBBI4I8', flags, priority, type_code, 0, 0, deadline, message)
+  local keys, host_keys, batch, ready, undelivered = {}, {}, {}, {}, {}
+  local held = 0
   for k, i in ipairs(fresh) do
-    local sequence = base + k - 1
+    local sequence, inbox, host_key = base + k - 1, inbox_at(i), host_key_at(i)
     local name = text(sequence)
-    local inbox = ARGV[FIRST_PAIR + 2 * i]
+    local state, place = scheduled and S_SCHEDULED or S_READY, sequence
+    if pointless[k] then
+      undelivered[#undelivered + 1] = k
+    elseif order ~= '' then
+      local host_of_it = host_name(inbox)
+      if must_wait(host_of_it, host_key, message) then
+        state, place = S_PARKED, scheduled and not_before or 0
+        call('RPUSH', P .. ':held:' .. chain(order, host_of_it), name)
+        held = held + 1
+      end
+    end
     batch[#batch + 1] = name
-    batch[#batch + 1] = head .. struct.pack('>I8I2', sequence, #inbox) .. inbox
+    batch[#batch + 1] = string.char(state) .. head .. struct.pack('>I8I2', place, #inbox) .. inbox
     if #batch >= 1000 then
       call('HSET', DELIVERIES, unpack(batch))
       batch = {}
     end
-    if scheduled then
-      call('ZADD', RETRY, not_before, name)
-    else
-      to_ready(priority, sequence, name)
+    if not pointless[k] then
+      if state == S_SCHEDULED then
+        call('ZADD', RETRY, text(not_before), name)
+      elseif state == S_READY then
+        append(priority, sequence, name)
+      end
+      if expire > 0 then call('ZADD', P .. ':expiry', text(deadline * 1000), name) end
     end
-    hashes[k] = ARGV[FIRST_PAIR + 2 * i + 1]
+    keys[k], host_keys[k] = key_at(i), host_key
   end
   if #batch > 0 then call('HSET', DELIVERIES, unpack(batch)) end
 
-  local segment = struct.pack('>I8I4', base, #fresh) .. table.concat(hashes)
+  count('accepted', #fresh)
+  if held > 0 then count('parked', held) end
+  if scheduled then count('scheduled', #fresh - held - #undelivered) end
+  tally('a', #fresh)
+  for _, k in ipairs(undelivered) do
+    local sequence = text(base + k - 1)
+    local record = call('HGET', DELIVERIES, sequence)
+    conclude(sequence, record, S_SUPERSEDED, payload_of(sequence, record, R_SUPERSEDED))
+  end
+
+  local keep = index_ttl
+  if scheduled then keep = keep + not_before - NOW_MS end
+  local segment = struct.pack('>I8I4', base, #fresh) .. table.concat(keys)
   if index then
     call('SETRANGE', activity_key, 0, struct.pack('>I8', message))
     call('APPEND', activity_key, segment)
   else
     call('SET', activity_key, struct.pack('>I8', message) .. segment)
   end
-  local keep = tonumber(ARGV[14])
-  if scheduled then keep = keep + not_before - NOW_MS end
   if call('PTTL', activity_key) < keep then call('PEXPIRE', activity_key, text(keep)) end
+  if order ~= '' then join(order, order_index, base, host_keys, keep) end
+  if family ~= '' and family ~= order then join(family, family_index, base, host_keys, keep) end
 
-  count('accepted', #fresh)
-  if scheduled then count('scheduled', #fresh) end
-  tally('a', #fresh)
   flush()
-  ring(ARGV[1])
+  if not scheduled or rang then ring(priority == 1) end
   result[1] = text(base)
 end
 
 if request ~= '' then
-  call('SET', request_key, ARGV[12] .. struct.pack('>I8', base) .. table.concat(remembered), 'PX', ARGV[13])
+  call('SET', request_key, ARGV[7] .. struct.pack('>I8', base) .. table.concat(remembered), 'PX', text(request_ttl))
 end
 return result

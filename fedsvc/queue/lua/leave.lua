@@ -2,19 +2,18 @@
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  the worker
--- ARGV[2]  partition's number
--- Result: how many deliveries it leaves in flight.
+-- Result: 1 if it leaves deliveries in flight, else 0.
 
 local held = 0
-for priority = 1, 3 do
-  local pending = redis.pcall('XPENDING', READY[priority], GROUP, '-', '+', 1, ARGV[1])
-  if not pending.err then held = held + #pending end
+for _, key in ipairs(STREAM) do
+  local pending = redis.pcall('XPENDING', key, GROUP, '-', '+', 1, ARGV[1])
+  if not pending.err then held = math.max(held, #pending) end
 end
 if held == 0 then
-  for priority = 1, 3 do redis.pcall('XGROUP', 'DELCONSUMER', READY[priority], GROUP, ARGV[1]) end
+  for _, key in ipairs(STREAM) do redis.pcall('XGROUP', 'DELCONSUMER', key, GROUP, ARGV[1]) end
   call('ZREM', CONSUMERS, ARGV[1])
 else
   call('ZADD', CONSUMERS, 0, ARGV[1])
-  ring(ARGV[2])
+  ring()
 end
 return held

@@ -1,4 +1,5 @@
 -- look: show some deliveries as they are now. Changes nothing.
+-- uses: hosts
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV     their sequences
@@ -15,12 +16,13 @@ for i, sequence in ipairs(ARGV) do
     local state = string.byte(record, 1)
     local flying, due, payload, message = 0, '', '', ''
     if is_record(record) then
-      local m, place = struct.unpack('>I8I8', record, 10)
+      local m, place = message_of(record), place_of(record)
       message = call('HGET', P .. ':message:' .. text(m), 'm') or ''
       if state == S_READY then
         local entry = text(place) .. '-0'
-        local pending = redis.pcall('XPENDING', READY[string.byte(record, 3)], GROUP, entry, entry, 1)
-        if not pending.err and #pending > 0 then flying = 1 end
+        if in_flight(priority_of(record), entry) or in_flight(WOKEN, entry) then flying = 1 end
+      elseif state == S_PARKED and place == IN_LANE then
+        due = call('ZSCORE', WAKE, host_name(inbox_of(record))) or ''
       elseif state == S_RETRY or state == S_SCHEDULED then
         due = call('ZSCORE', RETRY, sequence) or ''
       elseif state == S_DEAD then

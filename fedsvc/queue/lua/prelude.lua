@@ -3,13 +3,16 @@
 -- KEYS[1]  prefix of the partition, e.g. fedsvc:{p3}. All other names are derived from it (keys.py
 --          lists them) and live in its hash slot.
 --
--- A record is: state u8, flags u8, priority u8, type u8, attempts u8, deadline u32 (s), message
+-- A record is: state u8, flags u8, priority u8, type u8, attempts u8, tries u8, deadline u32 (s), message
 -- u64, place u64, inbox length u16, inbox, attempts of 9 bytes each. See record.py. Offsets below are
 -- 1-based. A finished delivery keeps only state u8 and outcome u64 (9 bytes).
 
 local P = KEYS[1]
 local GROUP = 'workers'
-local READY = { P .. ':ready:urgent', P .. ':ready:normal', P .. ':ready:bulk' }
+-- Streams by number. The fourth takes what comes from a host's lane straight into a worker's hands: all of it
+-- is in flight, nothing ever waits there.
+local STREAM = { P .. ':ready:urgent', P .. ':ready:normal', P .. ':ready:bulk', P .. ':woken' }
+local WOKEN = 4
 local DELIVERIES = P .. ':deliveries'
 local RETRY = P .. ':retry'
 local DEAD = P .. ':dead'
@@ -25,9 +28,13 @@ local COUNTER_OF = {
   [S_DELIVERED] = 'delivered', [S_DEAD] = 'dead', [S_CANCELLED] = 'cancelled',
   [S_SUPERSEDED] = 'superseded', [S_EXPIRED] = 'expired', [S_PURGED] = 'purged',
 }
--- Flags of a record: the deadline is the caller's expiry, not the age limit.
-local FLAG_EXPIRES = 2
-local HEADER = '>BBBBBI4I8I8I2'
+-- Flags of a record: the deadline is the caller's expiry, not the age limit; others wait behind it for their
+-- order; a newer one with its supersede key replaces it; and, of one in flight: what it becomes if it fails.
+local FLAG_EXPIRES, FLAG_FOLLOWED, FLAG_REPLACED, FLAG_CANCEL, FLAG_SUPERSEDE = 2, 4, 8, 16, 32
+local HEADER = '>BBBBBBI4I8I8I2'
+-- `place` of a parked record: in its host's lane. Any other value: held back for its order, and not to be sent
+-- before that time (ms).
+local IN_LANE = 1
 
 local call = redis.call
 
@@ -41,12 +48,13 @@ local NOW_MS = math.floor(NOW_US / 1000)
 -- Whole numbers up to 2^53 as text.
 local function text(number) return string.format('%.0f', number) end
 
--- First of `count` new numbers: the time in microseconds, made unique and increasing.
+-- First of `count` new numbers: the time in microseconds, made unique and increasing. Entries of streams must
+-- be appended in the order of their numbers. Written down by flush().
+local last_number
 local function allocate(count)
-  local last = tonumber(call('GET', SEQUENCE) or '0')
-  local first = last + 1
-  if NOW_US > first then first = NOW_US end
-  call('SET', SEQUENCE, text(first + count - 1))
+  last_number = last_number or tonumber(call('GET', SEQUENCE) or '0')
+  local first = math.max(last_number + 1, NOW_US)
+  last_number = first + count - 1
   return first
 end
 
@@ -57,6 +65,7 @@ local function tally(metric, by) counted[metric] = (counted[metric] or 0) + by e
 
 local BUCKET_S, BUCKETS = 5, 64
 local function flush()
+  if last_number then call('SET', SEQUENCE, text(last_number)) end
   for name, by in pairs(changes) do
     if by ~= 0 then call('HINCRBY', COUNTERS, name, by) end
   end
@@ -73,12 +82,28 @@ local function flush()
   end
 end
 
-local function is_record(record) return record and #record >= 27 end
+local function is_record(record) return record and #record >= 28 end
 
 -- The record with another state and place.
 local function moved(record, state, place)
-  return string.char(state) .. string.sub(record, 2, 17) .. struct.pack('>I8', place) .. string.sub(record, 26)
+  return string.char(state) .. string.sub(record, 2, 18) .. struct.pack('>I8', place) .. string.sub(record, 27)
 end
+
+local function has(record, flag) return math.floor(string.byte(record, 2) / flag) % 2 == 1 end
+local function flagged(record, flag)
+  if has(record, flag) then return record end
+  return string.sub(record, 1, 1) .. string.char(string.byte(record, 2) + flag) .. string.sub(record, 3)
+end
+
+-- Of a record that makes no sense: bulk. A worker will find out what is wrong with it.
+local function priority_of(record)
+  local priority = string.byte(record, 3)
+  return priority >= 1 and priority <= 3 and priority or 3
+end
+local function message_of(record) return (struct.unpack('>I8', record, 11)) end
+local function place_of(record) return (struct.unpack('>I8', record, 19)) end
+local function deadline_ms(record) return struct.unpack('>I4', record, 7) * 1000 end
+local function inbox_of(record) return string.sub(record, 29, 28 + struct.unpack('>I2', record, 27)) end
 
 -- One delivery less needs this message.
 local function release(message)
@@ -88,8 +113,7 @@ end
 
 -- Reason of the last attempt, 0 if there was none.
 local function last_reason(record)
-  local _, _, _, _, _, _, _, _, length = struct.unpack(HEADER, record)
-  if #record < 27 + length + 9 then return 0 end
+  if #record < 28 + struct.unpack('>I2', record, 27) + 9 then return 0 end
   return string.byte(record, #record)
 end
 
@@ -100,9 +124,40 @@ local function waiting(record, sign)
   count('retry:reason:' .. last_reason(record), sign)
 end
 
--- Append to a ready stream; the entry's id is <place>-0.
-local function to_ready(priority, place, sequence)
-  call('XADD', READY[priority], text(place) .. '-0', 'd', sequence)
+-- Append to a stream; the entry's id is <place>-0.
+local function append(stream, place, sequence)
+  call('XADD', STREAM[stream], text(place) .. '-0', 'd', sequence)
+end
+
+-- Put a delivery on its ready stream.
+local function to_ready(sequence, record)
+  local place = allocate(1)
+  call('HSET', DELIVERIES, sequence, moved(record, S_READY, place))
+  append(priority_of(record), place, sequence)
+end
+
+-- Whether an entry of a stream is with a worker.
+local function in_flight(stream, entry)
+  local pending = redis.pcall('XPENDING', STREAM[stream], GROUP, entry, entry, 1)
+  return not pending.err and #pending > 0
+end
+
+-- Read new entries as a worker: they are in flight with it from now on.
+local function take(stream, worker, number)
+  local key = STREAM[stream]
+  local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', number, 'STREAMS', key, '>')
+  if reply and reply.err then
+    if not string.find(reply.err, 'NOGROUP', 1, true) then error(reply.err) end
+    -- First use, or Redis came back empty.
+    call('XGROUP', 'CREATE', key, GROUP, '0', 'MKSTREAM')
+    reply = call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', number, 'STREAMS', key, '>')
+  end
+  return reply and reply[1][2] or {}
+end
+local function drop(stream, entry)
+  local was = call('XACK', STREAM[stream], GROUP, entry)
+  call('XDEL', STREAM[stream], entry)
+  return was == 1
 end
 
 -- Record a terminal outcome: what archive and watchers read.
@@ -112,4 +167,8 @@ local function finish(sequence, state, payload, number)
   count(COUNTER_OF[state], 1)
 end
 
-local function ring(partition) redis.call('PUBLISH', string.match(P, '^(.-):{') .. ':bell', partition) end
+-- Tell workers that there is work here.
+local function ring(urgent)
+  local namespace, partition = string.match(P, '^(.-):{p(%d+)}$')
+  call('PUBLISH', namespace .. ':bell', urgent and partition .. '!' or partition)
+end

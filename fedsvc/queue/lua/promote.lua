@@ -1,26 +1,44 @@
--- promote: deliveries whose time has come go (back) to the ready streams.
+-- promote: deliveries whose time has come go (back) to the ready streams, those whose time is over end.
+-- uses: hosts, endings
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  how many at most
 --
--- Result: {how many were promoted, when the next one is due (ms; -1 if none waits), now (ms)}
+-- Result: {how many were promoted, when to come again (ms; -1 if nothing waits for a time), now (ms), 1 if
+-- there is work for admit}
+
+local EXPIRY = P .. ':expiry'
+local over = call('ZRANGEBYSCORE', EXPIRY, '-inf', text(NOW_MS), 'LIMIT', 0, ARGV[1])
+for _, sequence in ipairs(over) do
+  call('ZREM', EXPIRY, sequence)
+  local record = call('HGET', DELIVERIES, sequence)
+  -- One that is in flight is ended by its worker, or comes back here when it is to be tried again.
+  if is_record(record) and string.byte(record, 1) <= S_SCHEDULED then lapse(sequence, record) end
+end
 
 local due = call('ZRANGEBYSCORE', RETRY, '-inf', text(NOW_MS), 'LIMIT', 0, ARGV[1])
-if #due > 0 then
-  local first = allocate(#due)
-  for i, sequence in ipairs(due) do
-    local record = call('HGET', DELIVERIES, sequence)
-    call('ZREM', RETRY, sequence)
-    if is_record(record) then
-      if string.byte(record, 1) == S_SCHEDULED then count('scheduled', -1) else waiting(record, -1) end
-      local place = first + i - 1
-      call('HSET', DELIVERIES, sequence, moved(record, S_READY, place))
-      to_ready(string.byte(record, 3), place, sequence)
-    else
-      count('strays', 1)
-    end
+for _, sequence in ipairs(due) do
+  local record = call('HGET', DELIVERIES, sequence)
+  call('ZREM', RETRY, sequence)
+  if is_record(record) then
+    if string.byte(record, 1) == S_SCHEDULED then count('scheduled', -1) else waiting(record, -1) end
+    to_ready(sequence, record)
+  else
+    count('strays', 1)
   end
-  flush()
 end
-local next_one = call('ZRANGE', RETRY, 0, 0, 'WITHSCORES')
-return { #due, next_one[2] or '-1', text(NOW_MS) }
+if #due > 0 or #over > 0 then flush() end
+if #due > 0 or rang then ring() end
+
+local next_at, awake = math.huge, 0
+for _, key in ipairs({ RETRY, EXPIRY, WAKE }) do
+  local first = call('ZRANGE', key, 0, 0, 'WITHSCORES')
+  local at = tonumber(first[2])
+  if at and key == WAKE and at <= NOW_MS then awake = 1 elseif at then next_at = math.min(next_at, at) end
+end
+if awake == 1 then
+  -- The next host that is not to be tried yet.
+  local later = call('ZRANGEBYSCORE', WAKE, '(' .. text(NOW_MS), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  if later[2] then next_at = math.min(next_at, tonumber(later[2])) end
+end
+return { #due, next_at == math.huge and '-1' or text(next_at), text(NOW_MS), (#due > 0 or rang) and 1 or awake }

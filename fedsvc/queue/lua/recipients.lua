@@ -14,7 +14,7 @@ for _, sequence in ipairs(ARGV) do
     if not is_record(record) then
       number = struct.unpack('>I8', record, 2)
     elseif state == S_DEAD then
-      number = struct.unpack('>I8', record, 18)
+      number = place_of(record)
     end
     if number > archived then seen[state] = (seen[state] or 0) + 1 end
   end

@@ -7,56 +7,68 @@
 -- ARGV[4]  '' for workers whose lease has ended; or the worker's own name: then it is shown what is
 --          in flight with itself, to find what it was handed in an answer that never arrived
 --
+-- After a time in which no worker came here (Redis was away, or its clock stepped) the leases say nothing:
+-- everybody but who has left gets half a new one, in which to come back, so that what live workers do is not taken from them.
 -- Workers that hold nothing more are forgotten.
--- Result: flat list of priority, entry number, sequence, record, times delivered for each.
+-- Result: flat list of stream, entry number, sequence, record, times delivered for each.
 
-call('ZADD', CONSUMERS, text(NOW_MS + tonumber(ARGV[2])), ARGV[1])
+local lease = tonumber(ARGV[2])
 local left = tonumber(ARGV[3])
 local result = {}
+local LOOKED = P .. ':looked'
 local from
 if ARGV[4] == '' then
+  local looked = tonumber(call('GET', LOOKED) or '0')
+  local gap = NOW_MS - looked
+  call('SET', LOOKED, text(NOW_MS))
+  if gap > lease or gap < 0 then
+    for _, consumer in ipairs(call('ZRANGEBYSCORE', CONSUMERS, '(0', '+inf')) do
+      call('ZADD', CONSUMERS, text(NOW_MS + math.ceil(lease / 2)), consumer)
+    end
+  end
   from = call('ZRANGEBYSCORE', CONSUMERS, '-inf', text(NOW_MS))
 else
   from = { ARGV[4] }
 end
+call('ZADD', CONSUMERS, text(NOW_MS + lease), ARGV[1])
 
 for _, consumer in ipairs(from) do
-  local empty = true
-  for priority = 1, 3 do
-    local key = READY[priority]
-    if left > 0 then
-      local pending = redis.pcall('XPENDING', key, GROUP, '-', '+', left, consumer)
-      if pending.err then pending = {} end -- no such group: Redis came back empty
-      for _, item in ipairs(pending) do
+  if consumer ~= ARGV[1] or ARGV[4] ~= '' then
+    local empty = true
+    for stream, key in ipairs(STREAM) do
+      if left > 0 then
+        local pending = redis.pcall('XPENDING', key, GROUP, '-', '+', left, consumer)
+        if pending.err then pending = {} end -- no such group: Redis came back empty
+        for _, item in ipairs(pending) do
+          empty = false
+          left = left - 1
+          local times = item[4]
+          if consumer ~= ARGV[1] then
+            call('XCLAIM', key, GROUP, ARGV[1], 0, item[1])
+            times = times + 1
+          end
+          local entry = call('XRANGE', key, item[1], item[1])[1]
+          local sequence = entry and entry[2][2]
+          local record = sequence and call('HGET', DELIVERIES, sequence)
+          if is_record(record) and string.byte(record, 1) == S_READY then
+            result[#result + 1] = stream
+            result[#result + 1] = string.match(item[1], '^(%d+)-')
+            result[#result + 1] = sequence
+            result[#result + 1] = record
+            result[#result + 1] = times
+          else
+            drop(stream, item[1])
+            count('strays', 1)
+          end
+        end
+      else
         empty = false
-        left = left - 1
-        local times = item[4]
-        if consumer ~= ARGV[1] then
-          call('XCLAIM', key, GROUP, ARGV[1], 0, item[1])
-          times = times + 1
-        end
-        local entry = call('XRANGE', key, item[1], item[1])[1]
-        local sequence = entry and entry[2][2]
-        local record = sequence and call('HGET', DELIVERIES, sequence)
-        if is_record(record) and string.byte(record, 1) == S_READY then
-          result[#result + 1] = priority
-          result[#result + 1] = string.match(item[1], '^(%d+)-')
-          result[#result + 1] = sequence
-          result[#result + 1] = record
-          result[#result + 1] = times
-        else
-          call('XACK', key, GROUP, item[1])
-          call('XDEL', key, item[1])
-          count('strays', 1)
-        end
       end
-    else
-      empty = false
     end
-  end
-  if empty and consumer ~= ARGV[1] then
-    for priority = 1, 3 do redis.pcall('XGROUP', 'DELCONSUMER', READY[priority], GROUP, consumer) end
-    call('ZREM', CONSUMERS, consumer)
+    if empty and consumer ~= ARGV[1] then
+      for _, key in ipairs(STREAM) do redis.pcall('XGROUP', 'DELCONSUMER', key, GROUP, consumer) end
+      call('ZREM', CONSUMERS, consumer)
+    end
   end
 end
 flush()

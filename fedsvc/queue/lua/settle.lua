@@ -1,58 +1,66 @@
 -- settle: end the flight of some deliveries, each by itself, all in one step.
+-- uses: hosts, endings
 --
 -- KEYS[1]  prefix of the partition
--- ARGV in groups of 8, for each delivery:
---   state      what becomes of it: 4 retry, 6 delivered, 7 dead, 8 cancelled, 9 superseded, 10 expired
+-- ARGV[1]  packed terms of all hosts
+-- ARGV[2...] in groups of 4, for each delivery:
+--   packed numbers: state u8 (what becomes of it: 4 retry, 6 delivered, 7 dead, 8 cancelled, 9 superseded,
+--     10 expired), stream of its entry u8, entry's number u64, attempted u8 (1 if an attempt was made),
+--     due u64 (ms, for a retry), signal u8 (how the answer bears on the host, see hosts.lua), latency u32 (ms),
+--     pause u64 (ms that the host wants to be left alone)
 --   sequence
---   priority   of the ready stream that its entry is in
---   entry      number of that entry
---   attempted  1 if an attempt was made, 0 if not
---   due        for a retry: when, ms
 --   record     for a retry or dead letter: the whole new record
 --   payload    packed outcome, for all but a retry
 --
 -- An entry that is no longer in flight was settled by somebody else: it is passed over, so that each
 -- delivery moves exactly once.
 --
--- Result: indexes (0-based) of those passed over.
+-- Result: {1 if hosts have room again for what waits in their lanes, indexes (0-based) of those passed over}.
 
-local WIDTH = 8
-local result = {}
-local total = #ARGV / WIDTH
-local first = allocate(total)
+local WIDTH = 4
+read_terms(ARGV[1])
+local result = { 0 }
+local total = (#ARGV - 1) / WIDTH
 
 for i = 0, total - 1 do
-  local at = i * WIDTH
-  local state, sequence = tonumber(ARGV[at + 1]), ARGV[at + 2]
-  local priority, entry = tonumber(ARGV[at + 3]), ARGV[at + 4] .. '-0'
-  local stored = false
-  if call('XACK', READY[priority], GROUP, entry) == 1 then
-    call('XDEL', READY[priority], entry)
-    stored = call('HGET', DELIVERIES, sequence)
-  end
+  local at = 1 + i * WIDTH
+  local state, stream, entry, attempted, due, signal, latency, pause = struct.unpack('>BBI8BI8BI4I8', ARGV[at + 1])
+  local sequence = ARGV[at + 2]
+  local stored = drop(stream, text(entry) .. '-0') and call('HGET', DELIVERIES, sequence)
   if not is_record(stored) then
     result[#result + 1] = i
   else
-    local record, payload, number = ARGV[at + 7], ARGV[at + 8], first + i
-    if ARGV[at + 5] == '1' then tally('t', 1) end
-    if state == S_RETRY then
+    local record, payload = ARGV[at + 3], ARGV[at + 4]
+    local h = host(host_name(inbox_of(stored)))
+    if stream == WOKEN then count('woken:' .. priority_of(stored), -1) end
+    local was_closed = h.circuit == CLOSED
+    landed(h, signal, latency, pause)
+    if attempted == 1 then tally('t', 1) end
+    if math.floor(signal / GONE_INBOX) % 2 == 1 then tell('INBOX_GONE', h.name, inbox_of(stored)) end
+    -- Others may have marked it while it was on its way.
+    if #record > 0 then record = string.sub(record, 1, 1) .. string.sub(stored, 2, 2) .. string.sub(record, 3) end
+    if state == S_RETRY and (has(stored, FLAG_CANCEL) or has(stored, FLAG_SUPERSEDE)) then
+      local cancelled = has(stored, FLAG_CANCEL)
+      conclude(sequence, record, cancelled and S_CANCELLED or S_SUPERSEDED,
+        payload_of(sequence, record, cancelled and R_CANCELLED or R_SUPERSEDED))
+    elseif (state == S_RETRY or state == S_DEAD) and not was_closed and math.floor(signal / FAILED) % 2 == 1 then
+      -- The host is down, which uses up nobody's retries, not even the last: back to where it came from.
+      local tries = string.sub(stored, 6, 6)
+      park(h, sequence, string.sub(record, 1, 5) .. tries .. string.sub(record, 7), h.opens % 4 ~= 0 or h.opens == 0)
+    elseif state == S_RETRY then
       call('HSET', DELIVERIES, sequence, record)
-      call('ZADD', RETRY, ARGV[at + 6], sequence)
+      call('ZADD', RETRY, text(due), sequence)
       waiting(record, 1)
+      if has(record, FLAG_EXPIRES) then call('ZADD', P .. ':expiry', text(deadline_ms(record)), sequence) end
     else
-      finish(sequence, state, payload, number)
-      if state == S_DEAD then
-        -- Its message stays: a dead letter can be replayed.
-        call('HSET', DELIVERIES, sequence, moved(record, S_DEAD, number))
-        call('XADD', DEAD, text(number) .. '-0', 'd', sequence, 'o', payload)
-        tally('f', 1)
-      else
-        call('HSET', DELIVERIES, sequence, struct.pack('>BI8', state, number))
-        release(struct.unpack('>I8', stored, 10))
-        if state == S_DELIVERED then tally('d', 1) end
-      end
+      conclude(sequence, #record > 0 and record or stored, state, payload)
     end
   end
 end
+save_hosts()
 flush()
+if woken > 0 or rang then
+  result[1] = 1
+  ring()
+end
 return result

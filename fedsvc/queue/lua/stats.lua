@@ -5,7 +5,8 @@
 -- Result: {now ms, counters as a flat list, rates as a flat list, entries waiting for a retry or their
 -- time, dead letters, when the next is due (ms, -1), how many are due, workers with a lease, archived
 -- number (the first outcome's before any is archived), last outcome's number, then for each priority:
--- entries, in flight, number of the oldest that no worker has (0 if none)}
+-- entries, in flight, number of the oldest that no worker has (0 if none), at last how many are in flight out of
+-- lanes}
 
 local function oldest(key)
   local groups = redis.pcall('XINFO', 'GROUPS', key)
@@ -40,10 +41,12 @@ local result = {
   last and string.match(last[1], '^(%d+)-') or '0',
 }
 for priority = 1, 3 do
-  local key = READY[priority]
+  local key = STREAM[priority]
   local flying = redis.pcall('XPENDING', key, GROUP)
   result[#result + 1] = call('XLEN', key)
   result[#result + 1] = flying.err and 0 or flying[1]
   result[#result + 1] = oldest(key)
 end
+local flying = redis.pcall('XPENDING', STREAM[WOKEN], GROUP)
+result[#result + 1] = flying.err and 0 or flying[1]
 return result

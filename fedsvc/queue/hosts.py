@@ -1,0 +1,145 @@
+"""Destination hosts as the queue knows them: shared by all workers, looked at and steered from here."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+from fedsvc.config import Settings
+from fedsvc.domain.inbox import partition_of
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.link import Argument, Link
+from fedsvc.queue.script import Script
+
+#: as in lua/hosts.lua
+_TERMS: Final = struct.Struct(">HHHdddddddd")
+_HOST: Final = struct.Struct(">BBBHHHIIIffffddddddddd")
+_POLICY: Final = struct.Struct(">Hdd")
+_PAUSED, _GONE, _DOWN = 1, 2, 4
+#: milliseconds; stands for a pause without an end
+FOR_EVER: Final = 10**15
+
+
+class Circuit(IntEnum):
+    CLOSED = 0
+    OPEN = 1
+    HALF_OPEN = 2
+    PAUSED = 3  # by an operator, whatever the circuit says
+    GONE = 4
+
+
+class HostPolicy(NamedTuple):
+    """Limits of one host; 0 stands for the default."""
+
+    max_in_flight: int = 0
+    rate: float = 0.0  # deliveries per second
+    burst: float = 0.0  # deliveries at once after a rest
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """Times are milliseconds since the epoch, 0 for none."""
+
+    host: str
+    circuit: Circuit
+    #: deliveries that wait in its lanes
+    parked: int
+    in_flight: int
+    #: how many may be in flight now: between 1 and the limit
+    limit: float
+    #: in a row
+    failures: int
+    latency_ms: float
+    next_probe_ms: int
+    down_since_ms: int
+    last_success_ms: int
+    last_failure_ms: int
+    paused_until_ms: int
+    pause_reason: str
+    policy: HostPolicy
+
+
+def pack_terms(settings: Settings) -> bytes:
+    """The limits that all hosts share, as the scripts read them."""
+    scale = settings.retry_scale * 1000
+    return _TERMS.pack(
+        settings.host_concurrency,
+        min(settings.host_start, settings.host_concurrency),
+        settings.circuit_failures,
+        settings.host_rate,
+        settings.host_burst,
+        settings.circuit_first_probe * scale,
+        settings.circuit_longest_probe * scale,
+        settings.host_down_after * 1000,
+        settings.recovery_rate,
+        settings.recovery_doubling * scale,
+        settings.max_retry_duration * 1000,
+    )
+
+
+class Hosts:
+    def __init__(self, link: Link, keys: Keys, settings: Settings) -> None:
+        self._link = link
+        self._keys = keys
+        self._partitions = settings.partitions
+        self._terms = pack_terms(settings)
+        self._steer = Script("steer")
+
+    async def get(self, host: str) -> HostState:
+        """A host as it is now; one that was never tried is as good as new. Raises QueueUnavailable."""
+        return (await self._run(host, "look"))[1]
+
+    async def pause(self, host: str, *, duration_ms: int = FOR_EVER, reason: str = "") -> HostState:
+        """Deliver nothing to it for a while; what comes is parked. Raises QueueUnavailable."""
+        return (await self._run(host, "pause", min(duration_ms, FOR_EVER), reason))[1]
+
+    async def resume(self, host: str) -> HostState:
+        """End its pause, and probe it now if it is down. Raises QueueUnavailable."""
+        return (await self._run(host, "resume"))[1]
+
+    async def set_policy(self, host: str, policy: HostPolicy) -> HostState:
+        """Raises QueueUnavailable."""
+        return (await self._run(host, "policy", _POLICY.pack(*policy)))[1]
+
+    async def seen(self, host: str) -> bool:
+        """The application has heard from it: probe it now if it is down. Whether it is going to be probed
+        early. Raises QueueUnavailable."""
+        return (await self._run(host, "seen"))[0]
+
+    async def _run(self, host: str, what: str, *arguments: Argument) -> tuple[bool, HostState]:
+        prefix = self._keys.partition(partition_of(host, self._partitions)).prefix
+        answer = await self._link.run(self._steer, prefix, [self._terms, host, what, *arguments])
+        return bool(answer[0]), _state(host, *answer[1:])
+
+
+def _state(host: str, packed: bytes, reason: bytes, policy: bytes, now: Any, _: Any) -> HostState:
+    if not packed:
+        return HostState(host, Circuit.CLOSED, 0, 0, 1.0, 0, 0.0, 0, 0, 0, 0, 0, "", HostPolicy())
+    (
+        circuit, flags, _turn, flying, failures, _opens, *lanes, limit, latency, _usual, _tokens, _filled,
+        pause, probe, since, success, failure, _recovered, _cut, _barrier,
+    ) = _HOST.unpack(packed)  # fmt: skip
+    paused = pause > int(now)
+    state = Circuit(circuit)
+    if flags & _GONE:
+        state = Circuit.GONE
+    elif paused and flags & _PAUSED:
+        state = Circuit.PAUSED
+    return HostState(
+        host=host,
+        circuit=state,
+        parked=sum(lanes),
+        in_flight=flying,
+        limit=limit,
+        failures=failures,
+        latency_ms=latency,
+        next_probe_ms=int(probe) if state is Circuit.OPEN else 0,
+        down_since_ms=int(since),
+        last_success_ms=int(success),
+        last_failure_ms=int(failure),
+        paused_until_ms=int(pause) if paused else 0,
+        pause_reason=reason.decode() if state is Circuit.PAUSED else "",
+        policy=HostPolicy(*_POLICY.unpack(policy)) if policy else HostPolicy(),
+    )

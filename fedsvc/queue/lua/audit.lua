@@ -1,0 +1,47 @@
+-- audit: set right what hosts are said to have in flight, should it ever differ from what workers hold, and
+-- forget hosts that nothing was sent to for long.
+-- uses: hosts
+--
+-- KEYS[1]  prefix of the partition
+-- ARGV[1]  packed terms of all hosts
+-- ARGV[2]  how long a host is remembered, ms
+-- ARGV[3]  how many entries in flight to look at, at most; with more nothing is set right
+--
+-- Result: {hosts that were set right, hosts that were forgotten}
+
+read_terms(ARGV[1])
+local held, left = {}, tonumber(ARGV[3])
+for stream, key in ipairs(STREAM) do
+  local pending = redis.pcall('XPENDING', key, GROUP, '-', '+', left)
+  if not pending.err then
+    left = left - #pending
+    for _, item in ipairs(pending) do
+      local entry = call('XRANGE', key, item[1], item[1])[1]
+      local record = entry and call('HGET', DELIVERIES, entry[2][2])
+      if is_record(record) then
+        local name = host_name(inbox_of(record))
+        held[name] = (held[name] or 0) + 1
+      end
+    end
+  end
+  if left <= 0 then return { 0, 0 } end
+end
+
+local names, wrong, forgotten = call('HKEYS', HOSTS), 0, 0
+for _, name in ipairs(names) do
+  local h = host(name)
+  if h.flying ~= (held[name] or 0) then
+    h.flying, h.changed, wrong = held[name] or 0, true, wrong + 1
+    if h.circuit == HALF_OPEN and h.flying == 0 then h.circuit, h.probe = OPEN, NOW_MS end
+  end
+  local seen = math.max(h.success, h.failure, h.filled)
+  if h.circuit == CLOSED and h.flags == 0 and h.flying == 0 and lanes(h) == 0 and h.pause <= NOW_MS
+    and h.barrier == 0 and NOW_MS - seen > tonumber(ARGV[2]) then
+    call('HDEL', HOSTS, name)
+    h.changed, forgotten = false, forgotten + 1
+  end
+end
+save_hosts()
+flush()
+if woken > 0 then ring() end
+return { wrong, forgotten }

@@ -1,0 +1,70 @@
+-- Which deliveries concern the same thing: the index of a group, `group:<hash of origin and key>`, by which a
+-- newer delivery finds what it must wait for or replaces; for scripts that accept.
+--
+-- A string: u32 length beyond which it is tidied up, then segments: first sequence u64, how many u32, for each
+-- the key of its host, 8 bytes.
+
+local GROUP_LIMIT = 4096
+
+local function group_key(group) return P .. ':group:' .. group end
+
+-- All sequences of an index, or those of one host, segment by segment, the newest first: visit(sequences)
+-- returns true to go no further.
+local function newest_first(index, host_key, visit)
+  local starts, at = {}, 5
+  while at < #index do
+    starts[#starts + 1] = at
+    at = at + 12 + 8 * struct.unpack('>I4', index, at + 8)
+  end
+  for s = #starts, 1, -1 do
+    local base, n = struct.unpack('>I8I4', index, starts[s])
+    local first, last = starts[s] + 12, starts[s] + 11 + 8 * n
+    local found = {}
+    local hit = string.find(index, host_key, first, true)
+    while hit and hit <= last do
+      if (hit - first) % 8 == 0 then
+        found[#found + 1] = base + (hit - first) / 8
+        hit = hit + 7
+      end
+      hit = string.find(index, host_key, hit + 1, true)
+    end
+    if #found > 0 and visit(found) then return end
+  end
+end
+
+-- The index without what has ended.
+local function tidied(index)
+  local parts, at = {}, 5
+  while at < #index do
+    local base, n = struct.unpack('>I8I4', index, at)
+    at = at + 12
+    local run, from = {}, 0
+    for i = 0, n do
+      local record = i < n and call('HGET', DELIVERIES, text(base + i))
+      if is_record(record) and string.byte(record, 1) <= S_SCHEDULED then
+        if #run == 0 then from = base + i end
+        run[#run + 1] = string.sub(index, at + 8 * i, at + 8 * i + 7)
+      elseif #run > 0 then
+        parts[#parts + 1] = struct.pack('>I8I4', from, #run) .. table.concat(run)
+        run = {}
+      end
+    end
+    at = at + 8 * n
+  end
+  local rest = table.concat(parts)
+  return struct.pack('>I4', math.max(GROUP_LIMIT, 2 * #rest)) .. rest
+end
+
+-- Add deliveries with consecutive sequences; kept for so many ms at least.
+local function join(group, index, base, host_keys, keep)
+  local segment = struct.pack('>I8I4', base, #host_keys) .. table.concat(host_keys)
+  local key = group_key(group)
+  if not index then
+    call('SET', key, struct.pack('>I4', math.max(GROUP_LIMIT, 2 * #segment)) .. segment)
+  elseif #index > struct.unpack('>I4', index) then
+    call('SET', key, tidied(index) .. segment, 'KEEPTTL')
+  else
+    call('APPEND', key, segment)
+  end
+  if call('PTTL', key) < keep then call('PEXPIRE', key, text(keep)) end
+end

@@ -1,0 +1,244 @@
+-- The state of destination hosts, for scripts that admit, settle or steer. Loaded once a script, saved by
+-- save_hosts(), which also says when each host's lane is to be looked at again.
+--
+-- A host is packed in the hash `hosts`; one that is not there has never been tried. `terms` are the limits that
+-- all hosts share, as hosts.py packs them.
+
+local HOSTS, POLICIES, WAKE = P .. ':hosts', P .. ':policies', P .. ':wake'
+local HOST = '>BBBI2I2I2I4I4I4ffffddddddddd'
+local HOST_FIELDS = {
+  'circuit', 'flags', 'turn', 'flying', 'failures', 'opens', 'lane1', 'lane2', 'lane3', 'limit', 'latency',
+  'usual', 'tokens', 'filled', 'pause', 'probe', 'since', 'success', 'failure', 'recovered', 'cut', 'barrier',
+}
+local CLOSED, OPEN, HALF_OPEN = 0, 1, 2
+local H_PAUSED, H_GONE, H_DOWN, H_POLICY = 1, 2, 4, 8
+local NEVER = math.huge
+-- How answers bear on a host, bits of a signal: it answered, it failed, it asked us to slow down, it took what
+-- we sent, its inbox is gone.
+local ANSWERED, FAILED, SLOWED, TOOK, GONE_INBOX = 1, 2, 4, 8, 16
+-- Once a second at most is a limit cut down, for what is in flight fails together.
+local CUT_EVERY_MS = 1000
+
+local terms = {}
+local function read_terms(packed)
+  terms.limit, terms.start, terms.failures, terms.rate, terms.burst, terms.first, terms.longest, terms.down_after,
+    terms.ramp_rate, terms.ramp_ms, terms.longest_pause = struct.unpack('>I2I2I2dddddddd', packed)
+end
+
+local hosts, woken = {}, 0
+
+local function host_name(inbox)
+  local authority = string.match(inbox, '^%a+://([^/?]*)') or ''
+  return string.match(authority, '^%[(.-)%]') or string.match(authority, '^[^:]*')
+end
+
+local function lanes(h) return h.lane1 + h.lane2 + h.lane3 end
+
+local function host(name)
+  local h = hosts[name]
+  if h then return h end
+  h = { name = name, changed = false, max = terms.limit, rate = terms.rate, burst = terms.burst }
+  local packed = call('HGET', HOSTS, name)
+  if packed then
+    h.circuit, h.flags, h.turn, h.flying, h.failures, h.opens, h.lane1, h.lane2, h.lane3, h.limit, h.latency,
+      h.usual, h.tokens, h.filled, h.pause, h.probe, h.since, h.success, h.failure, h.recovered, h.cut,
+      h.barrier = struct.unpack(HOST, packed)
+    if math.floor(h.flags / H_POLICY) % 2 == 1 then
+      local policy = call('HGET', POLICIES, name)
+      if policy then
+        local max, rate, burst = struct.unpack('>I2dd', policy)
+        if max > 0 then h.max = max end
+        if rate > 0 then h.rate = rate end
+        if burst > 0 then h.burst = burst end
+      end
+    end
+  else
+    for _, field in ipairs(HOST_FIELDS) do h[field] = 0 end
+    -- Few at a time until it has answered: a host that hangs must not hold more than that.
+    h.limit, h.tokens, h.filled = terms.start, h.burst, NOW_MS
+  end
+  h.awake = lanes(h) > 0
+  hosts[name] = h
+  return h
+end
+
+local function h_has(h, flag) return math.floor(h.flags / flag) % 2 == 1 end
+local function h_set(h, flag, on)
+  if h_has(h, flag) ~= on then h.flags = h.flags + (on and flag or -flag) end
+end
+
+local function lane_key(h, priority) return P .. ':lane:' .. priority .. ':' .. h.name end
+
+-- Deliveries per second that it gets now: less while it recovers.
+local function rate_now(h)
+  if h.recovered > 0 then
+    local rate = terms.ramp_rate * 2 ^ math.min(60, (NOW_MS - h.recovered) / terms.ramp_ms)
+    if rate < (h.rate > 0 and h.rate or 1000) then return rate, math.max(1, rate / 5) end
+    h.recovered = 0
+  end
+  return h.rate, h.burst
+end
+
+-- How many deliveries it can take now; if none, when (ms) to ask again, NEVER if something in flight will tell.
+local function room(h)
+  if h_has(h, H_GONE) then return 0, NEVER end
+  if h.pause > NOW_MS then return 0, h.pause end
+  if h_has(h, H_PAUSED) then
+    h_set(h, H_PAUSED, false)
+    h.pause, h.changed = 0, true
+  end
+  if h.circuit == OPEN then
+    -- A clock that was set back must not put the probe off for longer than an interval.
+    if h.probe > NOW_MS + terms.longest * 2 then h.probe, h.changed = NOW_MS + terms.longest, true end
+    if h.probe > NOW_MS then return 0, h.probe end
+    if h.flying > 0 then return 0, NEVER end
+    return 1
+  end
+  if h.circuit == HALF_OPEN then return 0, NEVER end
+  local free = math.floor(h.limit + 0.001) - h.flying
+  if free <= 0 then return 0, NEVER end
+  local rate, burst = rate_now(h)
+  if rate <= 0 then return free end
+  if NOW_MS ~= h.filled then
+    h.tokens = math.min(burst, h.tokens + rate * math.max(0, NOW_MS - h.filled) / 1000)
+    h.filled, h.changed = NOW_MS, true
+  end
+  if h.tokens < 0.999 then return 0, NOW_MS + math.ceil((1 - h.tokens) * 1000 / rate) end
+  return math.min(free, math.floor(h.tokens + 0.001))
+end
+
+-- One delivery is on its way to it.
+local function depart(h)
+  h.flying, h.tokens, h.changed = h.flying + 1, h.tokens - 1, true
+  if h.circuit == OPEN then
+    h.circuit = HALF_OPEN
+  end
+end
+
+-- A delivery waits in its lane, at the front if it was on its way before.
+local function park(h, sequence, record, front)
+  local priority = priority_of(record)
+  call('HSET', DELIVERIES, sequence, moved(record, S_PARKED, IN_LANE))
+  call(front and 'LPUSH' or 'RPUSH', lane_key(h, priority), sequence)
+  h['lane' .. priority] = h['lane' .. priority] + 1
+  h.changed = true
+  count('parked', 1)
+  if has(record, FLAG_EXPIRES) then call('ZADD', P .. ':expiry', text(deadline_ms(record)), sequence) end
+end
+
+-- Something happened to a host that whoever watches should know.
+local function tell(event, name, detail)
+  call('XADD', OUTCOMES, text(allocate(1)) .. '-0', 'd', '0', 's', '0', 'o',
+    cjson.encode({ event = event, host = name, time = text(NOW_MS), detail = detail or '' }))
+  count('outcomes', 1)
+end
+
+local function cut(h, factor)
+  if NOW_MS - h.cut >= CUT_EVERY_MS or NOW_MS < h.cut then
+    h.limit, h.cut = math.max(1, h.limit * factor), NOW_MS
+  end
+end
+
+local function open(h)
+  if h.circuit == CLOSED then count('open', 1) end
+  h.circuit = OPEN
+  local wait = math.min(terms.longest, terms.first * 2 ^ math.min(h.opens, 30))
+  -- Up to a tenth sooner, so that hosts that went down together are not probed together.
+  h.probe = NOW_MS + wait * (1 - (NOW_US % 1000) / 10000)
+end
+
+-- What an attempt tells of its host. The delivery that made it has landed.
+local function landed(h, signal, latency, pause)
+  local answered, failed = signal % 2 == 1, math.floor(signal / FAILED) % 2 == 1
+  h.changed = true
+  if h.flying > 0 then h.flying = h.flying - 1 end
+  if answered then
+    h.failures, h.since, h.success = 0, 0, NOW_MS
+    if h.circuit ~= CLOSED then
+      count('open', -1)
+      h.circuit, h.opens, h.recovered, h.limit, h.cut = CLOSED, 0, NOW_MS, 1, 0
+      h.tokens, h.filled = 1, NOW_MS
+    end
+    if h_has(h, H_DOWN) then
+      h_set(h, H_DOWN, false)
+      tell('HOST_UP', h.name)
+    end
+    h.latency = h.latency == 0 and latency or h.latency + (latency - h.latency) / 5
+    h.usual = h.usual == 0 and latency or h.usual + (latency - h.usual) / (latency < h.usual and 10 or 100)
+    if math.floor(signal / SLOWED) % 2 == 1 then
+      cut(h, 0.5)
+    elseif h.latency > 2 * h.usual + 200 then
+      cut(h, 0.75)
+    else
+      -- Quickly up to where it was cut down first, then one more for each round of all that are on their way.
+      h.limit = math.min(h.max, h.limit + (h.cut == 0 and 1 or 1 / h.limit))
+    end
+  elseif failed then
+    h.failures, h.failure = math.min(h.failures + 1, 65535), NOW_MS
+    if h.since == 0 then h.since = NOW_MS end
+    cut(h, 0.5)
+    if h.circuit == HALF_OPEN then
+      h.opens = math.min(h.opens + 1, 65535)
+      open(h)
+    elseif h.circuit == CLOSED and h.failures >= terms.failures then
+      h.opens = 0
+      open(h)
+    end
+    if NOW_MS - h.since >= terms.down_after and not h_has(h, H_DOWN) then
+      h_set(h, H_DOWN, true)
+      tell('HOST_DOWN', h.name)
+    end
+  elseif h.circuit == HALF_OPEN and h.flying == 0 then
+    h.circuit, h.probe = OPEN, NOW_MS -- its probe was not tried at all: the next one is
+  end
+  if pause > 0 then h.pause = math.max(h.pause, NOW_MS + math.min(pause, terms.longest_pause)) end
+end
+
+-- Whether older deliveries than this one of its lane are in SQL, and must come back before it goes.
+local function spilled_first(h, sequence) return h.barrier > 0 and tonumber(sequence) > h.barrier end
+local function all_behind_spilled(h)
+  if h.barrier == 0 then return false end
+  for priority = 1, 3 do
+    local sequence = call('LINDEX', lane_key(h, priority), 0)
+    if sequence and not spilled_first(h, sequence) then return false end
+  end
+  return true
+end
+
+-- Deadline (ms) of the oldest that waits in a lane.
+local function lane_deadline(h)
+  local first = NEVER
+  for priority = 1, 3 do
+    if h['lane' .. priority] > 0 then
+      local sequence = call('LINDEX', lane_key(h, priority), 0)
+      local record = sequence and call('HGET', DELIVERIES, sequence)
+      if is_record(record) then first = math.min(first, deadline_ms(record)) else first = NOW_MS end
+    end
+  end
+  return first
+end
+
+local function save_hosts()
+  for name, h in pairs(hosts) do
+    if h.changed then
+      if lanes(h) > 0 then
+        local free, at = room(h)
+        if free > 0 and h.circuit == CLOSED and all_behind_spilled(h) then free, at = 0, NEVER end
+        if free > 0 then
+          woken = woken + 1
+          call('ZADD', WAKE, h.lane1 > 0 and '0' or text(NOW_MS), name)
+        else
+          if at > NOW_MS + 1000 then at = math.max(NOW_MS + 1, math.min(at, lane_deadline(h))) end
+          if at == NEVER then call('ZREM', WAKE, name) else call('ZADD', WAKE, text(at), name) end
+        end
+        h.awake = true
+      elseif h.awake then
+        call('ZREM', WAKE, name)
+      end
+      call('HSET', HOSTS, name, struct.pack(HOST, h.circuit, h.flags, h.turn, h.flying, h.failures, h.opens,
+        h.lane1, h.lane2, h.lane3, h.limit, h.latency, h.usual, h.tokens, h.filled, h.pause, h.probe, h.since,
+        h.success, h.failure, h.recovered, h.cut, h.barrier))
+      h.changed = false
+    end
+  end
+end
