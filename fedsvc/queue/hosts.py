@@ -20,6 +20,10 @@ _POLICY: Final = struct.Struct(">Hdd")
 _PAUSED, _GONE, _DOWN = 1, 2, 4
 #: milliseconds; stands for a pause without an end
 FOR_EVER: Final = 10**15
+#: milliseconds for which a host is remembered that nothing is sent to: 30 days
+_REMEMBERED_MS: Final = 30 * 86_400_000
+#: in one partition; with more nothing is set right
+_MOST_IN_FLIGHT: Final = 5000
 
 
 class Circuit(IntEnum):
@@ -86,6 +90,7 @@ class Hosts:
         self._partitions = settings.partitions
         self._terms = pack_terms(settings)
         self._steer = Script("steer")
+        self._audit = Script("audit")
 
     async def get(self, host: str) -> HostState:
         """A host as it is now; one that was never tried is as good as new. Raises QueueUnavailable."""
@@ -107,6 +112,14 @@ class Hosts:
         """The application has heard from it: probe it now if it is down. Whether it is going to be probed
         early. Raises QueueUnavailable."""
         return (await self._run(host, "seen"))[0]
+
+    async def audit(self, partition: int) -> tuple[int, int]:
+        """Set right what hosts of a partition are said to have in flight, and forget those that nothing was
+        sent to for long. How many of each. Raises QueueUnavailable."""
+        prefix = self._keys.partition(partition).prefix
+        arguments = [self._terms, _REMEMBERED_MS, _MOST_IN_FLIGHT]
+        wrong, forgotten = await self._link.run(self._audit, prefix, arguments)
+        return int(wrong), int(forgotten)
 
     async def _run(self, host: str, what: str, *arguments: Argument) -> tuple[bool, HostState]:
         prefix = self._keys.partition(partition_of(host, self._partitions)).prefix

@@ -65,6 +65,13 @@ class PartitionKeys:
     def activity(self, key: bytes) -> str:
         return f"{self.prefix}:activity:{key.hex()}"
 
+    def group(self, key: str) -> str:
+        return f"{self.prefix}:group:{key}"
+
+    @property
+    def deliveries(self) -> str:
+        return f"{self.prefix}:deliveries"
+
     @property
     def dead(self) -> str:
         return f"{self.prefix}:dead"

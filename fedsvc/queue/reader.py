@@ -25,9 +25,9 @@ from fedsvc.queue.script import Script
 _SEGMENT: Final = struct.Struct(">QI")
 
 
-def _sequences(index: bytes) -> Iterator[int]:
-    """All sequences of an activity's index: see `lua/enqueue.lua`."""
-    at = 8
+def sequences_in(index: bytes, head: int = 8) -> Iterator[int]:
+    """All sequences of an activity's index, or of a group's, past its head: see `lua/enqueue.lua`."""
+    at = head
     while at + _SEGMENT.size <= len(index):
         base, count = _SEGMENT.unpack_from(index, at)
         yield from range(base, base + count)
@@ -126,7 +126,7 @@ class Reader:
         answers = await asyncio.gather(
             *(self._link.call("GET", self._keys.partition(p).activity(key)) for p in range(self._partitions))
         )
-        return [(p, list(_sequences(index))) for p, index in enumerate(answers) if index]
+        return [(p, list(sequences_in(index))) for p, index in enumerate(answers) if index]
 
     async def _show(self, partition: int, sequences: Sequence[int]) -> list[Delivery | None]:
         answer = await self._link.run(self._look, self._keys.partition(partition).prefix, sequences)

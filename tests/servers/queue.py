@@ -11,11 +11,12 @@ from fedsvc.config import Settings
 from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
 from fedsvc.domain.inbox import Inbox, partition_of
 from fedsvc.domain.message import Message
-from fedsvc.queue.consumer import Admitted, Consumer, Settlement, Shares
+from fedsvc.queue.consumer import NO_SIGNAL, Admitted, Consumer, Settled, Settlement, Shares, Signal
+from fedsvc.queue.hosts import Hosts
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.outcomes import OutcomeLog
-from fedsvc.queue.producer import FannedOut, Producer, Queued, Terms
+from fedsvc.queue.producer import FannedOut, Place, Producer, Queued, Terms
 from fedsvc.queue.reader import Reader
 from fedsvc.queue.stats import TERMINAL, QueueStats, StatsReader
 
@@ -43,6 +44,7 @@ class Queue:
         self.reader = Reader(link, self.keys, self.settings)
         self.outcomes = OutcomeLog(link, self.keys, self.settings)
         self.stats = StatsReader(link, self.keys, self.settings)
+        self.hosts = Hosts(link, self.keys, self.settings)
         self._consumers: dict[str, Consumer] = {}
         self._shift_ms = 0
 
@@ -54,21 +56,31 @@ class Queue:
     def partition_of(self, inbox: int) -> int:
         return partition_of(f"h{inbox}.example", PARTITIONS)
 
-    def message(self, activity: str) -> Message:
+    def place(self, inbox: int, path: str = "/inbox") -> Place:
+        return self.producer.place(Inbox(f"https://h{inbox}.example{path}", f"h{inbox}.example"))
+
+    def message(self, activity: str, kind: str = "Like") -> Message:
         body = f'{{"id":"https://me.example/{activity}"}}'.encode()
         return Message(
-            body, f"https://me.example/{activity}", "Like", "https://me.example/u/a", "https://me.example/u/a#k",
+            body, f"https://me.example/{activity}", kind, "https://me.example/u/a", "https://me.example/u/a#k",
             "f" * 32, "me.example", digest=Message.digest_of(body),
         )  # fmt: skip
 
     async def enqueue(
-        self, activity: str, *, inbox: int = 0, priority: Priority = Priority.URGENT, **terms: Any
+        self,
+        activity: str,
+        *,
+        inbox: int = 0,
+        path: str = "/inbox",
+        kind: str = "Like",
+        priority: Priority = Priority.URGENT,
+        **terms: Any,
     ) -> Queued:
-        place = self.producer.place(Inbox(f"https://h{inbox}.example/inbox", f"h{inbox}.example"))
-        return await self.producer.enqueue(self.message(activity), place, Terms(priority, **terms))
+        place = self.place(inbox, path)
+        return await self.producer.enqueue(self.message(activity, kind), place, Terms(priority, **terms))
 
     async def fan_out(self, activity: str, inboxes: Iterable[int], **terms: Any) -> FannedOut:
-        places = [self.producer.place(Inbox(f"https://h{n}.example/inbox", f"h{n}.example")) for n in inboxes]
+        places = [self.place(n) for n in inboxes]
         return await self.producer.fan_out(self.message(activity), places, Terms(Priority.BULK, **terms))
 
     async def get(self, id: DeliveryId) -> Delivery:
@@ -94,7 +106,10 @@ class Queue:
         *,
         wait_ms: int = 0,
         worker: str = "a",
-    ) -> set[int]:
+        signal: Signal = NO_SIGNAL,
+        latency_ms: int = 5,
+        pause_ms: int = 0,
+    ) -> Settled:
         now_ms = await self.now_ms()
         attempt = Attempt(now_ms, 5, 200, reason)
         record = admitted.record.tried(attempt, state)
@@ -104,8 +119,27 @@ class Queue:
             "me.example", message.key_id, record.priority, record.attempts, reason, 200,
             history=record.history,
         )  # fmt: skip
-        settlement = Settlement(admitted, state, True, record, now_ms + wait_ms, outcome)
-        return (await self.consumer(worker).settle(admitted.id.partition, [settlement])).passed_over
+        settlement = Settlement(
+            admitted, state, True, record, now_ms + wait_ms, outcome, signal, latency_ms, pause_ms
+        )
+        return await self.consumer(worker).settle(admitted.id.partition, [settlement])
+
+    async def deliver(self, admitted: Admitted, *, latency_ms: int = 5) -> None:
+        """Its inbox takes it."""
+        signal = Signal.ANSWERED | Signal.TOOK
+        await self.settle(admitted, DeliveryState.DELIVERED, signal=signal, latency_ms=latency_ms)
+
+    async def fail(self, admitted: Admitted, *, wait_ms: int = 60_000) -> None:
+        """Its host does not answer."""
+        await self.settle(
+            admitted, DeliveryState.RETRY, Reason.TIMEOUT, wait_ms=wait_ms, signal=Signal.FAILED
+        )
+
+    async def conserved(self) -> QueueStats:
+        """The figures, which add up."""
+        stats = await self.stats.read()
+        assert stats.conserved, stats
+        return stats
 
     async def promote(self) -> int:
         return sum([(await self.consumer("a").promote(p)).promoted for p in range(PARTITIONS)])
@@ -171,9 +205,9 @@ class Queue:
 
 
 @asynccontextmanager
-async def open_queue(url: str, namespace: str) -> AsyncIterator[Queue]:
+async def open_queue(url: str, namespace: str, **environment: str) -> AsyncIterator[Queue]:
     link = Link(url)
     try:
-        yield Queue(link, namespace)
+        yield Queue(link, namespace, **environment)
     finally:
         await link.close()

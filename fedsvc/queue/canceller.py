@@ -1,0 +1,109 @@
+"""Takes back deliveries that the application wants no more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from fedsvc.config import Settings
+from fedsvc.domain.activity import activity_key
+from fedsvc.domain.delivery import DeliveryId
+from fedsvc.domain.inbox import partition_of
+from fedsvc.domain.relations import group_of
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.link import Link
+from fedsvc.queue.reader import sequences_in
+from fedsvc.queue.script import Script
+
+#: bytes before the segments of an index: of an activity's, of a group's
+_ACTIVITY_HEAD: Final = 8
+_GROUP_HEAD: Final = 4
+
+
+class Cancelled(NamedTuple):
+    #: will not be sent
+    cancelled: int
+    #: are on their way; not tried again if they fail
+    in_flight: int
+    #: had ended already
+    ended: int
+
+
+class Canceller:
+    """Every method raises QueueUnavailable; repeating it is safe. `origin` restricts it to the deliveries of
+    one instance; empty for all."""
+
+    #: sequences in one script
+    CHUNK: Final = 500
+
+    def __init__(self, link: Link, keys: Keys, settings: Settings) -> None:
+        self._link = link
+        self._keys = keys
+        self._partitions = settings.partitions
+        self._cancel = Script("cancel")
+
+    async def cancel(self, ids: Iterable[DeliveryId], *, origin: str = "") -> Cancelled:
+        """These deliveries; what is unknown to the queue counts as ended."""
+        by_partition: dict[int, list[int]] = {}
+        for id in ids:
+            by_partition.setdefault(id.partition, []).append(id.sequence)
+        return _sum(
+            await asyncio.gather(
+                *(self._those(p, sequences, origin) for p, sequences in by_partition.items())
+            )
+        )
+
+    async def cancel_activity(self, activity_id: str, *, origin: str = "") -> Cancelled:
+        """All deliveries of an activity."""
+        key = activity_key(activity_id)
+        return await self._indexed(
+            [self._keys.partition(p).activity(key) for p in range(self._partitions)], _ACTIVITY_HEAD, origin
+        )
+
+    async def cancel_group(self, origin: str, key: str) -> Cancelled:
+        """All deliveries of an origin that share an ordering or supersede key."""
+        group = group_of(origin, key)
+        return await self._indexed(
+            [self._keys.partition(p).group(group) for p in range(self._partitions)], _GROUP_HEAD, origin
+        )
+
+    async def cancel_host(self, host: str, *, origin: str = "") -> Cancelled:
+        """All deliveries to a host. Looks at every delivery of its partition, in small steps."""
+        partition = partition_of(host, self._partitions)
+        key = self._keys.partition(partition).deliveries
+        total, cursor = Cancelled(0, 0, 0), b"0"
+        while True:
+            cursor, found = await self._link.call("HSCAN", key, cursor, "COUNT", self.CHUNK)
+            total = _sum([total, await self._those(partition, [int(s) for s in found[::2]], origin, host)])
+            if cursor == b"0":
+                return total
+
+    async def _indexed(self, keys: Sequence[str], head: int, origin: str) -> Cancelled:
+        indexes = await asyncio.gather(*(self._link.call("GET", key) for key in keys))
+        return _sum(
+            await asyncio.gather(
+                *(
+                    self._those(p, list(sequences_in(index, head)), origin)
+                    for p, index in enumerate(indexes)
+                    if index
+                )
+            )
+        )
+
+    async def _those(
+        self, partition: int, sequences: Sequence[int], origin: str, host: str = ""
+    ) -> Cancelled:
+        total = Cancelled(0, 0, 0)
+        prefix = self._keys.partition(partition).prefix
+        for start in range(0, len(sequences), self.CHUNK):
+            chunk = sequences[start : start + self.CHUNK]
+            cancelled, flying, ended, *unknown = await self._link.run(
+                self._cancel, prefix, [origin, host, *chunk]
+            )
+            total = _sum([total, Cancelled(cancelled, flying, ended + len(unknown))])
+        return total
+
+
+def _sum(parts: Iterable[Cancelled]) -> Cancelled:
+    return Cancelled(*(sum(column) for column in zip((0, 0, 0), *parts, strict=True)))

@@ -1,0 +1,342 @@
+"""Order within a host, superseding and cancelling: on a real server, with time moved."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from servers.queue import Queue, open_queue
+from servers.valkey import ValkeyServer
+
+from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Priority, Reason
+from fedsvc.domain.relations import Relation, Rule
+from fedsvc.queue.canceller import Canceller
+from fedsvc.queue.consumer import Admitted, Signal
+from fedsvc.queue.producer import Queued, Terms
+
+SECOND_MS = 1000
+OBJECT = "https://me.example/note/1"
+ORDERED = Relation("key")
+CREATE = Relation(OBJECT, OBJECT)
+UPDATE = Relation(OBJECT, OBJECT, Rule.OLDER_UPDATES)
+DELETE = Relation(OBJECT, OBJECT, Rule.OBJECT)
+
+
+@pytest.fixture
+async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
+    async with open_queue(valkey.url, namespace) as opened:
+        yield opened
+
+
+def ids(deliveries: Sequence[Admitted | Queued]) -> list[DeliveryId]:
+    return [d.id for d in deliveries]
+
+
+async def ended(queue: Queue, id: DeliveryId) -> tuple[DeliveryState, Reason | None]:
+    delivery = await queue.get(id)
+    return delivery.state, delivery.reason
+
+
+async def test_deliveries_with_one_ordering_key_go_one_after_the_other(queue: Queue) -> None:
+    sent = [await queue.enqueue(str(n), relation=ORDERED) for n in range(4)]
+    other = await queue.enqueue("other")
+    taken = await queue.admit(100)
+    assert ids(taken) == [sent[0].id, other.id]
+    assert (await queue.get(sent[1].id)).state is DeliveryState.PARKED
+    assert (await queue.conserved()).parked == 3
+    order = []
+    for _ in range(4):
+        (first, *_) = taken
+        order.append(first.id)
+        assert (await queue.settle(first, DeliveryState.DELIVERED)).woken is (len(order) < 4)
+        taken = await queue.admit(100)
+    assert order == ids(sent)
+    assert (await queue.conserved()).parked == 0
+
+
+@pytest.mark.parametrize("end", [DeliveryState.DEAD, DeliveryState.EXPIRED])
+async def test_order_survives_retries_and_ends_with_the_delivery(queue: Queue, end: DeliveryState) -> None:
+    first, second = [await queue.enqueue(str(n), relation=ORDERED) for n in range(2)]
+    (admitted,) = await queue.admit(100)
+    await queue.fail(admitted, wait_ms=50)
+    assert await queue.admit(100) == []
+    await queue.pass_time(60)
+    await queue.promote()
+    (admitted,) = await queue.admit(100)
+    assert admitted.id == first.id
+    await queue.settle(admitted, end)
+    assert ids(await queue.admit(100)) == [second.id]
+
+
+async def test_order_survives_the_death_of_a_worker(queue: Queue) -> None:
+    sent = [await queue.enqueue(str(n), relation=ORDERED) for n in range(3)]
+    await queue.admit(100, worker="dead")
+    await queue.pass_time(int(queue.settings.lease * 1000) + 1)
+    (taken,) = await queue.reclaim("b")
+    assert taken.id == sent[0].id
+    assert await queue.admit(100, worker="b") == []
+    await queue.settle(taken, DeliveryState.DELIVERED, worker="b")
+    assert ids(await queue.admit(100, worker="b")) == [sent[1].id]
+
+
+async def test_order_is_kept_within_a_host_only(queue: Queue) -> None:
+    a = await queue.enqueue("1", relation=ORDERED)
+    b = await queue.enqueue("2", inbox=1, relation=ORDERED)
+    c = await queue.enqueue("3", path="/another", relation=ORDERED)
+    assert set(ids(await queue.admit_everywhere())) == {a.id, b.id}
+    assert (await queue.get(c.id)).state is DeliveryState.PARKED
+
+
+async def test_one_activity_to_many_inboxes_of_a_host_is_not_held_up_by_itself(queue: Queue) -> None:
+    places = [queue.place(0, f"/u/{n}") for n in range(20)]
+    await queue.producer.fan_out(queue.message("1"), places, Terms(Priority.BULK, relation=ORDERED))
+    after = await queue.enqueue("2", relation=ORDERED)
+    last = await queue.enqueue("3", relation=ORDERED)
+    taken = await queue.admit(100)
+    assert len(taken) == 20
+    for admitted in taken[:-1]:
+        await queue.settle(admitted, DeliveryState.DELIVERED)
+    assert await queue.admit(100) == [], "one is not there yet"
+    await queue.settle(taken[-1], DeliveryState.DELIVERED)
+    (second,) = await queue.admit(100)
+    assert second.id == after.id
+    await queue.settle(second, DeliveryState.DELIVERED)
+    assert ids(await queue.admit(100)) == [last.id]
+
+
+async def test_what_is_scheduled_keeps_its_place_and_its_time(queue: Queue) -> None:
+    first = await queue.enqueue("1", relation=ORDERED)
+    tomorrow = await queue.now_ms() + 100 * SECOND_MS
+    second = await queue.enqueue("2", relation=ORDERED, not_before_ms=tomorrow)
+    (admitted,) = await queue.admit(100)
+    assert admitted.id == first.id
+    await queue.settle(admitted, DeliveryState.DELIVERED)
+    assert await queue.admit(100) == []
+    delivery = await queue.get(second.id)
+    assert (delivery.state, delivery.next_attempt_ms) == (DeliveryState.SCHEDULED, tomorrow)
+    assert (await queue.conserved()).scheduled == 1
+    await queue.pass_time(101 * SECOND_MS)
+    await queue.promote()
+    assert ids(await queue.admit(100)) == [second.id]
+
+
+async def test_an_index_of_a_busy_key_does_not_grow_with_what_has_ended(queue: Queue) -> None:
+    prefix = queue.keys.partition(queue.partition_of(0)).prefix
+    for number in range(1200):
+        await queue.enqueue(str(number), relation=ORDERED)
+        (admitted,) = await queue.admit(10)
+        await queue.settle(admitted, DeliveryState.DELIVERED)
+    (group,) = await queue.link.call("KEYS", f"{prefix}:group:*")
+    assert await queue.link.call("STRLEN", group) < 8192
+    assert await queue.link.call("KEYS", f"{prefix}:held:*") == []
+    assert await queue.link.call("EXISTS", f"{prefix}:followed") == 0
+
+
+async def test_a_newer_update_replaces_one_that_was_not_sent(queue: Queue) -> None:
+    await queue.enqueue("create", kind="Create", relation=CREATE)
+    old = await queue.enqueue("u1", kind="Update", relation=UPDATE)
+    new = await queue.enqueue("u2", kind="Update", relation=UPDATE)
+    assert await ended(queue, old.id) == (DeliveryState.SUPERSEDED, Reason.SUPERSEDED)
+    (create,) = await queue.admit(100)
+    await queue.settle(create, DeliveryState.DELIVERED)
+    assert ids(await queue.admit(100)) == [new.id]
+    stats = await queue.conserved()
+    assert stats.counter("superseded") == 1
+
+
+async def test_an_update_in_flight_is_not_tried_again_once_there_is_a_newer(queue: Queue) -> None:
+    old = await queue.enqueue("u1", kind="Update", relation=UPDATE)
+    (admitted,) = await queue.admit(100)
+    new = await queue.enqueue("u2", kind="Update", relation=UPDATE)
+    await queue.fail(admitted)
+    assert (await queue.get(old.id)).state is DeliveryState.SUPERSEDED
+    assert (await queue.get(old.id)).attempts == 1
+    assert ids(await queue.admit(100)) == [new.id]
+    await queue.conserved()
+
+
+async def test_a_delete_removes_what_was_not_sent_and_goes_out_itself(queue: Queue) -> None:
+    create = await queue.enqueue("c", kind="Create", relation=CREATE)
+    update = await queue.enqueue("u", kind="Update", relation=UPDATE)
+    elsewhere = await queue.enqueue("c", kind="Create", path="/other", relation=CREATE)
+    delete = await queue.enqueue("d", kind="Delete", relation=DELETE)
+    for id in (create.id, update.id):
+        assert (await queue.get(id)).state is DeliveryState.SUPERSEDED
+    assert (await queue.get(elsewhere.id)).state is DeliveryState.READY
+    taken = await queue.admit(100)
+    assert ids(taken) == [elsewhere.id]
+    await queue.settle(taken[0], DeliveryState.DELIVERED)
+    assert ids(await queue.admit(100)) == [delete.id]
+    await queue.conserved()
+
+
+async def liked(queue: Queue) -> Queued:
+    return await queue.enqueue("like", relation=Relation("https://me.example/like"))
+
+
+async def undo(queue: Queue, **terms: object) -> Queued:
+    like = "https://me.example/like"
+    return await queue.enqueue("undo", kind="Undo", relation=Relation(like, "", Rule.UNDONE, like), **terms)
+
+
+async def test_an_undo_takes_back_what_nobody_has_heard_of_and_is_not_sent_itself(queue: Queue) -> None:
+    like = await liked(queue)
+    taken_back = await undo(queue)
+    for id in (like.id, taken_back.id):
+        assert await ended(queue, id) == (DeliveryState.SUPERSEDED, Reason.SUPERSEDED)
+    assert await queue.admit(100) == []
+    stats = await queue.conserved()
+    assert (stats.counter("accepted"), stats.counter("superseded"), stats.pending) == (2, 2, 0)
+    recorded, _, _ = await queue.outcomes.read(queue.partition_of(0), 0, 10)
+    assert [d.id for d in recorded] == [like.id, taken_back.id]
+
+
+async def test_an_undo_of_what_was_tried_is_sent_and_the_rest_of_its_tries_are_not(queue: Queue) -> None:
+    like = await liked(queue)
+    (admitted,) = await queue.admit(100)
+    await queue.fail(admitted)
+    undone = await undo(queue)
+    assert (await queue.get(like.id)).state is DeliveryState.SUPERSEDED
+    assert ids(await queue.admit(100)) == [undone.id]
+    await queue.conserved()
+
+
+async def test_an_undo_waits_for_what_is_on_its_way(queue: Queue) -> None:
+    await liked(queue)
+    (admitted,) = await queue.admit(100)
+    undone = await undo(queue)
+    assert await queue.admit(100) == []
+    await queue.deliver(admitted)
+    assert ids(await queue.admit(100)) == [undone.id]
+
+
+async def test_an_undo_goes_where_the_activity_went_and_only_there_it_is_taken_back(queue: Queue) -> None:
+    await liked(queue)
+    elsewhere = await queue.enqueue(
+        "undo", kind="Undo", inbox=1,
+        relation=Relation("https://me.example/like", "", Rule.UNDONE, "https://me.example/like"),
+    )  # fmt: skip
+    assert elsewhere.id in ids(await queue.admit_everywhere())
+
+
+async def test_a_supersede_key_of_the_caller_replaces_whatever_has_it(queue: Queue) -> None:
+    same = Relation("", "state", Rule.SAME_KEY)
+    old = await queue.enqueue("1", relation=same)
+    unrelated = await queue.enqueue("2", relation=Relation("", "another", Rule.SAME_KEY))
+    other_inbox = await queue.enqueue("3", path="/other", relation=same)
+    new = await queue.enqueue("4", relation=same)
+    assert (await queue.get(old.id)).state is DeliveryState.SUPERSEDED
+    assert set(ids(await queue.admit(100))) == {unrelated.id, other_inbox.id, new.id}
+
+
+async def test_what_was_delivered_is_not_superseded(queue: Queue) -> None:
+    first = await queue.enqueue("c", kind="Create", relation=CREATE)
+    (admitted,) = await queue.admit(100)
+    await queue.deliver(admitted)
+    await queue.enqueue("d", kind="Delete", relation=DELETE)
+    assert (await queue.get(first.id)).state is DeliveryState.DELIVERED
+    assert len(await queue.admit(100)) == 1
+
+
+async def test_a_scheduled_or_retried_delivery_is_superseded_too(queue: Queue) -> None:
+    later = await queue.now_ms() + 100 * SECOND_MS
+    old = await queue.enqueue("u1", kind="Update", relation=UPDATE, not_before_ms=later)
+    new = await queue.enqueue("u2", kind="Update", relation=UPDATE)
+    assert (await queue.get(old.id)).state is DeliveryState.SUPERSEDED
+    (admitted,) = await queue.admit(100)
+    await queue.fail(admitted)
+    await queue.enqueue("u3", kind="Update", relation=UPDATE)
+    assert (await queue.get(new.id)).state is DeliveryState.SUPERSEDED
+    stats = await queue.conserved()
+    assert (stats.retry, stats.scheduled) == (0, 0)
+
+
+@pytest.fixture
+def canceller(queue: Queue) -> Canceller:
+    return Canceller(queue.link, queue.keys, queue.settings)
+
+
+async def in_every_state(queue: Queue) -> dict[str, Delivery]:
+    """One delivery to host 0 in each state, by its name."""
+    await queue.enqueue("retry")
+    (admitted,) = await queue.admit(1)
+    await queue.fail(admitted)
+    await queue.enqueue("flying")
+    await queue.admit(1)
+    await queue.enqueue("done")
+    (admitted,) = await queue.admit(1)
+    await queue.deliver(admitted)
+    await queue.enqueue("held0", relation=ORDERED)
+    await queue.enqueue("held", relation=ORDERED)
+    await queue.enqueue("scheduled", not_before_ms=await queue.now_ms() + SECOND_MS * 1000)
+    await queue.enqueue("ready")
+    found = {}
+    for name in ("retry", "flying", "done", "held0", "held", "scheduled", "ready"):
+        (delivery,) = await queue.reader.list_activity(
+            f"https://me.example/{name}", after=None, limit=10, states=frozenset()
+        )
+        found[name] = delivery
+    return found
+
+
+async def test_everything_to_a_host_is_cancelled(queue: Queue, canceller: Canceller) -> None:
+    await in_every_state(queue)
+    elsewhere = await queue.enqueue("other", inbox=1)
+    assert await canceller.cancel_host("h0.example") == (5, 1, 1)
+    stats = await queue.conserved()
+    assert (stats.counter("cancelled"), stats.pending) == (5, 2)
+    assert ids(await queue.admit_everywhere()) == [elsewhere.id]
+
+
+async def test_deliveries_are_cancelled_by_id_and_only_once(queue: Queue, canceller: Canceller) -> None:
+    states = await in_every_state(queue)
+    chosen = [d.id for d in states.values()]
+    assert await canceller.cancel(chosen) == (5, 1, 1)
+    assert await canceller.cancel(chosen) == (0, 1, 6)
+    for name in ("retry", "held0", "held", "scheduled", "ready"):
+        assert await ended(queue, states[name].id) == (DeliveryState.CANCELLED, Reason.CANCELLED)
+    await queue.conserved()
+
+
+async def test_what_is_cancelled_in_flight_is_not_tried_again(queue: Queue, canceller: Canceller) -> None:
+    queued = await queue.enqueue("1")
+    (admitted,) = await queue.admit(1)
+    assert await canceller.cancel([queued.id]) == (0, 1, 0)
+    await queue.fail(admitted)
+    assert await ended(queue, queued.id) == (DeliveryState.CANCELLED, Reason.CANCELLED)
+    await queue.conserved()
+
+
+async def test_a_cancelled_delivery_lets_others_go_in_their_order(queue: Queue, canceller: Canceller) -> None:
+    first, second, third = [await queue.enqueue(str(n), relation=ORDERED) for n in range(3)]
+    await canceller.cancel([second.id])
+    (admitted,) = await queue.admit(100)
+    assert admitted.id == first.id
+    await queue.settle(admitted, DeliveryState.DELIVERED)
+    assert ids(await queue.admit(100)) == [third.id]
+    fourth = await queue.enqueue("4", relation=ORDERED)
+    assert (await queue.get(fourth.id)).state is DeliveryState.PARKED
+
+
+async def test_all_of_an_activity_or_a_key_is_cancelled(queue: Queue, canceller: Canceller) -> None:
+    await queue.fan_out("1", range(20))
+    await queue.fan_out("2", range(10), relation=ORDERED)
+    assert await canceller.cancel_activity("https://me.example/1") == (20, 0, 0)
+    assert await canceller.cancel_group("me.example", "key") == (10, 0, 0)
+    assert await canceller.cancel_group("other.example", "key") == (0, 0, 0)
+    assert (await queue.conserved()).pending == 0
+
+
+async def test_what_was_cancelled_in_a_lane_is_passed_over(
+    valkey: ValkeyServer, namespace: str, rsa_pem: bytes
+) -> None:
+    limits = {"FEDSVC_HOST_CONCURRENCY": "1"}
+    async with open_queue(valkey.url, namespace, **limits) as queue:
+        canceller = Canceller(queue.link, queue.keys, queue.settings)
+        sent = [await queue.enqueue(str(n)) for n in range(5)]
+        (admitted,) = await queue.admit(100)
+        assert await canceller.cancel([sent[1].id, sent[2].id]) == (2, 0, 0)
+        await queue.settle(admitted, DeliveryState.DELIVERED, signal=Signal.ANSWERED)
+        assert ids(await queue.admit(100)) == [sent[3].id]
+        stats = await queue.conserved()
+        assert (stats.parked, stats.in_flight) == (1, 1)
