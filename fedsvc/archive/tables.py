@@ -58,3 +58,46 @@ deliveries = Table(
     Index(None, "completed_ms"),
     Index(None, "host", "completed_ms"),
 )
+
+#: one row for each batch of parked deliveries that left Redis
+spilled_batches = Table(
+    "spilled_batches",
+    metadata,
+    Column("partition", SmallInteger, primary_key=True, autoincrement=False),
+    Column("batch", BigInteger, primary_key=True, autoincrement=False),
+    Column("host", Text, nullable=False),
+)
+
+#: what is in a batch; a delivery is in two only while it moves from one to the other
+spilled_deliveries = Table(
+    "spilled_deliveries",
+    metadata,
+    Column("partition", SmallInteger, primary_key=True, autoincrement=False),
+    Column("batch", BigInteger, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("message", BigInteger, nullable=False),
+    Column("deadline_s", BigInteger, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    Index(None, "partition", "sequence"),
+)
+
+#: activities of deliveries in any batch, each once
+spilled_messages = Table(
+    "spilled_messages",
+    metadata,
+    Column("partition", SmallInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("fields", LargeBinary, nullable=False),
+    Column("identity", LargeBinary, nullable=False),
+)
+
+#: which batch needs which message
+spilled_needs = Table(
+    "spilled_needs",
+    metadata,
+    Column("partition", SmallInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("batch", BigInteger, primary_key=True, autoincrement=False),
+    Index(None, "partition", "batch"),
+)
