@@ -193,6 +193,19 @@ class Settings(BaseModel):
     outcome_retention: int = Field(
         3600, ge=1, description="Seconds for which archived outcomes stay in Redis beside the archive."
     )
+    archive_retention: int = Field(
+        7_776_000,
+        ge=60,
+        le=3_153_600_000,
+        description="Seconds for which the archive keeps deliveries that were delivered, cancelled, "
+        "superseded or expired.",
+    )
+    archive_dead_retention: int = Field(
+        31_536_000,
+        ge=60,
+        le=3_153_600_000,
+        description="Seconds for which the archive keeps dead letters, purged ones too.",
+    )
 
     key_encryption_keys: SecretStr = Field(
         SecretStr(""),
