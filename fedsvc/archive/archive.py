@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import delete, func, select, text, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from fedsvc.archive.engine import STATEMENT_TIMEOUT
+from fedsvc.archive.engine import PING_TIMEOUT
 from fedsvc.archive.tables import deliveries
+from fedsvc.archive.transaction import DataRefused, transaction
 from fedsvc.domain.activity import activity_key
 from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
 from fedsvc.errors import ArchiveUnavailable
@@ -23,6 +21,10 @@ _ROWS: Final = 1000
 #: characters of the longest text that is kept
 _LONGEST: Final = 4096
 _KEY: Final = (deliveries.c.partition, deliveries.c.sequence)
+#: a delivery that any database takes; its id is nobody's
+_ORDINARY: Final = Delivery(
+    DeliveryId(-1, -1), DeliveryState.DELIVERED, "", "", "", "", "", "", "", Priority.NORMAL
+)
 
 
 class Archive:
@@ -34,14 +36,16 @@ class Archive:
 
     async def record(self, outcomes: Sequence[Delivery]) -> int:
         """Write outcomes in one transaction. A batch that is written again changes nothing, and an older
-        outcome never replaces a newer. Returns how many deliveries they are of."""
+        outcome never replaces a newer. Returns how many deliveries they are of.
+
+        Raises DataRefused if the database can never hold one of them; then it has none of them."""
         newest: dict[DeliveryId, Delivery] = {}
         for outcome in outcomes:
             known = newest.get(outcome.id)
             if known is None or known.outcome < outcome.outcome:
                 newest[outcome.id] = outcome
         rows = [_row(delivery) for delivery in newest.values()]
-        async with self._transaction() as connection:
+        async with transaction(self.engine) as connection:
             for start in range(0, len(rows), _ROWS):
                 insert = self._insert(deliveries)
                 replaced = {
@@ -61,7 +65,7 @@ class Archive:
         query = select(deliveries).where(
             deliveries.c.partition == id.partition, deliveries.c.sequence == id.sequence
         )
-        async with self._transaction() as connection:
+        async with transaction(self.engine) as connection:
             row = (await connection.execute(query)).mappings().first()
         return None if row is None else _delivery(row)
 
@@ -79,7 +83,7 @@ class Archive:
             query = query.where(tuple_(*_KEY) > tuple_(after.partition, after.sequence))
         if states:
             query = query.where(deliveries.c.state.in_([int(state) for state in states]))
-        async with self._transaction() as connection:
+        async with transaction(self.engine) as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [_delivery(row) for row in rows]
 
@@ -89,20 +93,38 @@ class Archive:
             .where(*self._of(activity_id))
             .group_by(deliveries.c.state)
         )
-        async with self._transaction() as connection:
+        async with transaction(self.engine) as connection:
             return {DeliveryState(state): n for state, n in (await connection.execute(query)).all()}
 
-    async def purge(self, older_than_ms: int, limit: int) -> int:
-        """Forget deliveries that ended before a time (milliseconds since the epoch), `limit` at most."""
-        oldest = select(*_KEY).where(deliveries.c.completed_ms < older_than_ms).limit(limit)
-        async with self._transaction() as connection:
-            keys = [tuple(row) for row in (await connection.execute(oldest)).all()]
-            if keys:
-                await connection.execute(delete(deliveries).where(tuple_(*_KEY).in_(keys)))
-        return len(keys)
+    async def takes_rows(self) -> None:
+        """Raises ArchiveUnavailable if the table does not even take an ordinary delivery, as when its columns
+        are not ours: then it is not the data that is bad. Leaves nothing behind."""
+        try:
+            async with transaction(self.engine) as connection:
+                await connection.execute(self._insert(deliveries), [_row(_ORDINARY)])
+                await connection.rollback()
+        except DataRefused as error:
+            raise ArchiveUnavailable(f"the table `deliveries` is not as it should be: {error}") from None
+
+    async def purge(self, older_than_ms: Mapping[DeliveryState, int], limit: int) -> int:
+        """Forget deliveries that ended in a state before its time (milliseconds since the epoch), oldest
+        first, `limit` at most. Returns how many."""
+        purged = 0
+        async with transaction(self.engine) as connection:
+            for state, before_ms in older_than_ms.items():
+                if purged >= limit:
+                    break
+                due = (deliveries.c.state == int(state), deliveries.c.completed_ms < before_ms)
+                oldest = select(*_KEY).where(*due).order_by(deliveries.c.completed_ms).limit(limit - purged)
+                # The condition stands twice: a dead letter that was replayed since it was found has a newer
+                # row now, which the database looks at again once it is free.
+                statement = delete(deliveries).where(tuple_(*_KEY).in_(oldest), *due)
+                purged += (await connection.execute(statement)).rowcount
+        return purged
 
     async def ping(self) -> None:
-        async with self._transaction() as connection:
+        """Raises ArchiveUnavailable after PING_TIMEOUT."""
+        async with transaction(self.engine, PING_TIMEOUT) as connection:
             await connection.execute(text("SELECT 1"))
 
     async def close(self) -> None:
@@ -113,16 +135,6 @@ class Archive:
         return deliveries.c.activity_key == activity_key(activity_id), deliveries.c.activity_id == _clean(
             activity_id
         )
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with asyncio.timeout(STATEMENT_TIMEOUT), self.engine.begin() as connection:
-                yield connection
-        except DBAPIError as error:
-            raise ArchiveUnavailable(f"the database refuses: {type(error.orig).__name__}") from None
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
-            raise ArchiveUnavailable(f"the database does not answer: {type(error).__name__}") from None
 
 
 def _clean(text: str) -> str:

@@ -15,6 +15,8 @@ from fedsvc.errors import ConfigurationError
 #: seconds to connect, and for one statement
 CONNECT_TIMEOUT: Final = 5
 STATEMENT_TIMEOUT: Final = 30
+#: seconds within which the database must say that it is there
+PING_TIMEOUT: Final = 2
 _POOL: Final = 5
 
 

@@ -55,7 +55,7 @@ deliveries = Table(
     Column("request_id", Text, nullable=False),
     Column("history", JSON, nullable=False),
     Index(None, "activity_key", "partition", "sequence"),
-    Index(None, "completed_ms"),
+    Index(None, "state", "completed_ms"),
     Index(None, "host", "completed_ms"),
 )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -18,7 +20,8 @@ from sqlalchemy import text
 from fedsvc.archive import migrate
 from fedsvc.archive.archive import Archive
 from fedsvc.archive.engine import async_url, create_engine
-from fedsvc.archive.tables import metadata
+from fedsvc.archive.tables import deliveries, metadata
+from fedsvc.archive.transaction import DataRefused
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
 from fedsvc.errors import ArchiveUnavailable, ConfigurationError
@@ -113,12 +116,115 @@ async def test_recipients_are_listed_page_by_page_and_by_state(archive: Archive)
     assert await archive.count_by_activity("https://me.example/none") == {}
 
 
-async def test_what_is_old_is_purged_some_at_a_time(archive: Archive) -> None:
+ALL = [state for state in DeliveryState if state.is_terminal]
+
+
+async def test_what_is_old_is_purged_some_at_a_time_oldest_first(archive: Archive) -> None:
     await archive.record([outcome(n, completed_ms=n) for n in range(20)])
-    assert await archive.purge(older_than_ms=15, limit=10) == 10
-    assert await archive.purge(older_than_ms=15, limit=10) == 5
-    assert await archive.purge(older_than_ms=15, limit=10) == 0
+    assert await archive.purge({DeliveryState.DELIVERED: 15}, limit=10) == 10
+    assert await archive.get(outcome(9).id) is None
+    assert await archive.get(outcome(10).id) is not None
+    assert await archive.purge({DeliveryState.DELIVERED: 15}, limit=10) == 5
+    assert await archive.purge({DeliveryState.DELIVERED: 15}, limit=10) == 0
     assert await archive.count_by_activity(ACTIVITY) == {DeliveryState.DELIVERED: 5}
+
+
+async def test_each_state_is_purged_by_its_own_time(archive: Archive) -> None:
+    await archive.record([outcome(n, ALL[n % len(ALL)], completed_ms=n) for n in range(20 * len(ALL))])
+    times = {state: 10 * len(ALL) for state in ALL} | {DeliveryState.DEAD: 0}
+    del times[DeliveryState.PURGED]
+    assert await archive.purge(times, limit=25) == 25
+    assert await archive.purge(times, limit=25) == 10 * (len(ALL) - 2) - 25
+    assert await archive.purge(times, limit=25) == 0
+    kept = dict.fromkeys(ALL, 10) | {DeliveryState.DEAD: 20, DeliveryState.PURGED: 20}
+    assert await archive.count_by_activity(ACTIVITY) == kept
+
+
+async def test_any_number_is_purged_at_once(archive: Archive) -> None:
+    """More than either database takes parameters."""
+    some = 40_000
+    await archive.record([outcome(n, completed_ms=n) for n in range(some)])
+    assert await archive.purge({DeliveryState.DELIVERED: some}, limit=some) == some
+    assert await archive.count_by_activity(ACTIVITY) == {}
+
+
+async def test_a_dead_letter_that_is_replayed_while_it_is_purged_keeps_its_row(
+    postgres: PostgresServer,
+) -> None:
+    settings = Settings.from_environment({"DATABASE_URL": postgres.url})
+    await asyncio.to_thread(migrate.upgrade, settings)
+    archive = Archive(create_engine(settings))
+    dead = outcome(1, DeliveryState.DEAD, completed_ms=5)
+    await archive.record([dead, outcome(2, DeliveryState.DEAD, completed_ms=6)])
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    async with archive.engine.connect() as replaying, archive.engine.connect() as looking:
+        change = deliveries.update().where(deliveries.c.sequence == dead.id.sequence)
+        await replaying.execute(change.values(state=int(DeliveryState.DELIVERED), completed_ms=7))
+        purging = asyncio.create_task(archive.purge({DeliveryState.DEAD: 100}, limit=10))
+        async with asyncio.timeout(20):
+            while not (await looking.execute(waiting)).scalar():
+                await looking.rollback()
+        assert not purging.done()
+        await replaying.commit()
+        assert await asyncio.wait_for(purging, 20) == 1
+    kept = await archive.get(dead.id)
+    assert kept is not None
+    assert kept.state is DeliveryState.DELIVERED
+    await archive.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"outcome": 2**70},
+        {"status": 2**63},
+        {"expire_ms": -(2**65)},
+        {"history": (Attempt(1, 2, b"?", Reason.OK),)},  # type: ignore[arg-type]
+    ],
+    ids=["outcome", "status", "time", "history"],
+)
+async def test_what_no_column_holds_is_told_from_an_outage(archive: Archive, change: dict[str, Any]) -> None:
+    with pytest.raises(DataRefused):
+        await archive.record([outcome(1), outcome(2, **change), outcome(3)])
+    assert await archive.count_by_activity(ACTIVITY) == {}
+    await archive.takes_rows()
+    assert await archive.record([outcome(1)]) == 1
+
+
+async def test_what_a_constraint_forbids_is_told_from_an_outage(archive: Archive) -> None:
+    async with forbidden_host(archive, "h2.example"):
+        with pytest.raises(DataRefused):
+            await archive.record([outcome(1), outcome(2), outcome(3)])
+        await archive.takes_rows()
+
+
+async def test_a_table_that_takes_no_row_at_all_is_an_outage(archive: Archive) -> None:
+    """As when a column was added that this version knows nothing of."""
+    async with forbidden_host(archive, ""):
+        with pytest.raises(ArchiveUnavailable, match="deliveries") as refused:
+            await archive.takes_rows()
+        assert not isinstance(refused.value, DataRefused)
+
+
+@asynccontextmanager
+async def forbidden_host(archive: Archive, host: str) -> AsyncIterator[None]:
+    """The table refuses rows of this host."""
+    if archive.engine.dialect.name == "sqlite":
+        begin = (
+            f"CREATE TRIGGER forbidden BEFORE INSERT ON deliveries WHEN NEW.host = '{host}' "
+            "BEGIN SELECT RAISE(ABORT, 'forbidden'); END"
+        )
+        end = "DROP TRIGGER forbidden"
+    else:
+        begin = f"ALTER TABLE deliveries ADD CONSTRAINT forbidden CHECK (host <> '{host}')"
+        end = "ALTER TABLE deliveries DROP CONSTRAINT forbidden"
+    async with archive.engine.begin() as connection:
+        await connection.execute(text(begin))
+    try:
+        yield
+    finally:
+        async with archive.engine.begin() as connection:
+            await connection.execute(text(end))
 
 
 async def test_an_archive_that_answers_is_pinged(archive: Archive) -> None:
