@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import delete, func, select, text, tuple_
+from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -123,9 +123,9 @@ class Archive:
         return purged
 
     async def ping(self) -> None:
-        """Raises ArchiveUnavailable after PING_TIMEOUT."""
+        """Raises ArchiveUnavailable, after PING_TIMEOUT if the database does not say a word."""
         async with transaction(self.engine, PING_TIMEOUT) as connection:
-            await connection.execute(text("SELECT 1"))
+            await connection.execute(select(deliveries.c.partition).limit(1))
 
     async def close(self) -> None:
         await self.engine.dispose()

@@ -7,11 +7,13 @@ twice. Nothing leaves Redis before SQL has committed it, and SQL being away hold
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from fedsvc.archive.archive import Archive
+from fedsvc.archive.transaction import DataRefused
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
@@ -21,14 +23,29 @@ from fedsvc.worker.beats import Beats
 log = structlog.get_logger(__name__)
 
 
+@dataclass(slots=True)
+class _Batch:
+    """What was read of one partition."""
+
+    partition: int
+    after: int  # the number past which it was read
+    last: int  # of the last entry
+    count: int  # of entries, those that are no outcomes too
+    outcomes: list[Delivery]
+
+
 class ArchivalHandler:
-    #: outcomes of one partition in one transaction
-    BATCH: Final = 200
+    """Holds MAX_TRANSACTION outcomes at most (or one of each partition, if there are more), however far it
+    is behind."""
+
     #: outcomes of all partitions in one transaction
     MAX_TRANSACTION: Final = 1000
     #: seconds between rounds when there is nothing to do, and while SQL or Redis is away
     PAUSE: Final = 0.5
     AWAY: Final = 2.0
+    #: seconds without an outcome after which SQL is asked whether it is there, so that readiness knows it
+    #: before there is something to archive
+    PING_EVERY: Final = 5.0
 
     def __init__(
         self, settings: Settings, outcomes: OutcomeLog, archive: Archive, beats: Beats, name: str
@@ -39,12 +56,17 @@ class ArchivalHandler:
         self._name = name
         self._partitions = range(settings.partitions)
         self._away = False
+        self._heard = -self.PING_EVERY
 
     async def run(self) -> None:
         """Archive until cancelled. SQL or Redis being away only delays it."""
+        loop = asyncio.get_running_loop()
         while True:
             try:
                 more = await self.round()
+                if not more and loop.time() - self._heard >= self.PING_EVERY:
+                    await self._archive.ping()
+                    self._heard = loop.time()
                 pause = 0.0 if more else self.PAUSE
                 if self._away:
                     self._away = False
@@ -61,24 +83,81 @@ class ArchivalHandler:
     async def round(self) -> bool:
         """Archive one batch of each partition that is ours. Returns whether there is more.
 
-        Raises ArchiveUnavailable, QueueUnavailable.
+        Raises ArchiveUnavailable, and QueueUnavailable once it has archived what the rest of Redis has.
         """
-        leads = await asyncio.gather(*(self._outcomes.lead(p, self._name) for p in self._partitions))
-        ours = [p for p, leading in zip(self._partitions, leads, strict=True) if leading]
-        if not ours:
-            return False
-        positions = await asyncio.gather(*(self._outcomes.position(p) for p in ours))
-        limit = min(self.BATCH, max(1, self.MAX_TRANSACTION // len(ours)))
-        batches = await asyncio.gather(
-            *(self._outcomes.read(p, position, limit) for p, position in zip(ours, positions, strict=True))
+        leads = await asyncio.gather(
+            *(self._outcomes.lead(p, self._name) for p in self._partitions), return_exceptions=True
         )
-        rows: list[Delivery] = [outcome for outcomes, _, _ in batches for outcome in outcomes]
-        if rows:
-            await self._archive.record(rows)
-        commits = [
-            self._outcomes.commit(p, position, last, count)
-            for p, position, (_, last, count) in zip(ours, positions, batches, strict=True)
-            if count
-        ]
-        await asyncio.gather(*commits)
-        return any(count >= limit for _, _, count in batches)
+        ours = [p for p, leading in zip(self._partitions, leads, strict=True) if leading is True]
+        read, more = await self._read_all(ours)
+        batches = [batch for batch in read if isinstance(batch, _Batch)]
+        outcomes = [outcome for batch in batches for outcome in batch.outcomes]
+        if outcomes:
+            await self._store(outcomes)
+            self._heard = asyncio.get_running_loop().time()
+        committed = await asyncio.gather(
+            *(self._outcomes.commit(b.partition, b.after, b.last, b.count) for b in batches if b.count),
+            return_exceptions=True,
+        )
+        for problem in (*leads, *read, *committed):
+            if isinstance(problem, BaseException):
+                raise problem
+        return more
+
+    async def _read_all(self, partitions: list[int]) -> tuple[list[_Batch | BaseException], bool]:
+        """A batch of each partition, or what was the matter with it; and whether there is more."""
+        if not partitions:
+            return [], False
+        share = max(1, self.MAX_TRANSACTION // len(partitions))
+        read = await asyncio.gather(*(self._read(p, share) for p in partitions), return_exceptions=True)
+        full = [batch for batch in read if isinstance(batch, _Batch) and batch.count >= share]
+        if not full:
+            return read, False
+        # What the others left goes to those that have more: one that is far behind waits for no idle one.
+        left = self.MAX_TRANSACTION - sum(batch.count for batch in read if isinstance(batch, _Batch))
+        further = left // len(full)
+        if further > 0:
+            problems = await asyncio.gather(
+                *(self._read_on(batch, further) for batch in full), return_exceptions=True
+            )
+            read += [problem for problem in problems if problem is not None]
+        return read, True
+
+    async def _read(self, partition: int, limit: int) -> _Batch:
+        """Raises QueueUnavailable."""
+        after = await self._outcomes.position(partition)
+        outcomes, last, count = await self._outcomes.read(partition, after, limit)
+        return _Batch(partition, after, last, count, outcomes)
+
+    async def _read_on(self, batch: _Batch, limit: int) -> None:
+        """Raises QueueUnavailable."""
+        outcomes, batch.last, count = await self._outcomes.read(batch.partition, batch.last, limit)
+        batch.count += count
+        batch.outcomes += outcomes
+
+    async def _store(self, outcomes: list[Delivery]) -> None:
+        """All but those that SQL can never hold: they must not block the ones behind them.
+
+        Raises ArchiveUnavailable, also if SQL would not hold any outcome at all."""
+        try:
+            await self._archive.record(outcomes)
+            return
+        except DataRefused:
+            await self._archive.takes_rows()
+        # Halves of halves, down to the one that is refused; the others go in together.
+        waiting = [outcomes]
+        while waiting:
+            some = waiting.pop()
+            try:
+                await self._archive.record(some)
+            except DataRefused as error:
+                if len(some) > 1:
+                    middle = len(some) // 2
+                    waiting += [some[middle:], some[:middle]]
+                else:
+                    log.error(
+                        "outcome_never_archived",
+                        delivery=str(some[0].id),
+                        state=some[0].state.name,
+                        error=str(error),
+                    )

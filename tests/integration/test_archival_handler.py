@@ -1,0 +1,399 @@
+"""What takes outcomes from the queue to SQL, and what forgets them there when their time is over."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers.postgres import PostgresServer, postgres_server
+from servers.valkey import ValkeyServer
+from sqlalchemy import func, select, text
+from structlog.testing import capture_logs
+
+from fedsvc.archive import migrate
+from fedsvc.archive.archive import Archive
+from fedsvc.archive.engine import create_engine
+from fedsvc.archive.tables import deliveries
+from fedsvc.config import Settings
+from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Priority, Reason
+from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
+from fedsvc.queue import outcome
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.link import Link
+from fedsvc.queue.outcomes import OutcomeLog
+from fedsvc.worker.archival_handler import ArchivalHandler
+from fedsvc.worker.archive_purger import ArchivePurger
+from fedsvc.worker.beats import Beats
+
+PARTITIONS = 4
+START = 1_763_900_000_000_000
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+class WatchedArchive(Archive):
+    """Knows how many outcomes each transaction had."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(create_engine(settings))
+        self.transactions: list[int] = []
+
+    async def record(self, outcomes: Sequence[Delivery]) -> int:
+        recorded = await super().record(outcomes)
+        self.transactions.append(len(outcomes))
+        return recorded
+
+
+class System:
+    """A queue's outcomes, an archive, and what goes between them."""
+
+    def __init__(self, settings: Settings, link: Link) -> None:
+        self.settings = settings
+        self.link = link
+        self.keys = Keys(settings.namespace)
+        self.outcomes = OutcomeLog(link, self.keys, settings)
+        self.archive = WatchedArchive(settings)
+        self.beats = Beats("archive")
+
+    def handler(self, name: str = "a", outcomes: OutcomeLog | None = None) -> ArchivalHandler:
+        return ArchivalHandler(self.settings, outcomes or self.outcomes, self.archive, self.beats, name)
+
+    def purger(self, now_ms: int, name: str = "a") -> ArchivePurger:
+        return ArchivePurger(self.settings, self.outcomes, self.archive, lambda: now_ms, name)
+
+    async def end(self, partition: int, number: int, state: int = DeliveryState.DELIVERED) -> None:
+        """A delivery ends, in the words of the queue; state 0 is no outcome but an event."""
+        sequence = START + number
+        delivery = Delivery(
+            DeliveryId(partition, sequence), DeliveryState.DELIVERED, "https://me.example/1", "Like",
+            "https://me.example/u/a", "https://h.example/inbox", f"h{number}.example", "me.example",
+            "https://me.example/u/a#k", Priority.NORMAL, 1, Reason.OK, 202,
+        )  # fmt: skip
+        await self.link.call(
+            "XADD", self.keys.partition(partition).outcomes, f"{sequence + 5_000_000}-0",
+            "d", sequence if state else 0, "s", int(state),
+            "o", outcome.pack(delivery) if state else b'["HOST_DOWN","h.example"]',
+        )  # fmt: skip
+
+    async def end_many(self, partition: int, numbers: range) -> None:
+        for start in range(0, len(numbers), Link.MAX_BATCH):  # what travels together arrives in order
+            await asyncio.gather(
+                *(self.end(partition, number) for number in numbers[start : start + Link.MAX_BATCH])
+            )
+
+    async def positions(self) -> list[int]:
+        """Per partition: the number of the delivery up to which all is archived, or less than 0."""
+        positions = await asyncio.gather(*(self.outcomes.position(p) for p in range(PARTITIONS)))
+        return [max(-1, position - START - 5_000_000) for position in positions]
+
+    async def rows(self) -> int:
+        async with self.archive.engine.connect() as connection:
+            return (await connection.execute(select(func.count()).select_from(deliveries))).scalar_one()
+
+    async def close(self) -> None:
+        await self.archive.close()
+        await self.link.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'archive.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.url
+
+
+@asynccontextmanager
+async def opened(database_url: str, valkey: ValkeyServer, namespace: str) -> AsyncIterator[System]:
+    settings = Settings.from_environment(
+        {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": valkey.url,
+            "FEDSVC_NAMESPACE": namespace,
+            "FEDSVC_PARTITIONS": str(PARTITIONS),
+        }
+    )
+    await asyncio.to_thread(migrate.upgrade, settings)
+    system = System(settings, Link.from_settings(settings))
+    async with system.archive.engine.begin() as connection:
+        await connection.execute(text("DELETE FROM deliveries"))
+    try:
+        yield system
+    finally:
+        await system.close()
+
+
+@pytest.fixture
+async def system(database_url: str, valkey: ValkeyServer, namespace: str) -> AsyncIterator[System]:
+    async with opened(database_url, valkey, namespace) as system:
+        yield system
+
+
+# What is archived
+
+
+async def test_what_ended_is_archived_once_and_the_position_moves(system: System) -> None:
+    for partition in range(PARTITIONS):
+        await system.end_many(partition, range(10 * partition))
+    handler = system.handler()
+    assert not await handler.round()
+    assert await system.rows() == 60
+    assert await system.positions() == [-1, 9, 19, 29]
+    assert not await handler.round()
+    assert system.archive.transactions == [60]
+
+
+async def test_only_the_leader_archives(system: System) -> None:
+    await system.end(0, 1)
+    assert await system.outcomes.lead(0, "b")
+    await system.handler("a").round()
+    assert await system.rows() == 0
+    await system.handler("b").round()
+    assert await system.rows() == 1
+
+
+async def test_one_that_is_far_behind_has_what_the_others_leave_of_a_transaction(system: System) -> None:
+    await system.end_many(1, range(2500))
+    await system.end_many(2, range(10))
+    handler = system.handler()
+    assert [await handler.round() for _ in range(4)] == [True, True, True, False]
+    assert await system.rows() == 2510
+    assert await system.positions() == [-1, 2499, 9, -1]
+    assert system.archive.transactions == [1000, 1000, 510]
+
+
+async def test_many_that_are_far_behind_share_a_transaction(system: System) -> None:
+    for partition in range(PARTITIONS):
+        await system.end_many(partition, range(300))
+    assert await system.handler().round()
+    assert await system.positions() == [249] * PARTITIONS
+    assert system.archive.transactions == [1000]
+
+
+async def test_events_and_what_others_wrote_are_passed_over(system: System) -> None:
+    await system.end(0, 1)
+    await system.end(0, 2, state=0)
+    await system.end(1, 3, state=0)
+    await system.link.call(
+        "XADD", system.keys.partition(2).outcomes, f"{START + 5_000_004}-0", "strange", "entry"
+    )
+    await system.handler().round()
+    assert await system.positions() == [2, 3, 4, -1]
+    assert await system.rows() == 1
+
+
+# What goes wrong
+
+
+def die_after_sql(environment: dict[str, str]) -> None:
+    """Archive in a process that is killed once SQL has committed, before Redis is told."""
+
+    class Killed(OutcomeLog):
+        async def commit(self, partition: int, after: int, number: int, count: int) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    async def work() -> None:
+        settings = Settings.from_environment(environment)
+        link = Link.from_settings(settings)
+        system = System(settings, link)
+        await system.handler("killed", Killed(link, system.keys, settings)).round()
+
+    asyncio.run(work())
+
+
+async def test_a_batch_whose_archiver_was_killed_before_it_told_redis_makes_no_second_row(
+    system: System,
+) -> None:
+    for partition in range(PARTITIONS):
+        await system.end_many(partition, range(50))
+    environment = system.settings.to_environment() | {"FEDSVC_LEASE": "0.5"}
+    process = multiprocessing.get_context("spawn").Process(target=die_after_sql, args=(environment,))
+    process.start()
+    await asyncio.to_thread(process.join, 60)
+    assert process.exitcode == -signal.SIGKILL
+    assert await system.rows() == 50 * PARTITIONS, "SQL has committed"
+    assert await system.positions() == [-1] * PARTITIONS, "Redis was not told"
+    await system.end_many(0, range(50, 60))
+    async with asyncio.timeout(20):
+        while await system.positions() != [59, 49, 49, 49]:
+            await system.handler().round()  # once the lease of the killed one is over
+    assert await system.rows() == 50 * PARTITIONS + 10
+
+
+@asynccontextmanager
+async def refused(system: System, condition: str) -> AsyncIterator[None]:
+    """The table refuses rows that meet `condition` (SQL)."""
+    if system.archive.engine.dialect.name == "sqlite":
+        begin = (
+            f"CREATE TRIGGER refused BEFORE INSERT ON deliveries WHEN NEW.{condition} "
+            "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+        end = "DROP TRIGGER refused"
+    else:
+        begin = f"ALTER TABLE deliveries ADD CONSTRAINT refused CHECK (NOT ({condition})) NOT VALID"
+        end = "ALTER TABLE deliveries DROP CONSTRAINT refused"
+    async with system.archive.engine.begin() as connection:
+        await connection.execute(text(begin))
+    try:
+        yield
+    finally:
+        async with system.archive.engine.begin() as connection:
+            await connection.execute(text(end))
+
+
+async def test_an_outcome_that_sql_can_never_hold_is_told_and_blocks_nothing(system: System) -> None:
+    for partition in range(PARTITIONS):
+        await system.end_many(partition, range(100))
+    async with refused(system, "host IN ('h7.example', 'h99.example')"):
+        with capture_logs() as logs:
+            await system.handler().round()
+    assert await system.rows() == 98 * PARTITIONS
+    assert await system.positions() == [99] * PARTITIONS
+    errors = [entry for entry in logs if entry["log_level"] == "error"]
+    assert {entry["delivery"] for entry in errors} == {
+        f"{p}-{START + n}" for p in range(PARTITIONS) for n in (7, 99)
+    }
+    assert len(errors) == 2 * PARTITIONS
+    assert {entry["event"] for entry in errors} == {"outcome_never_archived"}
+
+
+async def test_a_table_that_takes_nothing_costs_no_outcome(system: System) -> None:
+    await system.end_many(0, range(10))
+    async with refused(system, "host IS NOT NULL"):
+        with capture_logs() as logs, pytest.raises(ArchiveUnavailable, match="not as it should be"):
+            await system.handler().round()
+        assert logs == []
+        assert await system.positions() == [-1] * PARTITIONS
+    await system.handler().round()
+    assert await system.rows() == 10
+
+
+async def test_a_partition_that_cannot_be_read_holds_up_no_other(system: System) -> None:
+    class Partly(OutcomeLog):
+        """One master of several is away."""
+
+        async def read(self, partition: int, after: int, limit: int) -> tuple[list[Delivery], int, int]:
+            if partition == 2:
+                raise QueueUnavailable("its master is away")
+            return await super().read(partition, after, limit)
+
+    for partition in range(PARTITIONS):
+        await system.end_many(partition, range(10))
+    with pytest.raises(QueueUnavailable, match="its master"):
+        await system.handler(outcomes=Partly(system.link, system.keys, system.settings)).round()
+    assert await system.positions() == [9, 9, -1, 9]
+    await system.handler().round()
+    assert await system.positions() == [9] * PARTITIONS
+
+
+async def test_after_an_outage_of_sql_all_is_caught_up_with_in_full_transactions(
+    postgres: PostgresServer, valkey: ValkeyServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ArchivalHandler, "AWAY", 0.05)
+    monkeypatch.setattr(ArchivalHandler, "PING_EVERY", 0.05)
+    async with opened(postgres.url, valkey, namespace) as system:
+        await asyncio.to_thread(postgres.stop)
+        running = asyncio.create_task(system.handler().run())
+        try:
+            await until(lambda: "database" in system.beats.problems.get("archive", ""))
+            await system.end_many(3, range(5000))
+        finally:
+            await asyncio.to_thread(postgres.start)
+        await until(lambda: "archive" not in system.beats.problems)
+        async with asyncio.timeout(60):
+            while (await system.positions())[3] != 4999:
+                await asyncio.sleep(0.01)
+        await stop(running)
+        assert await system.rows() == 5000
+        # One may have begun while the outcomes still came.
+        assert max(system.archive.transactions) <= ArchivalHandler.MAX_TRANSACTION
+        assert len(system.archive.transactions) <= 5 + 1
+
+
+# What is forgotten
+
+
+def ended(number: int, state: DeliveryState, completed_ms: int) -> Delivery:
+    return Delivery(
+        DeliveryId(number % PARTITIONS, START + number), state, "https://me.example/1", "Like", "", "", "",
+        "", "", Priority.BULK, completed_ms=completed_ms, outcome=START + number,
+    )  # fmt: skip
+
+
+async def fill(system: System, count: int) -> None:
+    """One of each state ended at each millisecond from 1 on."""
+    states = [state for state in DeliveryState if state.is_terminal]
+    await system.archive.record(
+        [ended(len(states) * n + k, state, n + 1) for n in range(count) for k, state in enumerate(states)]
+    )
+
+
+async def test_each_category_has_its_own_retention(system: System) -> None:
+    await fill(system, 100)
+    settings = system.settings
+    assert not await system.purger(settings.archive_retention * 1000 + 51).round()
+    counts = await system.archive.count_by_activity("https://me.example/1")
+    kept = {DeliveryState.DEAD: 100, DeliveryState.PURGED: 100}
+    assert counts == {state: kept.get(state, 50) for state in DeliveryState if state.is_terminal}
+    assert not await system.purger(settings.archive_dead_retention * 1000 + 51).round()
+    counts = await system.archive.count_by_activity("https://me.example/1")
+    assert counts == {DeliveryState.DEAD: 50, DeliveryState.PURGED: 50}
+
+
+async def test_one_worker_purges_in_batches_until_nothing_is_due(system: System) -> None:
+    await fill(system, 200)
+    now_ms = system.settings.archive_dead_retention * 1000 + 1000
+    assert await system.outcomes.lead(0, "a")
+    assert not await system.purger(now_ms, "b").round()
+    assert await system.rows() == 1200
+    assert await system.purger(now_ms, "a").round()
+    assert await system.rows() == 700
+    running = asyncio.create_task(system.purger(now_ms, "a").run())
+    async with asyncio.timeout(20):
+        while await system.rows():
+            await asyncio.sleep(0.01)
+    await stop(running)
+
+
+async def test_sql_that_is_away_only_delays_the_purge(
+    postgres: PostgresServer, valkey: ValkeyServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ArchivePurger, "AWAY", 0.05)
+    async with opened(postgres.url, valkey, namespace) as system:
+        await fill(system, 10)
+        await asyncio.to_thread(postgres.stop)
+        with capture_logs() as logs:
+            purger = system.purger(system.settings.archive_dead_retention * 1000 + 1000)
+            running = asyncio.create_task(purger.run())
+            try:
+                await until(lambda: any(entry["event"] == "purge_away" for entry in logs))
+            finally:
+                await asyncio.to_thread(postgres.start)
+            async with asyncio.timeout(20):
+                while await system.rows():
+                    await asyncio.sleep(0.01)
+            await stop(running)
+        assert len([entry for entry in logs if entry["event"] == "purge_away"]) == 1
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task], timeout=20)
+    assert task.cancelled()
