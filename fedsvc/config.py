@@ -144,6 +144,9 @@ class Settings(BaseModel):
     host_down_after: float = Field(
         86_400.0, gt=0, description="Seconds of failing after which a host counts as down (event HOST_DOWN)."
     )
+    spill_after: float = Field(
+        600.0, ge=0, description="Seconds that a host must have failed before its backlog may move to SQL."
+    )
     recovery_rate: float = Field(
         10.0, gt=0, le=1e6, description="Deliveries per second with which a host's backlog begins to be sent."
     )
@@ -205,6 +208,22 @@ class Settings(BaseModel):
         ge=60,
         le=3_153_600_000,
         description="Seconds for which the archive keeps dead letters, purged ones too.",
+    )
+
+    dead_letter_retention: int = Field(
+        2_592_000, ge=60, description="Seconds for which dead letters stay in Redis, to be replayed."
+    )
+    memory_warning: float = Field(
+        0.75,
+        gt=0,
+        le=1,
+        description="Share of Redis's maxmemory from which on backlogs of hosts that are down move to SQL.",
+    )
+    memory_critical: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Share of Redis's maxmemory from which on new bulk deliveries are refused, later all.",
     )
 
     key_encryption_keys: SecretStr = Field(

@@ -125,7 +125,7 @@ async def redis(settings: Settings) -> list[Finding]:
 
 async def _examine_redis(settings: Settings, link: Link) -> list[Finding]:
     from fedsvc.queue.keys import Keys
-    from fedsvc.queue.stats import server_info
+    from fedsvc.queue.server_info import server_info
 
     info = await server_info(link)
     findings = [ok("Redis", f"{info.server} {info.version} answers")]

@@ -24,7 +24,7 @@ _GROUP_HEAD: Final = 4
 class Cancelled(NamedTuple):
     #: will not be sent
     cancelled: int
-    #: are on their way; not tried again if they fail
+    #: are on their way, or in SQL; not tried again
     in_flight: int
     #: had ended already
     ended: int
@@ -75,8 +75,10 @@ class Canceller:
         total, cursor = Cancelled(0, 0, 0), b"0"
         while True:
             cursor, found = await self._link.call("HSCAN", key, cursor, "COUNT", self.CHUNK)
-            total = _sum([total, await self._those(partition, [int(s) for s in found[::2]], origin, host)])
-            if cursor == b"0":
+            done = cursor == b"0"
+            sequences = [int(s) for s in found[::2]]
+            total = _sum([total, await self._those(partition, sequences, origin, host, spilled=done)])
+            if done:
                 return total
 
     async def _indexed(self, keys: Sequence[str], head: int, origin: str) -> Cancelled:
@@ -92,14 +94,21 @@ class Canceller:
         )
 
     async def _those(
-        self, partition: int, sequences: Sequence[int], origin: str, host: str = ""
+        self,
+        partition: int,
+        sequences: Sequence[int],
+        origin: str,
+        host: str = "",
+        *,
+        spilled: bool = False,
     ) -> Cancelled:
         total = Cancelled(0, 0, 0)
         prefix = self._keys.partition(partition).prefix
-        for start in range(0, len(sequences), self.CHUNK):
+        for start in range(0, len(sequences) or spilled, self.CHUNK):
             chunk = sequences[start : start + self.CHUNK]
+            last = spilled and start + self.CHUNK >= len(sequences)
             cancelled, flying, ended, *unknown = await self._link.run(
-                self._cancel, prefix, [origin, host, *chunk]
+                self._cancel, prefix, [origin, host, int(last), *chunk]
             )
             total = _sum([total, Cancelled(cancelled, flying, ended + len(unknown))])
         return total

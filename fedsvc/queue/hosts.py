@@ -117,7 +117,7 @@ class Hosts:
         """Set right what hosts of a partition are said to have in flight, and forget those that nothing was
         sent to for long. How many of each. Raises QueueUnavailable."""
         prefix = self._keys.partition(partition).prefix
-        arguments = [self._terms, _REMEMBERED_MS, _MOST_IN_FLIGHT]
+        arguments: list[Argument] = [self._terms, _REMEMBERED_MS, _MOST_IN_FLIGHT]
         wrong, forgotten = await self._link.run(self._audit, prefix, arguments)
         return int(wrong), int(forgotten)
 

@@ -29,6 +29,8 @@ class OutcomeLog:
         self._retention_ms = settings.outcome_retention * 1000
         self._archived = Script("archived")
         self._trim = Script("trim")
+        self._bury = Script("bury")
+        self._dead_ms = settings.dead_letter_retention * 1000
 
     async def lead(self, partition: int, name: str) -> bool:
         """Whether `name` is the one that archives this partition, for one lease from now. Two at once would
@@ -62,7 +64,13 @@ class OutcomeLog:
         """The archive has committed what `read` gave: `count` entries past `after`, up to `number`."""
         await self._link.run(self._archived, self._keys.partition(partition).prefix, [number, after, count])
 
-    async def trim(self, partition: int, limit: int) -> int:
-        """Forget outcomes that are archived and older than FEDSVC_OUTCOME_RETENTION. Returns how many."""
+    async def trim(self, partition: int, limit: int, *, early: bool = False) -> int:
+        """Forget outcomes that are archived and older than FEDSVC_OUTCOME_RETENTION; if `early`, all that are
+        archived. Returns how many."""
         prefix = self._keys.partition(partition).prefix
-        return int(await self._link.run(self._trim, prefix, [self._retention_ms, limit]))
+        return int(await self._link.run(self._trim, prefix, [0 if early else self._retention_ms, limit]))
+
+    async def bury(self, partition: int, limit: int) -> int:
+        """End dead letters that are older than FEDSVC_DEAD_LETTER_RETENTION. Returns how many."""
+        prefix = self._keys.partition(partition).prefix
+        return int(await self._link.run(self._bury, prefix, [self._dead_ms, limit]))

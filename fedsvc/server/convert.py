@@ -7,7 +7,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from fedsvc.domain.delivery import Attempt, Delivery
 from fedsvc.errors import InvalidInput
-from fedsvc.queue.stats import DUE_WITHIN_S, QueueStats, RetryStats, ServerInfo
+from fedsvc.queue.server_info import ServerInfo
+from fedsvc.queue.stats import DUE_WITHIN_S, QueueStats, RetryStats
 from fedsvc.v1 import operations_service_pb2 as operations
 from fedsvc.v1 import types_pb2 as types
 

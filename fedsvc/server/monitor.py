@@ -15,7 +15,7 @@ from fedsvc.config import Settings
 from fedsvc.errors import ConfigurationError, FedsvcError
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
-from fedsvc.queue.stats import record_partitions
+from fedsvc.queue.server_info import record_partitions
 
 log = structlog.get_logger(__name__)
 

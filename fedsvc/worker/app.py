@@ -17,23 +17,28 @@ import uvloop
 from fedsvc.archive.archive import Archive
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.migrate import check
+from fedsvc.archive.spill_store import SpillStore
 from fedsvc.config import Settings
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
 from fedsvc.queue.consumer import Consumer
+from fedsvc.queue.hosts import Hosts
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.keystore import KeyStore, key_cipher, key_lifetime_s
 from fedsvc.queue.link import Link
 from fedsvc.queue.outcomes import OutcomeLog
-from fedsvc.queue.stats import record_partitions
+from fedsvc.queue.server_info import record_partitions
+from fedsvc.queue.spill import Spill
 from fedsvc.worker.archival_handler import ArchivalHandler
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.caches import KeyCache, MessageCache
 from fedsvc.worker.deliverer import Deliverer
 from fedsvc.worker.lifecycle_manager import LifecycleManager
+from fedsvc.worker.memory import MemoryWatch
 from fedsvc.worker.metrics import Metrics
 from fedsvc.worker.processor import Processor
 from fedsvc.worker.retry_manager import RetryManager
 from fedsvc.worker.signer import Signer
+from fedsvc.worker.spiller import Spiller
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +81,7 @@ class Worker:
             if not await self._queue_is_there(link, keys):
                 return 0
 
-            beats = Beats("consume", "settle", "promote", "reclaim", "archive", "tidy")
+            beats = Beats("consume", "settle", "promote", "reclaim", "archive", "tidy", "spill")
             consumer = Consumer(link, keys, settings, self.name)
             signer = Signer(settings.sign_threads)
             stack.callback(signer.close)
@@ -96,7 +101,10 @@ class Worker:
             retries = RetryManager(settings, consumer, processor, beats)
             outcomes = OutcomeLog(link, keys, settings)
             archival = ArchivalHandler(settings, outcomes, archive, beats, self.name)
-            lifecycle = LifecycleManager(settings, outcomes, beats)
+            memory = MemoryWatch(settings)
+            hosts = Hosts(link, keys, settings)
+            lifecycle = LifecycleManager(settings, link, outcomes, hosts, memory, beats)
+            spiller = Spiller(settings, Spill(link, keys, settings), SpillStore(engine), memory, beats)
 
             async with asyncio.TaskGroup() as loops:
                 background = [
@@ -108,6 +116,7 @@ class Worker:
                         ("reclaim", retries.reclaim()),
                         ("archive", self._archive(archival, archive, beats)),
                         ("tidy", lifecycle.run()),
+                        ("spill", spiller.run()),
                         ("report", self._report(beats, processor)),
                     )
                 ]

@@ -1,27 +1,48 @@
-"""Forgets what has had its time: archived outcomes past their retention in Redis."""
+"""Forgets what has had its time, sets right what may have gone wrong, and watches how full Redis is."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
+import structlog
+
 from fedsvc.config import Settings
 from fedsvc.errors import QueueUnavailable
+from fedsvc.queue.hosts import Hosts
+from fedsvc.queue.link import Link
 from fedsvc.queue.outcomes import OutcomeLog
+from fedsvc.queue.server_info import server_info
 from fedsvc.worker.beats import Beats
+from fedsvc.worker.memory import MemoryWatch
+
+log = structlog.get_logger(__name__)
 
 
 class LifecycleManager:
     #: outcomes of one partition forgotten in one script
     BATCH: Final = 500
-    #: seconds between rounds, and while Redis is away: readiness should not lag behind its return
-    PAUSE: Final = 5.0
-    AWAY: Final = 1.0
+    #: seconds between rounds, also while Redis is away: readiness should not lag behind its return
+    PAUSE: Final = 1.0
+    #: seconds between two audits of the hosts
+    AUDIT: Final = 60.0
 
-    def __init__(self, settings: Settings, outcomes: OutcomeLog, beats: Beats) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        link: Link,
+        outcomes: OutcomeLog,
+        hosts: Hosts,
+        memory: MemoryWatch,
+        beats: Beats,
+    ) -> None:
+        self._link = link
         self._outcomes = outcomes
+        self._hosts = hosts
+        self._memory = memory
         self._beats = beats
         self._partitions = range(settings.partitions)
+        self._audited = 0.0
 
     async def run(self) -> None:
         """Tidy up until cancelled. Redis being away only delays it."""
@@ -33,10 +54,27 @@ class LifecycleManager:
                 self._beats.beat("tidy")
             except QueueUnavailable as error:
                 self._beats.fail("tidy", str(error))
-                pause = self.AWAY
             await asyncio.sleep(pause)
 
     async def round(self) -> bool:
         """Returns whether there is more to forget. Raises QueueUnavailable."""
-        forgotten = await asyncio.gather(*(self._outcomes.trim(p, self.BATCH) for p in self._partitions))
+        was_short = self._memory.short
+        self._memory.note(await server_info(self._link))
+        if self._memory.short != was_short:
+            log.warning("memory", used=round(self._memory.used, 3), short=self._memory.short)
+        early = self._memory.short
+        forgotten = await asyncio.gather(
+            *(self._outcomes.trim(p, self.BATCH, early=early) for p in self._partitions),
+            *(self._outcomes.bury(p, self.BATCH) for p in self._partitions),
+        )
+        now = asyncio.get_running_loop().time()
+        if now - self._audited >= self.AUDIT:
+            self._audited = now
+            await self._audit()
         return max(forgotten) >= self.BATCH
+
+    async def _audit(self) -> None:
+        answers = await asyncio.gather(*(self._hosts.audit(p) for p in self._partitions))
+        wrong = sum(set_right for set_right, _ in answers)
+        if wrong:
+            log.warning("hosts_set_right", hosts=wrong)

@@ -174,9 +174,9 @@ async def liked(queue: Queue) -> Queued:
     return await queue.enqueue("like", relation=Relation("https://me.example/like"))
 
 
-async def undo(queue: Queue, **terms: object) -> Queued:
+async def undo(queue: Queue) -> Queued:
     like = "https://me.example/like"
-    return await queue.enqueue("undo", kind="Undo", relation=Relation(like, "", Rule.UNDONE, like), **terms)
+    return await queue.enqueue("undo", kind="Undo", relation=Relation(like, "", Rule.UNDONE, like))
 
 
 async def test_an_undo_takes_back_what_nobody_has_heard_of_and_is_not_sent_itself(queue: Queue) -> None:

@@ -17,7 +17,7 @@ from fedsvc.errors import ConfigurationError, KeyUnavailable, QueueUnavailable, 
 from fedsvc.queue.consumer import Shares
 from fedsvc.queue.keystore import KeyStore
 from fedsvc.queue.link import Link
-from fedsvc.queue.stats import record_partitions
+from fedsvc.queue.server_info import record_partitions
 
 HOUR_MS = 3_600_000
 

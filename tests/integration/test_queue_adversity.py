@@ -13,7 +13,7 @@ from servers.valkey import ValkeyServer, valkey_server
 from fedsvc.domain.delivery import DeliveryState, Reason
 from fedsvc.errors import FedsvcError, QueueCorrupt, QueueUnavailable
 from fedsvc.queue.consumer import Consumer, Settled, Settlement
-from fedsvc.queue.stats import record_partitions
+from fedsvc.queue.server_info import record_partitions
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.settler import Settler
 
@@ -58,7 +58,7 @@ async def test_a_full_redis_takes_nothing_new_and_lets_everything_else_be_finish
     for admitted, state in zip(
         held, (DeliveryState.DELIVERED, DeliveryState.DEAD, DeliveryState.RETRY), strict=True
     ):
-        assert await alone.settle(admitted, state, wait_ms=DAY_MS) == set()
+        assert (await alone.settle(admitted, state, wait_ms=DAY_MS)).passed_over == set()
     assert await alone.promote() == 1
     (other,) = await alone.admit(1, worker="b")
     assert await alone.consumer("b").leave(partition) == 1
@@ -91,7 +91,7 @@ async def test_a_redis_that_only_reads_is_unavailable_and_not_broken(alone: Queu
         with pytest.raises(QueueUnavailable, match="refuses"):
             await attempt
     await alone.link.call("REPLICAOF", "NO", "ONE")
-    assert await alone.settle(held, DeliveryState.DELIVERED) == set()
+    assert (await alone.settle(held, DeliveryState.DELIVERED)).passed_over == set()
     await alone.is_whole(delivered=1, ready=1)
 
 
@@ -116,7 +116,7 @@ async def test_a_flushall_between_admission_and_settlement_is_survived(alone: Qu
     await alone.link.call("SCRIPT", "FLUSH")
     partition = alone.partition_of(0)
     for state in (DeliveryState.DELIVERED, DeliveryState.RETRY, DeliveryState.DEAD):
-        assert await alone.settle(held, state) == {0}
+        assert (await alone.settle(held, state)).passed_over == {0}
     assert await alone.consumer("a").recover(partition, 10) == []
     assert await alone.consumer("a").leave(partition) == 0
     assert (await alone.reader.get(held.id)) is None
@@ -129,7 +129,7 @@ async def test_a_flushall_between_admission_and_settlement_is_survived(alone: Qu
     assert (await alone.get(queued.id)).state is DeliveryState.READY
     assert await alone.reclaim("b") == []
     (again,) = await alone.admit(1)
-    assert await alone.settle(again, DeliveryState.DELIVERED) == set()
+    assert (await alone.settle(again, DeliveryState.DELIVERED)).passed_over == set()
     await alone.is_whole(delivered=1)
 
 

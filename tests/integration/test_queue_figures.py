@@ -10,7 +10,8 @@ from servers.queue import PARTITIONS, Queue, open_queue
 from servers.valkey import ValkeyServer
 
 from fedsvc.domain.delivery import DeliveryState, Priority, Reason
-from fedsvc.queue.stats import DUE_WITHIN_S, RATE_WINDOWS_S, server_info
+from fedsvc.queue.server_info import server_info
+from fedsvc.queue.stats import DUE_WITHIN_S, RATE_WINDOWS_S
 
 SECOND_MS = 1000
 HOUR_MS = 3_600_000

@@ -26,6 +26,8 @@ PARTITIONS = 4
 class Queue:
     """Inboxes are numbered: number n is at host hN.example. Unless said otherwise, all is to number 0."""
 
+    BULK = Priority.BULK
+
     def __init__(self, link: Link, namespace: str, **environment: str) -> None:
         """Hosts take all there is, unless settings in `environment` say otherwise."""
         self.settings = Settings.from_environment(

@@ -36,9 +36,7 @@ def test_what_matters_of_an_activity_is_read() -> None:
     assert parse(object=["https://other.example/1"]).object_id == "https://other.example/1"
 
 
-@pytest.mark.parametrize(
-    "object_", [None, 5, [], [[]], {"id": 5, "type": []}, "x" * 2049, "a\0b"], ids=repr
-)
+@pytest.mark.parametrize("object_", [None, 5, [], [[]], {"id": 5, "type": []}, "x" * 2049, "a\0b"], ids=repr)
 def test_an_object_that_says_nothing_usable_of_itself_is_no_obstacle(object_: Any) -> None:
     activity = parse(object=object_)
     assert (activity.object_id, activity.object_type) == ("", "")

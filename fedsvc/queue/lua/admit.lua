@@ -90,7 +90,7 @@ local function from_lanes(share)
       local record = sequence and call('HGET', DELIVERIES, sequence)
       local waits = is_record(record) and string.byte(record, 1) == S_PARKED and place_of(record) == IN_LANE
       local late = waits and deadline_ms(record) <= NOW_MS
-      if waits and not late and (free <= 0 or not probing and spilled_first(h, sequence)) then break end
+      if waits and not late and (free <= 0 or not probing and spilled_first(h, lane, sequence)) then break end
       reads = reads + 1
       if sequence then call(from_end and 'RPOP' or 'LPOP', key) end
       h['lane' .. lane] = sequence and h['lane' .. lane] - 1 or 0

@@ -79,7 +79,7 @@ local function conclude(sequence, record, state, payload)
   finish(sequence, state, payload, number)
   if state == S_DEAD then
     -- Its message stays: a dead letter can be replayed.
-    call('HSET', DELIVERIES, sequence, moved(record, S_DEAD, number))
+    call('HSET', DELIVERIES, sequence, unflagged(moved(record, S_DEAD, number), FLAG_FOLLOWED))
     call('XADD', DEAD, text(number) .. '-0', 'd', sequence, 'o', payload)
     tally('f', 1)
   else
@@ -100,6 +100,7 @@ local function withdraw(sequence, record)
     if in_flight(stream, entry) or in_flight(WOKEN, entry) then return false end
     call('XDEL', STREAM[stream], entry)
   elseif state == S_PARKED then
+    if place_of(record) == SPILLED then return false end -- it is ended when it comes back
     count('parked', -1)
   else
     call('ZREM', RETRY, sequence)
@@ -117,7 +118,8 @@ local function lapse(sequence, record)
   return true
 end
 
--- End a delivery because somebody wants it no more. False if it is in flight: then it is not tried again.
+-- End a delivery because somebody wants it no more. False if it is in flight or in SQL: then it is not tried
+-- again.
 local function recall(sequence, record, state)
   if not withdraw(sequence, record) then
     local flag = state == S_CANCELLED and FLAG_CANCEL or FLAG_SUPERSEDE

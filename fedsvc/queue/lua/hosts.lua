@@ -195,12 +195,15 @@ local function landed(h, signal, latency, pause)
 end
 
 -- Whether older deliveries than this one of its lane are in SQL, and must come back before it goes.
-local function spilled_first(h, sequence) return h.barrier > 0 and tonumber(sequence) > h.barrier end
+-- (Urgent ones never go there.)
+local function spilled_first(h, lane, sequence)
+  return lane > 1 and h.barrier > 0 and tonumber(sequence) > h.barrier
+end
 local function all_behind_spilled(h)
-  if h.barrier == 0 then return false end
-  for priority = 1, 3 do
-    local sequence = call('LINDEX', lane_key(h, priority), 0)
-    if sequence and not spilled_first(h, sequence) then return false end
+  if h.barrier == 0 or h.lane1 > 0 then return false end
+  for lane = 2, 3 do
+    local sequence = call('LINDEX', lane_key(h, lane), 0)
+    if sequence and not spilled_first(h, lane, sequence) then return false end
   end
   return true
 end

@@ -32,9 +32,9 @@ local COUNTER_OF = {
 -- order; a newer one with its supersede key replaces it; and, of one in flight: what it becomes if it fails.
 local FLAG_EXPIRES, FLAG_FOLLOWED, FLAG_REPLACED, FLAG_CANCEL, FLAG_SUPERSEDE = 2, 4, 8, 16, 32
 local HEADER = '>BBBBBBI4I8I8I2'
--- `place` of a parked record: in its host's lane. Any other value: held back for its order, and not to be sent
--- before that time (ms).
-local IN_LANE = 1
+-- `place` of a parked record: in its host's lane; or in SQL, then only the head of the record is here. Any other
+-- value: held back for its order, and not to be sent before that time (ms).
+local IN_LANE, SPILLED = 1, 2
 
 local call = redis.call
 
@@ -99,6 +99,10 @@ end
 local function priority_of(record)
   local priority = string.byte(record, 3)
   return priority >= 1 and priority <= 3 and priority or 3
+end
+local function unflagged(record, flag)
+  if not has(record, flag) then return record end
+  return string.sub(record, 1, 1) .. string.char(string.byte(record, 2) - flag) .. string.sub(record, 3)
 end
 local function message_of(record) return (struct.unpack('>I8', record, 11)) end
 local function place_of(record) return (struct.unpack('>I8', record, 19)) end

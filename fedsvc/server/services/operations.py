@@ -10,7 +10,8 @@ from fedsvc.domain.delivery import DeliveryState
 from fedsvc.errors import InvalidInput, NotFound
 from fedsvc.queue.link import Link
 from fedsvc.queue.reader import Reader
-from fedsvc.queue.stats import StatsReader, server_info
+from fedsvc.queue.server_info import server_info
+from fedsvc.queue.stats import StatsReader
 from fedsvc.server import convert, pages
 from fedsvc.server.errors import rpc
 from fedsvc.server.intake import delivery_id

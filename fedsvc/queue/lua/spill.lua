@@ -1,0 +1,45 @@
+-- spill: SQL has a batch of deliveries; they leave their lane, all or none.
+-- uses: hosts, spills
+--
+-- KEYS[1]  prefix of the partition
+-- ARGV[1]  packed terms of all hosts
+-- ARGV[2]  batch
+-- ARGV[3]  host
+-- ARGV[4]  lane
+-- ARGV[5...] their sequences, as `spillable` showed them
+--
+-- Result: 1, or 0 if something has changed meanwhile.
+
+read_terms(ARGV[1])
+local h, lane, number = host(ARGV[3]), tonumber(ARGV[4]), #ARGV - 4
+local key = lane_key(h, lane)
+local there = call('LRANGE', key, 1, number)
+if #there ~= number then return 0 end
+local records, deadline = {}, math.huge
+for i = 1, number do
+  local sequence = ARGV[4 + i]
+  local record = call('HGET', DELIVERIES, sequence)
+  if there[i] ~= sequence then return 0 end
+  if is_record(record) and string.byte(record, 1) == S_PARKED and place_of(record) == IN_LANE then
+    records[i] = record
+    deadline = math.min(deadline, deadline_ms(record))
+  else
+    return 0
+  end
+end
+
+local head = call('LPOP', key)
+call('LTRIM', key, number, -1)
+call('LPUSH', key, head)
+for i = 1, number do
+  local stub = moved(records[i], S_PARKED, SPILLED)
+  call('HSET', DELIVERIES, ARGV[4 + i], string.sub(stub, 1, 26) .. '\0\0')
+  release(message_of(records[i]))
+end
+h['lane' .. lane] = h['lane' .. lane] - number
+call('HSET', SPILLS, ARGV[2], table.concat({ h.name, lane, ARGV[5], number, text(deadline) }, ' '))
+set_barrier(h)
+count('spilled', number)
+save_hosts()
+flush()
+return 1

@@ -1,0 +1,34 @@
+-- spillable: show a batch of deliveries that had better wait in SQL: of the host with most of them in a lane,
+-- among those that are down or paused for long. Changes nothing but the number that it gives the batch.
+-- uses: hosts
+--
+-- KEYS[1]  prefix of the partition
+-- ARGV[1]  packed terms of all hosts
+-- ARGV[2]  for how long a host must have failed, ms
+-- ARGV[3]  how many deliveries at most
+-- ARGV[4]  how many must wait in a lane for it to be worth it
+--
+-- Result: {} if there are none, else {batch, host, lane, then sequence, record of each}
+
+read_terms(ARGV[1])
+local limit, worth = tonumber(ARGV[3]), tonumber(ARGV[4])
+local best, lane, most = nil, 0, worth
+for _, name in ipairs(call('HKEYS', HOSTS)) do
+  local h = host(name)
+  local long = h.circuit == OPEN and h.since > 0 and NOW_MS - h.since >= tonumber(ARGV[2])
+  if long or h.pause > NOW_MS + tonumber(ARGV[2]) then
+    for priority = 2, 3 do
+      if h['lane' .. priority] > most then best, lane, most = h, priority, h['lane' .. priority] end
+    end
+  end
+end
+if not best then return {} end
+-- The first stays, to be probed with.
+local result = { text(allocate(1)), best.name, lane }
+for _, sequence in ipairs(call('LRANGE', lane_key(best, lane), 1, limit)) do
+  local record = call('HGET', DELIVERIES, sequence)
+  result[#result + 1] = sequence
+  result[#result + 1] = is_record(record) and record or ''
+end
+flush()
+return result

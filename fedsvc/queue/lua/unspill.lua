@@ -1,0 +1,73 @@
+-- unspill: bring a batch back from SQL to its place in its lane.
+-- uses: hosts, endings, spills
+--
+-- KEYS[1]  prefix of the partition
+-- ARGV[1]  packed terms of all hosts
+-- ARGV[2]  batch
+-- ARGV[3]  how many messages
+-- ARGV[4...] for each message: number, body, packed fields, identity, group or ''; then for each delivery, the
+--          oldest first: sequence, record
+--
+-- Result: how many came back, 0 if that was done before.
+
+read_terms(ARGV[1])
+local told = call('HGET', SPILLS, ARGV[2])
+if not told then return 0 end
+local name, lane = string.match(told, '^(%S+) (%d) ')
+local cancelled = string.match(told, ' c$')
+local h = host(name)
+lane = tonumber(lane)
+local key = lane_key(h, lane)
+local at = 4
+local created = {}
+for _ = 1, tonumber(ARGV[3]) do
+  local message = P .. ':message:' .. ARGV[at]
+  if call('EXISTS', message) == 0 then
+    call('HSET', message, 'b', ARGV[at + 1], 'm', ARGV[at + 2], 'i', ARGV[at + 3], 'n', 0)
+    if ARGV[at + 4] ~= '' then call('HSET', message, 'g', ARGV[at + 4]) end
+    created[#created + 1] = message
+  end
+  at = at + 5
+end
+
+local back, ended = {}, {}
+for i = at, #ARGV, 2 do
+  local sequence, record = ARGV[i], ARGV[i + 1]
+  local stub = call('HGET', DELIVERIES, sequence)
+  if is_record(stub) and string.byte(stub, 1) == S_PARKED and place_of(stub) == SPILLED then
+    -- Others may have marked it while it was away.
+    record = string.sub(record, 1, 1) .. string.sub(stub, 2, 2) .. string.sub(record, 3)
+    call('HINCRBY', P .. ':message:' .. text(message_of(record)), 'n', 1)
+    call('HSET', DELIVERIES, sequence, moved(record, S_PARKED, IN_LANE))
+    if cancelled or has(record, FLAG_CANCEL) or has(record, FLAG_SUPERSEDE) then
+      ended[#ended + 1] = { sequence, moved(record, S_PARKED, IN_LANE) }
+    else
+      back[#back + 1] = sequence
+    end
+    if has(record, FLAG_EXPIRES) then call('ZADD', P .. ':expiry', text(deadline_ms(record)), sequence) end
+  end
+end
+-- What was left behind to be probed with, and what came back before, is older than all of them.
+local older = {}
+for _, sequence in ipairs(back[1] and call('LRANGE', key, 0, 2000) or {}) do
+  if tonumber(sequence) > tonumber(back[1]) then break end
+  older[#older + 1] = sequence
+end
+if #older > 0 then call('LTRIM', key, #older, -1) end
+for i = #back, 1, -1 do call('LPUSH', key, back[i]) end
+for i = #older, 1, -1 do call('LPUSH', key, older[i]) end
+h['lane' .. lane] = h['lane' .. lane] + #back
+
+call('HDEL', SPILLS, ARGV[2])
+set_barrier(h)
+count('spilled', -(#back + #ended))
+for _, item in ipairs(ended) do
+  recall(item[1], item[2], (cancelled or has(item[2], FLAG_CANCEL)) and S_CANCELLED or S_SUPERSEDED)
+end
+for _, message in ipairs(created) do
+  if call('HGET', message, 'n') == '0' then call('DEL', message) end
+end
+save_hosts()
+flush()
+if woken > 0 or rang then ring() end
+return #back + #ended

@@ -1,0 +1,137 @@
+"""Lanes of hosts that are down for long, on their way to SQL and back: the queue's side.
+
+    spillable ──▶ (SQL has it) ──▶ spill        what leaves Redis is in SQL before
+    unspillable ──▶ (read from SQL) ──▶ unspill ──▶ (SQL forgets it)
+
+A batch counts once Redis has taken note of it, and comes back once: whatever breaks off in between leaves
+rows in SQL that nobody asks for, which `stale` tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from fedsvc.config import Settings
+from fedsvc.queue.hosts import pack_terms
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.link import Argument, Link
+from fedsvc.queue.record import HEADER
+from fedsvc.queue.script import Script
+
+#: microseconds after which a batch that Redis knows nothing of has been given up
+_GIVEN_UP_US: Final = 3_600_000_000
+
+
+class SpillMessage(NamedTuple):
+    number: int
+    body: bytes
+    fields: bytes
+    identity: bytes
+    #: group whose order its deliveries keep, hex; empty for none
+    group: bytes
+
+
+class SpillBatch(NamedTuple):
+    partition: int
+    number: int
+    host: str
+    lane: int
+    #: sequence and packed record of each, the oldest first
+    deliveries: Sequence[tuple[int, bytes]]
+    messages: Sequence[SpillMessage]
+
+
+class Spill:
+    """Every method raises QueueUnavailable."""
+
+    #: deliveries in one batch, at most
+    BATCH: Final = 500
+    #: bytes of the bodies of one batch, about
+    BYTES: Final = 8_388_608
+    #: how many must wait in a lane for it to be worth it
+    WORTH: Final = 100
+
+    def __init__(self, link: Link, keys: Keys, settings: Settings) -> None:
+        self._link = link
+        self._keys = keys
+        self._terms = pack_terms(settings)
+        self._after_ms = int(settings.spill_after * 1000)
+        self._spillable = Script("spillable")
+        self._spill = Script("spill")
+        self._unspillable = Script("unspillable")
+        self._unspill = Script("unspill")
+
+    async def next_batch(self, partition: int) -> SpillBatch | None:
+        """Deliveries that had better wait in SQL; None if there are none."""
+        keys = self._keys.partition(partition)
+        arguments: list[Argument] = [self._terms, self._after_ms, self.BATCH, self.WORTH]
+        answer = await self._link.run(self._spillable, keys.prefix, arguments)
+        if not answer:
+            return None
+        number, host, lane, *items = answer
+        deliveries = [(int(s), bytes(r)) for s, r in zip(items[::2], items[1::2], strict=True)]
+        messages: dict[int, SpillMessage] = {}
+        taken = size = 0
+        for start in range(0, len(deliveries), 50):
+            chunk = deliveries[start : start + 50]
+            if not all(record for _, record in chunk):
+                break  # one of them ended without leaving the lane: the rest goes when that is tidied up
+            new = {HEADER.unpack_from(record)[7] for _, record in chunk} - messages.keys()
+            found = await asyncio.gather(
+                *(self._link.call("HMGET", keys.message(n), "b", "m", "i", "g") for n in new)
+            )
+            if any(f[0] is None for f in found):
+                break
+            for n, (body, fields, identity, group) in zip(new, found, strict=True):
+                messages[n] = SpillMessage(n, body, fields, identity, group or b"")
+                size += len(body)
+            taken += len(chunk)
+            if size > self.BYTES:
+                break
+        if not taken:
+            return None
+        return SpillBatch(
+            partition, int(number), host.decode(), lane, deliveries[:taken], list(messages.values())
+        )
+
+    async def commit(self, batch: SpillBatch) -> bool:
+        """SQL has the batch: it leaves Redis. False if something has changed since it was shown."""
+        prefix = self._keys.partition(batch.partition).prefix
+        sequences = [sequence for sequence, _ in batch.deliveries]
+        arguments: list[Argument] = [self._terms, batch.number, batch.host, batch.lane, *sequences]
+        return bool(await self._link.run(self._spill, prefix, arguments))
+
+    async def due(self, partition: int, few: int) -> list[int]:
+        """Batches that should come back now: of hosts with less than `few` left in the lane."""
+        keys = self._keys.partition(partition)
+        if not await self._link.call("EXISTS", keys.spills):
+            return []
+        return [int(n) for n in await self._link.run(self._unspillable, keys.prefix, [self._terms, few])]
+
+    async def restore(
+        self,
+        partition: int,
+        number: int,
+        deliveries: Sequence[tuple[int, bytes]],
+        messages: Sequence[SpillMessage],
+    ) -> int:
+        """Bring a batch back. Returns how many deliveries, 0 if that was done before."""
+        arguments: list[Argument] = [self._terms, number, len(messages)]
+        for m in messages:
+            arguments += (m.number, m.body, m.fields, m.identity, m.group)
+        for sequence, record in deliveries:
+            arguments += (sequence, record)
+        return int(await self._link.run(self._unspill, self._keys.partition(partition).prefix, arguments))
+
+    async def stale(self, partition: int, numbers: Sequence[int]) -> list[int]:
+        """Which batches of those that SQL holds nobody will ever ask for: what spilled or brought them back
+        broke off long ago. None of a queue that has lost its memory: they may be all that is left of it."""
+        keys = self._keys.partition(partition)
+        known, last = await asyncio.gather(
+            self._link.call("HKEYS", keys.spills), self._link.call("GET", keys.sequence)
+        )
+        held = {int(n) for n in known}
+        now_us = int(last or 0)
+        return [n for n in numbers if n not in held and n < now_us - _GIVEN_UP_US]

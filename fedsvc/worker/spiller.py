@@ -1,0 +1,129 @@
+"""Keeps Redis's memory for work that can be done: while it is short, lanes of hosts that are down for long
+go to SQL, and they come back when their host does. Nothing that was accepted is dropped for want of memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from fedsvc.archive.spill_store import SpilledDelivery, SpilledMessage, SpillStore
+from fedsvc.config import Settings
+from fedsvc.domain.delivery import DeliveryId
+from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
+from fedsvc.queue.record import HEADER
+from fedsvc.queue.spill import Spill, SpillBatch, SpillMessage
+from fedsvc.worker.beats import Beats
+from fedsvc.worker.memory import MemoryWatch
+
+log = structlog.get_logger(__name__)
+
+
+class Spiller:
+    #: seconds between two rounds, and while SQL or Redis is away
+    PAUSE: Final = 0.5
+    AWAY: Final = 2.0
+    #: deliveries left in a lane below which the next batch comes back
+    FEW: Final = 1000
+    #: seconds between two looks for rows that nobody asks for
+    TIDY: Final = 600.0
+
+    def __init__(
+        self, settings: Settings, spill: Spill, store: SpillStore, memory: MemoryWatch, beats: Beats
+    ) -> None:
+        self._spill = spill
+        self._store = store
+        self._memory = memory
+        self._beats = beats
+        self._partitions = range(settings.partitions)
+        self._tidied = 0.0
+        #: batches that SQL did not have, told once
+        self._missing: set[tuple[int, int]] = set()
+
+    async def run(self) -> None:
+        """Spill and restore until cancelled. SQL or Redis being away only delays it."""
+        while True:
+            pause = self.PAUSE
+            try:
+                if await self.round():
+                    pause = 0.0
+                self._beats.beat("spill")
+            except QueueUnavailable as error:
+                self._beats.fail("spill", str(error))
+                pause = self.AWAY
+            except ArchiveUnavailable as error:
+                # Deliveries go on without SQL, as long as there is memory.
+                log.warning("spill_away", error=str(error))
+                self._beats.beat("spill")
+                pause = self.AWAY
+            await asyncio.sleep(pause)
+
+    async def round(self) -> bool:
+        """Bring back what is due, send away what is too much. Returns whether there is more to do.
+
+        Raises QueueUnavailable, ArchiveUnavailable.
+        """
+        more = False
+        due = await asyncio.gather(*(self._spill.due(p, self.FEW) for p in self._partitions))
+        for partition, numbers in zip(self._partitions, due, strict=True):
+            for number in numbers:
+                more |= await self._restore(partition, number)
+        if self._memory.short:
+            batches = await asyncio.gather(*(self._spill.next_batch(p) for p in self._partitions))
+            for batch in batches:
+                if batch is not None:
+                    more |= await self._send_away(batch)
+        now = asyncio.get_running_loop().time()
+        if now - self._tidied >= self.TIDY:
+            self._tidied = now
+            await self._tidy()
+        return more
+
+    async def _send_away(self, batch: SpillBatch) -> bool:
+        deliveries = [
+            SpilledDelivery(DeliveryId(batch.partition, sequence), record, HEADER.unpack_from(record)[6])
+            for sequence, record in batch.deliveries
+        ]
+        messages = [SpilledMessage(m.number, m.body, _joined(m), m.identity) for m in batch.messages]
+        await self._store.write(batch.partition, batch.number, batch.host, deliveries, messages)
+        if await self._spill.commit(batch):
+            log.info("spilled", host=batch.host, deliveries=len(deliveries))
+            return True
+        await self._store.delete(batch.partition, batch.number)
+        return False
+
+    async def _restore(self, partition: int, number: int) -> bool:
+        found = await self._store.read(partition, number)
+        if found is None:
+            # Somebody else has just brought it back, or SQL has lost it.
+            if (partition, number) not in self._missing:
+                self._missing.add((partition, number))
+                log.error("spilled_batch_missing", partition=partition, batch=number)
+            return False
+        host, deliveries, messages = found
+        back = await self._spill.restore(
+            partition, number, [(d.id.sequence, d.record) for d in deliveries], [_parted(m) for m in messages]
+        )
+        await self._store.delete(partition, number)
+        if back:
+            log.info("restored", host=host, deliveries=back)
+        return back > 0
+
+    async def _tidy(self) -> None:
+        for partition in self._partitions:
+            held = await self._store.batches(partition)
+            for number in await self._spill.stale(partition, held) if held else ():
+                await self._store.delete(partition, number)
+
+
+def _joined(message: SpillMessage) -> bytes:
+    """Group and fields as one value, which means nothing to SQL."""
+    return bytes([len(message.group)]) + message.group + message.fields
+
+
+def _parted(message: SpilledMessage) -> SpillMessage:
+    length = message.fields[0]
+    group, fields = message.fields[1 : 1 + length], message.fields[1 + length :]
+    return SpillMessage(message.number, message.body, fields, message.identity, group)

@@ -1,0 +1,226 @@
+"""Backlogs of hosts that are down go to SQL while memory is short, and come back: real Valkey, real SQL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from servers.queue import Queue, open_queue
+from servers.valkey import ValkeyServer
+
+from fedsvc.archive.engine import create_engine
+from fedsvc.archive.spill_store import SpillStore
+from fedsvc.archive.tables import metadata
+from fedsvc.config import Settings
+from fedsvc.domain.delivery import DeliveryId, DeliveryState
+from fedsvc.domain.relations import Relation
+from fedsvc.queue.canceller import Canceller
+from fedsvc.queue.server_info import ServerInfo
+from fedsvc.queue.spill import Spill
+from fedsvc.worker.beats import Beats
+from fedsvc.worker.memory import MemoryWatch
+from fedsvc.worker.spiller import Spiller
+
+HOST = "h0.example"
+HOUR_MS = 3_600_000
+FULL = ServerInfo("valkey", "8", 80, 80, 80, 1.0, 100, "noeviction", True, True)
+EMPTY = ServerInfo("valkey", "8", 10, 80, 80, 1.0, 100, "noeviction", True, True)
+
+
+class Desk:
+    """A queue with a spiller at hand. Memory is as full as a test says."""
+
+    def __init__(self, queue: Queue, store: SpillStore) -> None:
+        self.queue = queue
+        self.store = store
+        self.spill = Spill(queue.link, queue.keys, queue.settings)
+        self.memory = MemoryWatch(queue.settings)
+        self.spiller = Spiller(queue.settings, self.spill, store, self.memory, Beats("spill"))
+
+    async def rounds(self) -> None:
+        while await self.spiller.round():
+            pass
+
+    async def down(self, backlog: int) -> list[DeliveryId]:
+        """Host 0 is down for an hour, and so many wait for it."""
+        queue = self.queue
+        for number in range(5):
+            await queue.enqueue(f"bad{number}", path=f"/{number}")
+            (admitted,) = await queue.admit(100)
+            await queue.fail(admitted, wait_ms=1000 * HOUR_MS)
+        await queue.pass_time(HOUR_MS)
+        sent = []
+        for number in range(backlog):
+            queued = await queue.enqueue(f"n{number}", kind="Announce", priority=queue.BULK)
+            sent.append(queued.id)
+        while await self.parked() < backlog - 1:
+            for admitted in await queue.admit(100):  # the probe that is due
+                await queue.fail(admitted)
+        return sent
+
+    async def parked(self) -> int:
+        return (await self.queue.conserved()).parked
+
+    async def recover(self) -> list[DeliveryId]:
+        """The host answers again and takes all. Returns what it got, in order."""
+        queue, got = self.queue, []
+        await queue.hosts.seen(HOST)
+        idle = 0
+        while idle < 20:
+            taken = await queue.admit(100)
+            idle = 0 if taken else idle + 1
+            for admitted in taken:
+                got.append(admitted.id)
+                await queue.deliver(admitted)
+            await self.spiller.round()
+            await queue.pass_time(1000)
+        return got
+
+
+@pytest.fixture
+async def desk(valkey: ValkeyServer, namespace: str, tmp_path: Path) -> AsyncIterator[Desk]:
+    settings = Settings.from_environment({"DATABASE_URL": f"sqlite:///{tmp_path}/archive.db"})
+    engine = create_engine(settings)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(metadata.create_all)
+        async with open_queue(valkey.url, namespace) as queue:
+            yield Desk(queue, SpillStore(engine))
+    finally:
+        await engine.dispose()
+
+
+async def test_a_backlog_goes_to_sql_when_memory_is_short_and_comes_back_in_order(desk: Desk) -> None:
+    sent = await desk.down(1300)
+    await desk.rounds()
+    assert await desk.store.batches(desk.queue.partition_of(0)) == [], "there is memory enough"
+    desk.memory.note(FULL)
+    before = await desk.queue.link.call("DBSIZE")
+    await desk.rounds()
+    stats = await desk.queue.conserved()
+    assert stats.counter("spilled") == 1299, "all but the one to probe with"
+    assert stats.parked == 1300
+    assert await desk.queue.link.call("DBSIZE") < before - 1000, "the activities have gone as well"
+    assert await desk.recover() == sent
+    stats = await desk.queue.conserved()
+    assert (stats.counter("spilled"), stats.parked, stats.counter("delivered")) == (0, 0, 1300)
+    assert await desk.store.batches(desk.queue.partition_of(0)) == []
+
+
+async def test_what_comes_after_waits_for_what_is_in_sql(desk: Desk) -> None:
+    sent = await desk.down(300)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    later = [(await desk.queue.enqueue(f"late{n}", priority=desk.queue.BULK)).id for n in range(5)]
+    await desk.queue.admit(100)
+    assert await desk.recover() == sent + later
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+async def dies(*_: object) -> None:
+    raise Killed
+
+
+async def test_a_crash_between_the_two_stores_loses_and_doubles_nothing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = await desk.down(300)
+    desk.memory.note(FULL)
+    partition = desk.queue.partition_of(0)
+    batch = await desk.spill.next_batch(partition)
+    assert batch is not None
+    # SQL has it, and then nothing more happens
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.spill, "commit", dies)
+        with pytest.raises(Killed):
+            await desk.spiller.round()
+    await desk.rounds()
+    assert (await desk.queue.conserved()).counter("spilled") == 299
+    # it came back, and then nothing more happens
+    await desk.queue.hosts.seen(HOST)
+    (probe,) = await desk.queue.admit(1)
+    await desk.queue.deliver(probe)
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.store, "delete", dies)
+        with pytest.raises(Killed):
+            await desk.spiller.round()
+    desk.memory.note(EMPTY)
+    assert [probe.id, *await desk.recover()] == sent
+    held = await desk.store.batches(partition)
+    assert len(held) == 2
+    assert await desk.spill.stale(partition, held) == []
+    await desk.queue.pass_time(2 * HOUR_MS)
+    await desk.queue.enqueue("x")
+    assert await desk.spill.stale(partition, held) == held
+
+
+async def test_a_batch_that_changed_meanwhile_stays(desk: Desk) -> None:
+    sent = await desk.down(200)
+    batch = await desk.spill.next_batch(desk.queue.partition_of(0))
+    assert batch is not None
+    canceller = Canceller(desk.queue.link, desk.queue.keys, desk.queue.settings)
+    await canceller.cancel([sent[7]])
+    assert not await desk.spill.commit(batch)
+    assert (await desk.queue.conserved()).counter("spilled") == 0
+
+
+async def test_what_is_in_sql_is_cancelled_when_it_comes_back(desk: Desk) -> None:
+    sent = await desk.down(300)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    canceller = Canceller(desk.queue.link, desk.queue.keys, desk.queue.settings)
+    assert await canceller.cancel([sent[5], sent[6]]) == (0, 2, 0)
+    got = await desk.recover()
+    assert got == [id for id in sent if id not in (sent[5], sent[6])]
+    assert (await desk.queue.get(sent[5])).state is DeliveryState.CANCELLED
+    await desk.queue.conserved()
+
+
+async def test_all_of_a_host_are_cancelled_those_in_sql_as_well(desk: Desk) -> None:
+    await desk.down(300)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    canceller = Canceller(desk.queue.link, desk.queue.keys, desk.queue.settings)
+    cancelled = await canceller.cancel_host(HOST)
+    assert (cancelled.cancelled, cancelled.in_flight) == (6, 299), (
+        "one in the lane, five wait for their retry"
+    )
+    assert await desk.recover() == []
+    stats = await desk.queue.conserved()
+    assert (stats.counter("cancelled"), stats.pending) == (305, 0)
+
+
+async def test_what_is_in_sql_does_not_outlive_its_time(desk: Desk) -> None:
+    await desk.down(150)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    desk.memory.note(EMPTY)
+    await desk.queue.pass_time(50 * HOUR_MS)
+    await desk.rounds()
+    await desk.queue.promote()
+    for _ in range(10):
+        for admitted in await desk.queue.admit(100):
+            await desk.queue.fail(admitted)
+        await desk.queue.pass_time(HOUR_MS)
+    stats = await desk.queue.conserved()
+    assert stats.counter("dead") >= 150
+    assert stats.parked == 0
+
+
+async def test_order_holds_across_sql(desk: Desk) -> None:
+    """A delivery that waits for one that is in SQL goes on waiting."""
+    queue = desk.queue
+    await desk.down(150)
+    first = await queue.enqueue("first", priority=queue.BULK, relation=Relation("key"))
+    await queue.admit(100)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    second = await queue.enqueue("second", relation=Relation("key"))
+    assert await queue.admit(100) == []
+    got = await desk.recover()
+    assert got.index(first.id) < got.index(second.id)
+    await queue.conserved()
