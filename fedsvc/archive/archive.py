@@ -139,6 +139,8 @@ class Archive:
 
 def _clean(text: str) -> str:
     """PostgreSQL stores no NUL, and nothing stores half a character."""
+    if text.isascii() and "\0" not in text:  # nearly all are
+        return text[:_LONGEST]
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()[:_LONGEST]
 
 

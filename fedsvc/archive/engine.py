@@ -4,48 +4,33 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import URL, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+import orjson
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from fedsvc.archive.address import parse
 from fedsvc.config import Settings
-from fedsvc.errors import ConfigurationError
 
 #: seconds to connect, and for one statement
 CONNECT_TIMEOUT: Final = 5
 STATEMENT_TIMEOUT: Final = 30
 #: seconds within which the database must say that it is there
 PING_TIMEOUT: Final = 2
+#: seconds for one step of a migration, which may write a large table anew; on SQLite, until it is alone
+MIGRATION_TIMEOUT: Final = 86_400
 _POOL: Final = 5
 
 
-def async_url(database_url: str) -> URL:
-    """`sqlite:///PATH` or `postgresql://...` for the async drivers. Raises ConfigurationError, which never
-    shows a password."""
-    try:
-        url = make_url(database_url)
-    except (ArgumentError, ValueError):
-        raise ConfigurationError("DATABASE_URL", "is not a database URL") from None
-    family = url.drivername.split("+", 1)[0]
-    if family == "sqlite":
-        if not url.database or url.database == ":memory:":
-            raise ConfigurationError("DATABASE_URL", "names no file: expected sqlite:///PATH")
-        return url.set(drivername="sqlite+aiosqlite")
-    if family in ("postgresql", "postgres"):
-        query = dict(url.query)
-        # libpq's name for what asyncpg calls ssl; the values are the same
-        if "sslmode" in query:
-            query["ssl"] = query.pop("sslmode")
-        return url.set(drivername="postgresql+asyncpg", query=query)
-    raise ConfigurationError("DATABASE_URL", f"{family} is not supported: use sqlite or postgresql")
+def create_engine(settings: Settings, *, statement_timeout: int = STATEMENT_TIMEOUT) -> AsyncEngine:
+    """`statement_timeout`: seconds for one statement. Connects at first use only.
 
-
-def create_engine(settings: Settings) -> AsyncEngine:
-    """Raises ConfigurationError. Connects at first use only."""
-    url = async_url(settings.database_url)
+    Raises ConfigurationError.
+    """
+    url, arguments = parse(settings.database_url, CONNECT_TIMEOUT)
     if url.get_backend_name() == "sqlite":
-        engine = create_async_engine(url, connect_args={"timeout": STATEMENT_TIMEOUT})
+        engine = create_async_engine(
+            url, json_serializer=_json, connect_args={"timeout": statement_timeout, **arguments}
+        )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         return engine
     return create_async_engine(
@@ -55,8 +40,13 @@ def create_engine(settings: Settings) -> AsyncEngine:
         pool_timeout=CONNECT_TIMEOUT,
         pool_pre_ping=True,
         pool_recycle=1800,
-        connect_args={"timeout": CONNECT_TIMEOUT, "command_timeout": STATEMENT_TIMEOUT},
+        json_serializer=_json,
+        connect_args={"command_timeout": statement_timeout, **arguments},
     )
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from fedsvc.archive.engine import create_engine
+from fedsvc.archive.engine import CONNECT_TIMEOUT, MIGRATION_TIMEOUT, create_engine
 from fedsvc.config import Settings
 from fedsvc.errors import ArchiveUnavailable
 
@@ -38,9 +38,10 @@ def head_revision() -> str:
 
 
 async def check(engine: AsyncEngine) -> None:
-    """Raises ArchiveUnavailable if the schema is missing or not the one of this version."""
+    """Raises ArchiveUnavailable if the schema is missing or not the one of this version, or if the database
+    does not say so within seconds."""
     try:
-        async with engine.connect() as connection:
+        async with asyncio.timeout(2 * CONNECT_TIMEOUT), engine.connect() as connection:
             current = await connection.run_sync(_current)
     except (SQLAlchemyError, OSError, TimeoutError) as error:
         raise ArchiveUnavailable(f"the database does not answer: {type(error).__name__}") from None
@@ -51,7 +52,7 @@ async def check(engine: AsyncEngine) -> None:
 
 
 async def _run(settings: Settings, revision: str, *, down: bool = False) -> str:
-    engine = create_engine(settings)
+    engine = create_engine(settings, statement_timeout=MIGRATION_TIMEOUT)
     try:
         async with engine.connect() as connection:
             await connection.run_sync(_migrate, revision, down)
