@@ -60,6 +60,14 @@ class NotFound(FedsvcError):
     """What was asked for is neither in the queue nor in the archive."""
 
 
+class Overloaded(FedsvcError):
+    """There is no room for new work of this priority now. `retry_after_s`: seconds until to ask again."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class QueueUnavailable(FedsvcError):
     """Redis does not answer, or refuses writes. Nothing was accepted; the call may be repeated."""
 

@@ -61,12 +61,15 @@ class Canceller:
             [self._keys.partition(p).activity(key) for p in range(self._partitions)], _ACTIVITY_HEAD, origin
         )
 
-    async def cancel_group(self, origin: str, key: str) -> Cancelled:
-        """All deliveries of an origin that share an ordering or supersede key."""
-        group = group_of(origin, key)
-        return await self._indexed(
-            [self._keys.partition(p).group(group) for p in range(self._partitions)], _GROUP_HEAD, origin
-        )
+    async def cancel_group(self, key: str, *, origin: str = "") -> Cancelled:
+        """All deliveries that share an ordering or supersede key, which belongs to an origin."""
+        origins = [origin.encode()] if origin else await self._link.call("SMEMBERS", self._keys.origins)
+        total = Cancelled(0, 0, 0)
+        for name in origins:
+            group = group_of(name.decode(), key)
+            keys = [self._keys.partition(p).group(group) for p in range(self._partitions)]
+            total = _sum([total, await self._indexed(keys, _GROUP_HEAD, origin)])
+        return total
 
     async def cancel_host(self, host: str, *, origin: str = "") -> Cancelled:
         """All deliveries to a host. Looks at every delivery of its partition, in small steps."""

@@ -34,6 +34,7 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
     <ns>:{pN}:request:<id>               string    first answer to a request id; expires
     <ns>:{pN}:archiver                   string    lease of the process that archives this partition
     <ns>:key:<fingerprint>               hash      an encrypted private key
+    <ns>:origins                         set       every origin that has ever sent something
     <ns>:partitions                      string    number of partitions, recorded at first start
     <ns>:clock-shift                     (per partition) string, milliseconds; tests move time with it
     <ns>:bell                            channel   a partition's number, when there is work in it; with a `!`
@@ -117,6 +118,10 @@ class Keys:
     @property
     def partitions(self) -> str:
         return f"{self.namespace}:partitions"
+
+    @property
+    def origins(self) -> str:
+        return f"{self.namespace}:origins"
 
     @property
     def bell(self) -> str:

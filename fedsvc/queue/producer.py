@@ -70,6 +70,8 @@ class Place(NamedTuple):
 class Producer:
     #: inboxes in one script; bounds how long Redis is busy with it (about 10 ms)
     CHUNK: Final = 2000
+    #: origins that are remembered to be known
+    ORIGINS: Final = 10_000
 
     def __init__(self, link: Link, keys: Keys, settings: Settings) -> None:
         self._link = link
@@ -80,6 +82,7 @@ class Producer:
         self._max_retry_s = settings.max_retry_duration
         self._duplicate_window_us = settings.task_ttl * 1_000_000
         self._enqueue = Script("enqueue")
+        self._origins: set[str] = set()
 
     def place(self, inbox: Inbox) -> Place:
         partition = partition_of(inbox.host, self._partitions)
@@ -91,6 +94,7 @@ class Producer:
         Raises QueueUnavailable (nothing is known to be accepted; repeat it under the same request id)
         and RequestIdReused.
         """
+        await self._know(message.origin)
         first, duplicates = await self._part(inbox.partition, message, [inbox], terms, "")
         if duplicates:
             return Queued(DeliveryId(inbox.partition, duplicates[0][1]), True)
@@ -98,6 +102,7 @@ class Producer:
 
     async def fan_out(self, message: Message, inboxes: Sequence[Place], terms: Terms) -> FannedOut:
         """Accept one delivery for each of `inboxes`, which must be distinct. Errors as in `enqueue`."""
+        await self._know(message.origin)
         by_partition: dict[int, list[Place]] = {}
         for inbox in inboxes:
             by_partition.setdefault(inbox.partition, []).append(inbox)
@@ -113,6 +118,13 @@ class Producer:
                 raise answer
             duplicates += len(answer[1])
         return FannedOut(len(inboxes) - duplicates, duplicates)
+
+    async def _know(self, origin: str) -> None:
+        if origin not in self._origins:
+            await self._link.call("SADD", self._keys.origins, origin)
+            if len(self._origins) >= self.ORIGINS:
+                self._origins.clear()
+            self._origins.add(origin)
 
     async def _part(
         self, partition: int, message: Message, inboxes: Sequence[Place], terms: Terms, part: str

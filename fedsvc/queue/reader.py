@@ -34,6 +34,9 @@ def sequences_in(index: bytes, head: int = 8) -> Iterator[int]:
         at += _SEGMENT.size + 8 * count
 
 
+_UNKNOWN: Final = Message(b"", "", "", "", "", "", "")
+
+
 class Reader:
     #: sequences in one script
     CHUNK: Final = 500
@@ -143,6 +146,9 @@ class Reader:
             return outcome.unpack(payload, id, record.state, record.outcome)
         if record.state is DeliveryState.DEAD and payload:
             return outcome.unpack(payload, id, record.state, record.place)
+        if record.state is DeliveryState.PARKED and not record.inbox:
+            # It waits in SQL: only its state is known here.
+            return shown(id, record, _UNKNOWN, record.state)
         try:
             message = Message.unpack(b"", fields)
         except ValueError as error:

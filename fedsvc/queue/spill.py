@@ -33,6 +33,21 @@ class SpillMessage(NamedTuple):
     group: bytes
 
 
+def stored(message: SpillMessage) -> bytes:
+    """Group and fields as one value, which means nothing to SQL."""
+    return bytes([len(message.group)]) + message.group + message.fields
+
+
+def stored_fields(value: bytes) -> bytes:
+    """The packed fields in what `stored` made."""
+    return value[1 + value[0] :]
+
+
+def stored_group(value: bytes) -> bytes:
+    """The group in what `stored` made."""
+    return value[1 : 1 + value[0]]
+
+
 class SpillBatch(NamedTuple):
     partition: int
     number: int

@@ -18,11 +18,16 @@ from prometheus_client import REGISTRY
 
 from fedsvc.archive.archive import Archive
 from fedsvc.archive.engine import create_engine
+from fedsvc.archive.spill_store import SpillStore
 from fedsvc.config import Address, Settings
 from fedsvc.errors import ConfigurationError
+from fedsvc.queue.canceller import Canceller
+from fedsvc.queue.cleanup import Cleanup
+from fedsvc.queue.hosts import Hosts
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.keystore import KeyStore, key_cipher, key_lifetime_s
 from fedsvc.queue.link import Link
+from fedsvc.queue.outcomes import OutcomeLog
 from fedsvc.queue.producer import Producer
 from fedsvc.queue.reader import Reader
 from fedsvc.queue.stats import StatsReader
@@ -30,6 +35,7 @@ from fedsvc.server import http
 from fedsvc.server.intake import Intake
 from fedsvc.server.interceptors import Observe
 from fedsvc.server.monitor import Monitor
+from fedsvc.server.pressure import Pressure
 from fedsvc.server.services.delivery import DeliveryService
 from fedsvc.server.services.keys import KeyService
 from fedsvc.server.services.operations import OperationsService
@@ -85,7 +91,8 @@ class Server:
         async with AsyncExitStack() as stack:
             link = Link.from_settings(settings)
             stack.push_async_callback(link.close)
-            archive = Archive(create_engine(settings))
+            engine = create_engine(settings)
+            archive = Archive(engine)
             stack.push_async_callback(archive.close)
             keys = Keys(settings.namespace)
             reader = Reader(link, keys, settings)
@@ -93,9 +100,24 @@ class Server:
             store = KeyStore(link, keys, cipher, lifetime_s=key_lifetime_s(settings))
 
             server = grpc.aio.server(interceptors=[Observe()], options=self._options())
-            delivery = DeliveryService(settings, Intake(settings, producer), producer, store, reader, archive)
+            pressure = Pressure(settings)
+            delivery = DeliveryService(
+                settings,
+                Intake(settings, producer),
+                producer,
+                store,
+                reader,
+                archive,
+                SpillStore(engine),
+                Canceller(link, keys, settings),
+                pressure,
+            )
             add_DeliveryServiceServicer_to_server(delivery, server)
-            operations = OperationsService(link, StatsReader(link, keys, settings), reader, archive)
+            hosts = Hosts(link, keys, settings)
+            cleanup = Cleanup(link, OutcomeLog(link, keys, settings), hosts, settings)
+            operations = OperationsService(
+                link, StatsReader(link, keys, settings), reader, archive, hosts, cleanup, settings
+            )
             add_OperationsServiceServicer_to_server(operations, server)
             add_KeyServiceServicer_to_server(KeyService(), server)
             health = HealthServicer()
@@ -105,7 +127,7 @@ class Server:
                 reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
 
             changed = asyncio.Event()
-            monitor = Monitor(settings, link, keys, lambda _: changed.set())
+            monitor = Monitor(settings, link, keys, pressure, lambda _: changed.set())
             await monitor.look()
             await self._tell(health, monitor.serving)
             grpc_at = self._bind(server)

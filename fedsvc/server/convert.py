@@ -5,12 +5,22 @@ from __future__ import annotations
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from fedsvc.config import Settings
 from fedsvc.domain.delivery import Attempt, Delivery
 from fedsvc.errors import InvalidInput
+from fedsvc.queue.hosts import FOR_EVER, Circuit, HostState
 from fedsvc.queue.server_info import ServerInfo
 from fedsvc.queue.stats import DUE_WITHIN_S, QueueStats, RetryStats
 from fedsvc.v1 import operations_service_pb2 as operations
 from fedsvc.v1 import types_pb2 as types
+
+_CIRCUITS = {
+    Circuit.CLOSED: operations.HOST_STATE_CLOSED,
+    Circuit.OPEN: operations.HOST_STATE_OPEN,
+    Circuit.HALF_OPEN: operations.HOST_STATE_HALF_OPEN,
+    Circuit.PAUSED: operations.HOST_STATE_PAUSED,
+    Circuit.GONE: operations.HOST_STATE_GONE,
+}
 
 
 def timestamp(ms: int) -> Timestamp | None:
@@ -79,6 +89,7 @@ def queue_stats(stats: QueueStats, info: ServerInfo) -> operations.GetQueueStats
         in_flight=stats.in_flight,
         retry=stats.retry,
         scheduled=stats.scheduled,
+        parked=stats.parked,
         priorities=[
             operations.PriorityStats(
                 priority=types.Priority.ValueType(priority),
@@ -112,6 +123,28 @@ def queue_stats(stats: QueueStats, info: ServerInfo) -> operations.GetQueueStats
     )
 
 
+def host(state: HostState) -> operations.Host:
+    for_ever = state.circuit is Circuit.PAUSED and state.paused_until_ms >= FOR_EVER // 2
+    return operations.Host(
+        host=state.host,
+        state=_CIRCUITS[state.circuit],
+        backlog=state.parked,
+        in_flight=state.in_flight,
+        failures=state.failures,
+        next_probe_time=timestamp(state.next_probe_ms),
+        last_success_time=timestamp(state.last_success_ms),
+        last_failure_time=timestamp(state.last_failure_ms),
+        latency=duration(int(state.latency_ms)),
+        policy=operations.HostPolicy(
+            max_in_flight=state.policy.max_in_flight,
+            rate_per_second=state.policy.rate,
+            burst=int(state.policy.burst),
+        ),
+        pause_reason=state.pause_reason,
+        pause_end_time=None if for_ever else timestamp(state.paused_until_ms),
+    )
+
+
 def retry_stats(stats: RetryStats) -> operations.GetRetryStatsResponse:
     bounds: list[Duration | None] = [duration(s * 1000) for s in DUE_WITHIN_S]
     return operations.GetRetryStatsResponse(
@@ -138,13 +171,9 @@ def retry_stats(stats: RetryStats) -> operations.GetRetryStatsResponse:
     )
 
 
-#: share of maxmemory
-WARNING_AT = 0.75
-CRITICAL_AT = 0.9
-
-
-def memory_status(info: ServerInfo) -> operations.GetMemoryStatusResponse:
-    warning, critical = int(info.max_memory * WARNING_AT), int(info.max_memory * CRITICAL_AT)
+def memory_status(info: ServerInfo, settings: Settings) -> operations.GetMemoryStatusResponse:
+    warning = int(info.max_memory * settings.memory_warning)
+    critical = int(info.max_memory * settings.memory_critical)
     if not info.max_memory or info.used_memory < warning:
         state = operations.MEMORY_STATE_OK
     elif info.used_memory < critical:

@@ -3,6 +3,7 @@
     InvalidInput       INVALID_ARGUMENT    BadRequest names the field
     RequestIdReused    ALREADY_EXISTS
     NotFound           NOT_FOUND
+    Overloaded         RESOURCE_EXHAUSTED  RetryInfo: by priority, bulk first
     QueueUnavailable,
     ArchiveUnavailable UNAVAILABLE         RetryInfo: nothing was done, repeat the call
     anything else      INTERNAL            is logged; the caller learns nothing of it
@@ -28,6 +29,7 @@ from fedsvc.errors import (
     FedsvcError,
     InvalidInput,
     NotFound,
+    Overloaded,
     QueueUnavailable,
     RequestIdReused,
 )
@@ -58,13 +60,14 @@ def status_of(error: Exception) -> status_pb2.Status:
             code, reason, text = code_pb2.ALREADY_EXISTS, "REQUEST_ID_REUSED", str(error)
         case NotFound():
             code, reason, text = code_pb2.NOT_FOUND, "NOT_FOUND", str(error)
+        case Overloaded():
+            code, reason, text = code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED", str(error)
+            details.append(_retry_info(error.retry_after_s))
         case QueueUnavailable() | ArchiveUnavailable():
             queue = isinstance(error, QueueUnavailable)
             code, reason = code_pb2.UNAVAILABLE, "QUEUE_UNAVAILABLE" if queue else "ARCHIVE_UNAVAILABLE"
             text = str(error)
-            retry = error_details_pb2.RetryInfo()
-            retry.retry_delay.seconds = _RETRY_AFTER
-            details.append(retry)
+            details.append(_retry_info(_RETRY_AFTER))
         case _:
             code, reason, text = code_pb2.INTERNAL, "INTERNAL", "internal error; see the server's log"
     status = status_pb2.Status(code=code, message=text)
@@ -73,6 +76,12 @@ def status_of(error: Exception) -> status_pb2.Status:
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def _retry_info(seconds: int) -> error_details_pb2.RetryInfo:
+    info = error_details_pb2.RetryInfo()
+    info.retry_delay.seconds = seconds
+    return info
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], status: status_pb2.Status) -> NoReturn:

@@ -173,12 +173,26 @@ class Intake:
         return text
 
 
-def delivery_id(text: str) -> DeliveryId:
+def delivery_id(text: str, field: str = "delivery_id") -> DeliveryId:
     """Of a request. Raises InvalidInput."""
     try:
         return DeliveryId.parse(text)
     except ValueError as error:
-        raise InvalidInput("delivery_id", str(error)) from None
+        raise InvalidInput(field, str(error)) from None
+
+
+def host_name(field: str, text: str) -> str:
+    """Of a request, in normal form. Raises InvalidInput."""
+    if not text:
+        raise InvalidInput(field, "is required")
+    shown = f"[{text}]" if ":" in text and not text.startswith("[") else text
+    try:
+        inbox = parse_inbox(f"https://{shown}/")
+    except InvalidInbox:
+        raise InvalidInput(field, "is not a host name") from None
+    if inbox.url != f"https://{f'[{inbox.host}]' if ':' in inbox.host else inbox.host}/":
+        raise InvalidInput(field, "is not a host name")
+    return inbox.host
 
 
 def _text(field: str, text: str, limit: int) -> str:

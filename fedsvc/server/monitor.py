@@ -1,4 +1,4 @@
-"""Whether the server can do its work: asked of Redis itself, once a second.
+"""Whether the server can do its work, and how full Redis is: asked of Redis itself, once a second.
 
 Health and readiness follow this, not the port.
 """
@@ -15,7 +15,8 @@ from fedsvc.config import Settings
 from fedsvc.errors import ConfigurationError, FedsvcError
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
-from fedsvc.queue.server_info import record_partitions
+from fedsvc.queue.server_info import record_partitions, server_info
+from fedsvc.server.pressure import Pressure
 
 log = structlog.get_logger(__name__)
 
@@ -26,8 +27,16 @@ class Monitor:
     #: seconds within which Redis must answer
     DEADLINE: Final = 2.0
 
-    def __init__(self, settings: Settings, link: Link, keys: Keys, changed: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        link: Link,
+        keys: Keys,
+        pressure: Pressure,
+        changed: Callable[[bool], None],
+    ) -> None:
         """`changed` is told when the server begins or ceases to be able to serve."""
+        self._pressure = pressure
         self._settings = settings
         self._link = link
         self._keys = keys
@@ -49,6 +58,7 @@ class Monitor:
             async with asyncio.timeout(self.DEADLINE):
                 # A write, for a replica or a full server answers reads all the same.
                 await record_partitions(self._link, self._keys, self._settings)
+                self._pressure.note(await server_info(self._link))
             problem = ""
         except ConfigurationError:
             raise

@@ -14,7 +14,7 @@ from fedsvc.config import Settings
 from fedsvc.domain.delivery import DeliveryId
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
 from fedsvc.queue.record import HEADER
-from fedsvc.queue.spill import Spill, SpillBatch, SpillMessage
+from fedsvc.queue.spill import Spill, SpillBatch, SpillMessage, stored, stored_fields, stored_group
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.memory import MemoryWatch
 
@@ -86,7 +86,7 @@ class Spiller:
             SpilledDelivery(DeliveryId(batch.partition, sequence), record, HEADER.unpack_from(record)[6])
             for sequence, record in batch.deliveries
         ]
-        messages = [SpilledMessage(m.number, m.body, _joined(m), m.identity) for m in batch.messages]
+        messages = [SpilledMessage(m.number, m.body, stored(m), m.identity) for m in batch.messages]
         await self._store.write(batch.partition, batch.number, batch.host, deliveries, messages)
         if await self._spill.commit(batch):
             log.info("spilled", host=batch.host, deliveries=len(deliveries))
@@ -104,7 +104,13 @@ class Spiller:
             return False
         host, deliveries, messages = found
         back = await self._spill.restore(
-            partition, number, [(d.id.sequence, d.record) for d in deliveries], [_parted(m) for m in messages]
+            partition,
+            number,
+            [(d.id.sequence, d.record) for d in deliveries],
+            [
+                SpillMessage(m.number, m.body, stored_fields(m.fields), m.identity, stored_group(m.fields))
+                for m in messages
+            ],
         )
         await self._store.delete(partition, number)
         if back:
@@ -116,14 +122,3 @@ class Spiller:
             held = await self._store.batches(partition)
             for number in await self._spill.stale(partition, held) if held else ():
                 await self._store.delete(partition, number)
-
-
-def _joined(message: SpillMessage) -> bytes:
-    """Group and fields as one value, which means nothing to SQL."""
-    return bytes([len(message.group)]) + message.group + message.fields
-
-
-def _parted(message: SpilledMessage) -> SpillMessage:
-    length = message.fields[0]
-    group, fields = message.fields[1 : 1 + length], message.fields[1 + length :]
-    return SpillMessage(message.number, message.body, fields, message.identity, group)

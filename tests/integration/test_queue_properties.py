@@ -134,7 +134,7 @@ class QueueMachine(RuleBasedStateMachine):
         )
         # whoever comes first settles: also one from whom it was taken over
         current = self.states[admitted.id] is S.IN_FLIGHT and self.entries[admitted.id] == admitted.entry
-        assert passed_over == (set() if current else {0})
+        assert passed_over.passed_over == (set() if current else {0})
         if current:
             self.states[admitted.id] = state
             del self.flying[admitted.id]

@@ -392,6 +392,13 @@ def unbuilt() -> list[tuple[str, str]]:
         "GetMemoryStatus",
         "ListDeadLetters",
         "GetDeadLetter",
+        "CancelDeliveries",
+        "ForceCleanup",
+        "GetHost",
+        "PauseHost",
+        "ResumeHost",
+        "UpdateHostPolicy",
+        "NotifyHostSeen",
     }
     modules = {"delivery": pb, "operations": operations_service_pb2, "keys": key_service_pb2}
     return [

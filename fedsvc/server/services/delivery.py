@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import structlog
 from google.rpc import code_pb2
 
 from fedsvc.archive.archive import Archive
+from fedsvc.archive.spill_store import SpilledDelivery, SpilledMessage, SpillStore
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState
-from fedsvc.errors import InvalidInput, NotFound, RequestIdReused
+from fedsvc.domain.message import Message
+from fedsvc.errors import InvalidInput, NotFound, Overloaded, QueueCorrupt, RequestIdReused
+from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.keystore import KeyStore
 from fedsvc.queue.producer import Place, Producer, Queued
 from fedsvc.queue.reader import Reader
+from fedsvc.queue.record import Finished, shown, unpack
+from fedsvc.queue.spill import stored_fields
 from fedsvc.server import convert, pages
 from fedsvc.server.errors import rpc
-from fedsvc.server.intake import Intake, Submission, delivery_id
+from fedsvc.server.intake import Intake, Submission, delivery_id, host_name
 from fedsvc.server.metrics import ACCEPTED, DUPLICATES, REJECTED
-from fedsvc.server.unbuilt import unbuilt, unbuilt_stream
+from fedsvc.server.pressure import Pressure
+from fedsvc.server.unbuilt import unbuilt_stream
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import types_pb2
 from fedsvc.v1.delivery_service_pb2_grpc import DeliveryServiceServicer
 
+log = structlog.get_logger(__name__)
+
+#: of one CancelDeliveries call
+_MOST_IDS: Final = 1000
 #: as page_size: only the summary
 _SUMMARY_ONLY: Final = -1
 #: times that queue and archive are counted to agree on an activity under way
@@ -32,7 +44,6 @@ _COUNTS: Final = 3
 
 
 class DeliveryService(DeliveryServiceServicer):
-    CancelDeliveries = unbuilt("CancelDeliveries")
     WatchOutcomes = unbuilt_stream("WatchOutcomes")
 
     def __init__(
@@ -43,6 +54,9 @@ class DeliveryService(DeliveryServiceServicer):
         keys: KeyStore,
         reader: Reader,
         archive: Archive,
+        spilled: SpillStore,
+        canceller: Canceller,
+        pressure: Pressure,
     ) -> None:
         self._settings = settings
         self._intake = intake
@@ -50,6 +64,9 @@ class DeliveryService(DeliveryServiceServicer):
         self._keys = keys
         self._reader = reader
         self._archive = archive
+        self._spilled = spilled
+        self._canceller = canceller
+        self._pressure = pressure
 
     @rpc
     async def QueueActivity(self, request: pb.QueueActivityRequest, context: Any) -> pb.QueueActivityResponse:
@@ -81,6 +98,7 @@ class DeliveryService(DeliveryServiceServicer):
                 f"has {len(request.inboxes)} inboxes; {self._settings.max_fan_out} are allowed",
             )
         submission = await self._intake.submission(request)
+        self._pressure.check(submission.terms.priority)
         places, rejected, twice = await self._intake.places(request.inboxes)
         accepted = duplicates = 0
         if places:
@@ -106,7 +124,7 @@ class DeliveryService(DeliveryServiceServicer):
     @rpc
     async def GetDelivery(self, request: pb.GetDeliveryRequest, context: Any) -> pb.GetDeliveryResponse:
         id = delivery_id(request.delivery_id)
-        found = await self._reader.get(id) or await self._archive.get(id)
+        found = await self._find(id)
         if found is None:
             raise NotFound(f"there is no delivery {id}")
         return pb.GetDeliveryResponse(delivery=convert.delivery(found))
@@ -139,6 +157,52 @@ class DeliveryService(DeliveryServiceServicer):
             response.next_page_token = pages.encode(str(page[size - 1].id), *arguments)
         return response
 
+    @rpc
+    async def CancelDeliveries(
+        self, request: pb.CancelDeliveriesRequest, context: Any
+    ) -> pb.CancelDeliveriesResponse:
+        selector = request.WhichOneof("selector")
+        if selector in ("activity_id", "ordering_key", "supersede_key") and not getattr(request, selector):
+            raise InvalidInput(selector, "is empty")
+        match selector:
+            case "deliveries":
+                ids = request.deliveries.delivery_ids
+                if not 1 <= len(ids) <= _MOST_IDS:
+                    raise InvalidInput(
+                        "deliveries.delivery_ids", f"has {len(ids)} ids; 1 to {_MOST_IDS} are allowed"
+                    )
+                chosen = [delivery_id(id, f"deliveries.delivery_ids[{n}]") for n, id in enumerate(ids)]
+                cancelled = await self._canceller.cancel(chosen)
+            case "activity_id":
+                cancelled = await self._canceller.cancel_activity(request.activity_id)
+            case "host":
+                cancelled = await self._canceller.cancel_host(host_name("host", request.host))
+            case "ordering_key":
+                cancelled = await self._canceller.cancel_group(request.ordering_key)
+            case "supersede_key":
+                cancelled = await self._canceller.cancel_group(request.supersede_key)
+            case _:
+                raise InvalidInput("selector", "is required: one of deliveries, activity_id, host, ...")
+        log.info("cancelled", selector=selector, deliveries=cancelled.cancelled)
+        return pb.CancelDeliveriesResponse(
+            cancelled=cancelled.cancelled, in_flight=cancelled.in_flight, ended=cancelled.ended
+        )
+
+    async def _find(self, id: DeliveryId) -> Delivery | None:
+        """A delivery wherever it is."""
+        found = await self._reader.get(id)
+        if found is None:
+            return await self._archive.get(id)
+        return (await self._completed([found]))[0]
+
+    async def _completed(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Those of which the queue holds no more than the state are filled in from SQL."""
+        away = [d.id for d in deliveries if not d.inbox and d.state is DeliveryState.PARKED]
+        if not away:
+            return list(deliveries)
+        found = {d.id: (d, message) for d, message, _ in await self._spilled.find(away)}
+        return [spilled(*found[d.id]) if d.id in found and not d.inbox else d for d in deliveries]
+
     async def _queue(
         self, request: pb.QueueActivityRequest, request_id: str = ""
     ) -> pb.QueueActivityResponse:
@@ -151,6 +215,7 @@ class DeliveryService(DeliveryServiceServicer):
         terms = submission.terms
         if request_id and not terms.request_id:
             terms = replace(terms, request_id=request_id)
+        self._pressure.check(terms.priority)
         await self._keys.ensure(submission.key)
         queued = await self._producer.enqueue(submission.message, place, terms)
         (DUPLICATES if queued.duplicate else ACCEPTED).inc()
@@ -171,6 +236,14 @@ class DeliveryService(DeliveryServiceServicer):
             return pb.QueueActivityResult(
                 index=index, error=convert.item_error(named, code_pb2.INVALID_ARGUMENT)
             )
+        except Overloaded as error:
+            refused = types_pb2.ItemError(
+                code=code_pb2.RESOURCE_EXHAUSTED,
+                reason="OVERLOADED",
+                message=str(error),
+                field=f"requests[{index}]",
+            )
+            return pb.QueueActivityResult(index=index, error=refused)
         except RequestIdReused as error:
             reused = types_pb2.ItemError(
                 code=code_pb2.ALREADY_EXISTS,
@@ -183,7 +256,7 @@ class DeliveryService(DeliveryServiceServicer):
     async def _shown(self, queued: Queued, submission: Submission, place: Place) -> Delivery:
         """The delivery as it was accepted; a duplicate as it is now."""
         if queued.duplicate:
-            known = await self._reader.get(queued.id) or await self._archive.get(queued.id)
+            known = await self._find(queued.id)
             if known is not None:
                 return known
         message, terms = submission.message, submission.terms
@@ -225,7 +298,21 @@ class DeliveryService(DeliveryServiceServicer):
             self._archive.list_by_activity(activity_id, after=after, limit=limit, states=states),
         )
         merged = {d.id: d for d in archived} | {d.id: d for d in queue}
-        return [merged[id] for id in sorted(merged)][:limit]
+        return await self._completed([merged[id] for id in sorted(merged)][:limit])
+
+
+def spilled(delivery: SpilledDelivery, message: SpilledMessage) -> Delivery:
+    """A delivery that waits in SQL until its host is back."""
+    record = unpack(delivery.record, delivery.id)
+    if isinstance(record, Finished):
+        raise QueueCorrupt(f"delivery {delivery.id} is finished")
+    told = Message.unpack(b"", stored_fields(message.fields))
+    last = record.history[-1] if record.history else None
+    return replace(
+        shown(delivery.id, record, told, DeliveryState.PARKED),
+        reason=last.reason if last else None,
+        status=last.status if last else 0,
+    )
 
 
 def _state(number: int) -> DeliveryState:

@@ -25,6 +25,7 @@ from fedsvc_client._sync import FedsvcClient
 from fedsvc_client._types import (
     Attempt,
     BatchItem,
+    Cancelled,
     DeadLetterPage,
     Delivery,
     DeliveryPage,
@@ -45,6 +46,7 @@ __all__ = [
     "AsyncFedsvcClient",
     "Attempt",
     "BatchItem",
+    "Cancelled",
     "DeadLetterPage",
     "DeadlineExceeded",
     "Delivery",

@@ -20,6 +20,7 @@ from fedsvc_client._proto.delivery_service_pb2_grpc import DeliveryServiceStub
 from fedsvc_client._proto.operations_service_pb2_grpc import OperationsServiceStub
 from fedsvc_client._types import (
     BatchItem,
+    Cancelled,
     DeadLetterPage,
     Delivery,
     DeliveryPage,
@@ -205,6 +206,28 @@ class FedsvcClient:
             token = page.next_page_token
             if not token:
                 return
+
+    def cancel_deliveries(
+        self,
+        delivery_ids: Iterable[str] = (),
+        *,
+        activity_id: str = "",
+        host: str = "",
+        ordering_key: str = "",
+        supersede_key: str = "",
+        timeout: float | None = None,
+    ) -> Cancelled:
+        """Take back what was not sent yet: these deliveries (1000 at most), or all of an activity, to a host
+        or with a key. Exactly one selector. Repeating it is safe."""
+        request = _wire.cancel_request(delivery_ids, activity_id, host, ordering_key, supersede_key)
+        return _wire.cancelled(self._call("delivery", "CancelDeliveries", request, timeout))
+
+    def notify_host_seen(self, host: str, *, timeout: float | None = None) -> bool:
+        """Say that something was just received from a host: if it counts as down, it is tried now. Returns
+        whether it is going to be. Cheap enough to call for every request that comes in from a host that the
+        application knows to be down."""
+        request = operations_pb2.NotifyHostSeenRequest(host=host)
+        return bool((self._call("operations", "NotifyHostSeen", request, timeout)).probing)
 
     def get_queue_stats(self, *, timeout: float | None = None) -> QueueStats:
         """What the queue holds and does."""

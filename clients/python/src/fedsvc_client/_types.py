@@ -139,6 +139,18 @@ class FanOut:
 
 
 @dataclass(frozen=True)
+class Cancelled:
+    """What became of deliveries that were to be cancelled."""
+
+    #: will not be sent
+    cancelled: int
+    #: are on their way; not tried again if this attempt fails
+    in_flight: int
+    #: had ended already
+    ended: int
+
+
+@dataclass(frozen=True)
 class DeliveryPage:
     """Some deliveries of an activity, and how many there are in each state in all."""
 

@@ -18,6 +18,7 @@ from fedsvc_client._proto import types_pb2
 from fedsvc_client._types import (
     Attempt,
     BatchItem,
+    Cancelled,
     DeadLetterPage,
     Delivery,
     DeliveryPage,
@@ -183,6 +184,33 @@ def batch(m: delivery_pb2.QueueActivitiesResponse) -> list[BatchItem]:
 def fan_out(m: delivery_pb2.FanOutActivityResponse) -> FanOut:
     rejected = tuple(RejectedInbox(r.index, r.inbox, item_error(r.error)) for r in m.rejected)
     return FanOut(m.activity_id, m.accepted, m.duplicates, rejected)
+
+
+def cancel_request(
+    delivery_ids: Iterable[str], activity_id: str, host: str, ordering_key: str, supersede_key: str
+) -> delivery_pb2.CancelDeliveriesRequest:
+    """Raises ValueError unless exactly one selector is given."""
+    ids = list(delivery_ids)
+    given: dict[str, Any] = {
+        name: value
+        for name, value in (
+            ("activity_id", activity_id),
+            ("host", host),
+            ("ordering_key", ordering_key),
+            ("supersede_key", supersede_key),
+        )
+        if value
+    }
+    if len(given) + bool(ids) != 1:
+        raise ValueError("give one of delivery_ids, activity_id, host, ordering_key, supersede_key")
+    request = delivery_pb2.CancelDeliveriesRequest(request_id=new_request_id(), **given)
+    if ids:
+        request.deliveries.delivery_ids.extend(ids)
+    return request
+
+
+def cancelled(m: delivery_pb2.CancelDeliveriesResponse) -> Cancelled:
+    return Cancelled(m.cancelled, m.in_flight, m.ended)
 
 
 def delivery_page(m: delivery_pb2.ListDeliveriesResponse) -> DeliveryPage:

@@ -1,0 +1,139 @@
+"""Takes the queue in Redis apart and checks that everything in it fits together: what must hold after every
+step, whatever the step was."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedsvc.domain.delivery import DeliveryId, DeliveryState
+from fedsvc.domain.inbox import host_of
+from fedsvc.queue.hosts import _HOST
+from fedsvc.queue.record import Finished, Record, unpack
+from servers.queue import PARTITIONS, Queue
+
+IN_LANE, SPILLED = 1, 2
+FOLLOWED = 4
+STREAMS = ("ready:urgent", "ready:normal", "ready:bulk", "woken")
+
+
+@dataclass
+class Structure:
+    """One partition, as it is."""
+
+    pending: dict[int, Record] = field(default_factory=dict)
+    dead: dict[int, Record] = field(default_factory=dict)
+    #: sequence -> where it is found
+    places: dict[int, list[str]] = field(default_factory=dict)
+    in_flight: Counter[str] = field(default_factory=Counter)
+
+
+async def check(queue: Queue) -> dict[int, Structure]:
+    """Every partition, once it was found sound."""
+    await queue.conserved()
+    return {p: await _partition(queue, p) for p in range(PARTITIONS)}
+
+
+async def _partition(queue: Queue, partition: int) -> Structure:
+    prefix = queue.keys.partition(partition).prefix
+    call = queue.link.call
+
+    async def pairs(key: str) -> dict[bytes, bytes]:
+        flat = await call("HGETALL", f"{prefix}:{key}")
+        return dict(zip(flat[::2], flat[1::2], strict=True))
+
+    s = Structure()
+    for name, packed in (await pairs("deliveries")).items():
+        record = unpack(packed, DeliveryId(partition, int(name)))
+        if isinstance(record, Finished):
+            continue
+        if record.state.is_pending:
+            s.pending[int(name)] = record
+        else:
+            assert record.state is DeliveryState.DEAD, record
+            s.dead[int(name)] = record
+    hosts = {name.decode(): _HOST.unpack(packed) for name, packed in (await pairs("hosts")).items()}
+
+    def found(sequence: int, where: str) -> None:
+        s.places.setdefault(sequence, []).append(where)
+
+    await _streams(call, prefix, s, found)
+    for name in await call("ZRANGE", f"{prefix}:retry", 0, -1):
+        assert s.pending[int(name)].state in (DeliveryState.RETRY, DeliveryState.SCHEDULED)
+        found(int(name), "retry")
+    for host, state in hosts.items():
+        for lane in (1, 2, 3):
+            items = await call("LRANGE", f"{prefix}:lane:{lane}:{host}", 0, -1)
+            assert len(items) == state[5 + lane], f"{host} counts its lane {lane} wrong"
+            for sequence in {int(i) for i in items}:
+                waiting = s.pending.get(sequence)
+                # others have ended, or gone on, and left their name behind
+                if waiting and waiting.state is DeliveryState.PARKED and waiting.place == IN_LANE:
+                    found(sequence, f"lane of {host}")
+        assert state[3] == s.in_flight[host], f"{host} counts what is in flight wrong"
+    followed = {k.decode(): int(v) for k, v in (await pairs("followed")).items()}
+    await _order(call, prefix, s, followed, found)
+    spilled = 0
+    for told in (await pairs("spills")).values():
+        spilled += int(told.split(b" ")[3])
+    stubs = [n for n, r in s.pending.items() if r.state is DeliveryState.PARKED and r.place == SPILLED]
+    assert len(stubs) == spilled
+    for sequence in stubs:
+        found(sequence, "sql")
+    for sequence, pending in s.pending.items():
+        where = s.places.get(sequence, [])
+        assert len(where) == 1, f"{sequence} ({pending.state.name}) is in {where}"
+    await _messages(call, prefix, s, set(stubs))
+    return s
+
+
+async def _streams(call: Any, prefix: str, s: Structure, found: Any) -> None:
+    for stream in STREAMS:
+        key = f"{prefix}:{stream}"
+        if not await call("EXISTS", key) or not await call("XINFO", "GROUPS", key):
+            flying: set[bytes] = set()
+        else:
+            flying = {item[0] for item in await call("XPENDING", key, "workers", "-", "+", 10_000)}
+        entries = await call("XRANGE", key, "-", "+")
+        assert flying <= {entry for entry, _ in entries}
+        for entry, fields in entries:
+            record = s.pending[int(fields[1])]
+            assert (record.state, record.place) == (DeliveryState.READY, int(entry.split(b"-")[0]))
+            found(int(fields[1]), stream)
+            if entry in flying:
+                s.in_flight[host_of(record.inbox)] += 1
+            else:
+                assert stream != "woken", "nothing waits there"
+
+
+async def _order(call: Any, prefix: str, s: Structure, followed: dict[str, int], found: Any) -> None:
+    """Whoever is held back has somebody before it whose end lets it go."""
+    expected: Counter[str] = Counter()
+    for sequence, record in s.pending.items():
+        if record.flags & FOLLOWED:
+            group = await call("HGET", f"{prefix}:message:{record.message}", "g")
+            assert group, sequence
+            expected[f"{group.decode()}:{host_of(record.inbox)}"] += 1
+    assert followed == dict(expected)
+    waiting = set()
+    for key in await call("KEYS", f"{prefix}:held:*"):
+        chain = key.decode().split(":held:", 1)[1]
+        live = set()
+        for item in await call("LRANGE", key, 0, -1):
+            record_or_none = s.pending.get(int(item))
+            if record_or_none and record_or_none.state is DeliveryState.PARKED:
+                assert record_or_none.place not in (IN_LANE, SPILLED)
+                live.add(int(item))
+                found(int(item), "held")
+        waiting |= live
+        assert followed.get(chain, 0) > 0, f"nobody lets {chain} go"
+
+
+async def _messages(call: Any, prefix: str, s: Structure, stubs: set[int]) -> None:
+    """A body is kept as long as it is needed, and no longer."""
+    needed: Counter[int] = Counter(r.message for n, r in (s.pending | s.dead).items() if n not in stubs)
+    kept = {}
+    for key in await call("KEYS", f"{prefix}:message:*"):
+        kept[int(key.rsplit(b":", 1)[1])] = int(await call("HGET", key, "n"))
+    assert kept == dict(needed)
