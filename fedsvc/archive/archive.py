@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import delete, func, select, tuple_
+import orjson
+from sqlalchemy import Dialect, delete, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -16,8 +17,6 @@ from fedsvc.domain.activity import activity_key
 from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
 from fedsvc.errors import ArchiveUnavailable
 
-#: rows in one statement: SQLite allows 32,766 parameters, 22 a row
-_ROWS: Final = 1000
 #: characters of the longest text that is kept
 _LONGEST: Final = 4096
 _KEY: Final = (deliveries.c.partition, deliveries.c.sequence)
@@ -32,7 +31,7 @@ class Archive:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
-        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._upsert, self._columns = _upsert(engine.dialect)
 
     async def record(self, outcomes: Sequence[Delivery]) -> int:
         """Write outcomes in one transaction. A batch that is written again changes nothing, and an older
@@ -44,22 +43,18 @@ class Archive:
             known = newest.get(outcome.id)
             if known is None or known.outcome < outcome.outcome:
                 newest[outcome.id] = outcome
-        rows = [_row(delivery) for delivery in newest.values()]
-        async with transaction(self.engine) as connection:
-            for start in range(0, len(rows), _ROWS):
-                insert = self._insert(deliveries)
-                replaced = {
-                    column.name: insert.excluded[column.name]
-                    for column in deliveries.c
-                    if not column.primary_key
-                }
-                statement = insert.on_conflict_do_update(
-                    index_elements=list(_KEY),
-                    set_=replaced,
-                    where=insert.excluded.outcome > deliveries.c.outcome,
-                )
-                await connection.execute(statement, rows[start : start + _ROWS])
-        return len(rows)
+        if newest:
+            rows = self._rows(newest.values())
+            async with transaction(self.engine) as connection:
+                await connection.exec_driver_sql(self._upsert, rows)
+        return len(newest)
+
+    def _rows(self, outcomes: Iterable[Delivery]) -> list[tuple[Any, ...]]:
+        # Straight for the driver: what SQLAlchemy does to each value takes longer than all the rest.
+        try:
+            return [tuple(map(_row(outcome).__getitem__, self._columns)) for outcome in outcomes]
+        except TypeError as error:
+            raise DataRefused(f"the database cannot hold it: {type(error).__name__}") from None
 
     async def get(self, id: DeliveryId) -> Delivery | None:
         query = select(deliveries).where(
@@ -101,7 +96,7 @@ class Archive:
         are not ours: then it is not the data that is bad. Leaves nothing behind."""
         try:
             async with transaction(self.engine) as connection:
-                await connection.execute(self._insert(deliveries), [_row(_ORDINARY)])
+                await connection.exec_driver_sql(self._upsert, self._rows([_ORDINARY]))
                 await connection.rollback()
         except DataRefused as error:
             raise ArchiveUnavailable(f"the table `deliveries` is not as it should be: {error}") from None
@@ -144,6 +139,18 @@ def _clean(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()[:_LONGEST]
 
 
+def _upsert(dialect: Dialect) -> tuple[str, Sequence[str]]:
+    """The statement that writes a row unless a newer one is there, as the driver takes it, and the columns
+    that its parameters are for."""
+    insert = (postgresql if dialect.name == "postgresql" else sqlite).insert(deliveries)
+    statement = insert.on_conflict_do_update(
+        index_elements=list(_KEY),
+        set_={c.name: insert.excluded[c.name] for c in deliveries.c if not c.primary_key},
+        where=insert.excluded.outcome > deliveries.c.outcome,
+    ).compile(dialect=dialect)
+    return str(statement), statement.positiontup or ()
+
+
 def _row(d: Delivery) -> dict[str, Any]:
     return {
         "partition": d.id.partition,
@@ -167,7 +174,9 @@ def _row(d: Delivery) -> dict[str, Any]:
         "completed_ms": d.completed_ms,
         "ordering_key": _clean(d.ordering_key),
         "request_id": _clean(d.request_id),
-        "history": [[a.time_ms, a.latency_ms, a.status, int(a.reason)] for a in d.history],
+        "history": orjson.dumps(
+            [(a.time_ms, a.latency_ms, a.status, int(a.reason)) for a in d.history]
+        ).decode(),
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import orjson
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -28,9 +27,7 @@ def create_engine(settings: Settings, *, statement_timeout: int = STATEMENT_TIME
     """
     url, arguments = parse(settings.database_url, CONNECT_TIMEOUT)
     if url.get_backend_name() == "sqlite":
-        engine = create_async_engine(
-            url, json_serializer=_json, connect_args={"timeout": statement_timeout, **arguments}
-        )
+        engine = create_async_engine(url, connect_args={"timeout": statement_timeout, **arguments})
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         return engine
     return create_async_engine(
@@ -40,13 +37,8 @@ def create_engine(settings: Settings, *, statement_timeout: int = STATEMENT_TIME
         pool_timeout=CONNECT_TIMEOUT,
         pool_pre_ping=True,
         pool_recycle=1800,
-        json_serializer=_json,
         connect_args={"command_timeout": statement_timeout, **arguments},
     )
-
-
-def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
