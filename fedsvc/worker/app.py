@@ -29,6 +29,7 @@ from fedsvc.queue.outcomes import OutcomeLog
 from fedsvc.queue.server_info import record_partitions
 from fedsvc.queue.spill import Spill
 from fedsvc.worker.archival_handler import ArchivalHandler
+from fedsvc.worker.archive_purger import ArchivePurger
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.caches import KeyCache, MessageCache
 from fedsvc.worker.deliverer import Deliverer
@@ -101,6 +102,7 @@ class Worker:
             retries = RetryManager(settings, consumer, processor, beats)
             outcomes = OutcomeLog(link, keys, settings)
             archival = ArchivalHandler(settings, outcomes, archive, beats, self.name)
+            purger = ArchivePurger(settings, outcomes, archive, consumer.clock.now_ms, self.name)
             memory = MemoryWatch(settings)
             hosts = Hosts(link, keys, settings)
             lifecycle = LifecycleManager(settings, link, outcomes, hosts, memory, beats)
@@ -114,7 +116,7 @@ class Worker:
                         ("listen", processor.listen()),
                         ("promote", retries.promote()),
                         ("reclaim", retries.reclaim()),
-                        ("archive", self._archive(archival, archive, beats)),
+                        ("archive", self._archive(archival, purger, archive, beats)),
                         ("tidy", lifecycle.run()),
                         ("spill", spiller.run()),
                         ("report", self._report(beats, processor)),
@@ -135,8 +137,10 @@ class Worker:
         log.info("stopped")
         return 0
 
-    async def _archive(self, archival: ArchivalHandler, archive: Archive, beats: Beats) -> None:
-        """Archive, once the database is there and migrated. Deliveries do not wait for it."""
+    async def _archive(
+        self, archival: ArchivalHandler, purger: ArchivePurger, archive: Archive, beats: Beats
+    ) -> None:
+        """Archive, and purge the archive, once the database is there and migrated. Deliveries do not wait."""
         while True:
             try:
                 await check(archive.engine)
@@ -144,7 +148,7 @@ class Worker:
             except ArchiveUnavailable as error:
                 beats.fail("archive", str(error))
                 await asyncio.sleep(_START_PAUSE)
-        await archival.run()
+        await asyncio.gather(archival.run(), purger.run())
 
     async def _report(self, beats: Beats, processor: Processor) -> None:
         while True:

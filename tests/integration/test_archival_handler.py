@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from servers.postgres import PostgresServer, postgres_server
+from servers.processes import Fedsvc
 from servers.valkey import ValkeyServer
 from sqlalchemy import func, select, text
 from structlog.testing import capture_logs
@@ -385,6 +386,21 @@ async def test_sql_that_is_away_only_delays_the_purge(
                     await asyncio.sleep(0.01)
             await stop(running)
         assert len([entry for entry in logs if entry["event"] == "purge_away"]) == 1
+
+
+async def test_a_worker_purges(
+    valkey: ValkeyServer, namespace: str, tmp_path: Path, encryption_key: str
+) -> None:
+    async with opened(f"sqlite:///{tmp_path / 'archive.db'}", valkey, namespace) as system:
+        await fill(system, 10)
+        environment = system.settings.to_environment() | {
+            "FEDSVC_KEY_ENCRYPTION_KEYS": encryption_key,
+            "FEDSVC_HTTP_LISTEN": "127.0.0.1:0",
+        }
+        with Fedsvc(tmp_path, "worker", settings=environment):
+            async with asyncio.timeout(60):
+                while await system.rows():
+                    await asyncio.sleep(0.05)
 
 
 async def until(condition: Any) -> None:
