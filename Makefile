@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format proto docs lock bench clean
+.PHONY: help setup demo test chaos lint format proto docs lock bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,6 +26,9 @@ demo: $(STAMP) ## real signed deliveries to local inboxes, with a summary
 
 test: $(STAMP) ## every test
 	@$(BIN)/python -m pytest
+
+chaos: $(STAMP) ## kill, restart and cut everything for SECONDS (600) under load; lost 0, or it fails
+	@cd tests && ../$(BIN)/python -m chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 lint: $(STAMP) ## ruff, strict types, import contracts, proto lint and drift, docs
 	@$(BIN)/python tools/lint.py
