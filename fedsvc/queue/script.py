@@ -21,7 +21,9 @@ class Script:
         self.name = name
         body = _read(name)
         used = _USES.search(body)
-        parts = [_read("prelude"), *(_read(part) for part in (used[1].split(", ") if used else ())), body]
+        shared = [_read("prelude"), *(_read(part) for part in (used[1].split(", ") if used else ()))]
+        # A function of its own, since Lua allows one 200 local variables.
+        parts = [*shared, f"local function main()\n{body}\nend\nreturn main()\n"]
         flags = "" if name in _TAKES_IN else "#!lua flags=allow-oom\n"
         self.source = flags + "\n".join(parts)
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()

@@ -35,15 +35,23 @@ local function from_stream(stream, share)
     local wanted = math.min(share - given, READS - reads)
     local entries = take(stream, worker, wanted)
     reads = reads + #entries
-    for _, entry in ipairs(entries) do
-      local sequence = entry[2] and entry[2][2]
-      local record = sequence and call('HGET', DELIVERIES, sequence)
-      if not is_record(record) or string.byte(record, 1) ~= S_READY then
+    local sequences, names = {}, {}
+    for i, entry in ipairs(entries) do sequences[i] = entry[2] and entry[2][2] or '' end
+    prefetch(sequences)
+    for i, sequence in ipairs(sequences) do
+      local record = fetch(sequence)
+      names[i] = is_record(record) and host_name(inbox_of(record))
+    end
+    prefetch_hosts(names)
+    for i, entry in ipairs(entries) do
+      local sequence = sequences[i]
+      local record = fetch(sequence)
+      if not names[i] or string.byte(record, 1) ~= S_READY then
         -- Not one of ours, or of a delivery that has gone on: nothing is owed for it.
         drop(stream, entry[1])
         count('strays', 1)
       else
-        local h = host(host_name(inbox_of(record)))
+        local h = host(names[i])
         -- Who came before goes first.
         if h['lane' .. priority_of(record)] == 0 and room(h) > 0 then
           depart(h)
@@ -71,39 +79,80 @@ local function next_lane(h)
   end
 end
 
+-- Lanes are read some at a time, and cut off at the end where reading stopped.
+local lane_reads = {}
+local function peek(h, lane, most)
+  local key = lane_key(h, lane)
+  local read = lane_reads[key]
+  if not read or read.at > #read.items and not read.ended then
+    if read then call('LTRIM', key, read.at - 1, -1) end
+    read = { items = call('LRANGE', key, 0, most - 1), at = 1, h = h }
+    read.ended = #read.items < most
+    prefetch(read.items)
+    lane_reads[key] = read
+  end
+  return read.items[read.at], read
+end
+local function cut_lanes()
+  for key, read in pairs(lane_reads) do
+    if read.at > 1 then call('LTRIM', key, read.at - 1, -1) end
+  end
+  lane_reads = {}
+end
+
 -- Up to `share` deliveries out of the lanes of hosts that may be tried again.
 local function from_lanes(share)
+  append_parked()
   local names = call('ZRANGEBYSCORE', WAKE, '-inf', text(NOW_MS), 'LIMIT', 0, share)
+  prefetch_hosts(names)
   local out = {}
+  local function depart_with(h, sequence, record)
+    count('parked', -1)
+    depart(h)
+    out[#out + 1] = { sequence, record }
+  end
+  local function waits_in_lane(record)
+    return is_record(record) and string.byte(record, 1) == S_PARKED and place_of(record) == IN_LANE
+  end
   for _, name in ipairs(names) do
     local h = host(name)
     h.changed = true
+    -- A host that is down is probed with its oldest; now and then with its newest, lest one bad delivery keep
+    -- it down.
+    if h.circuit == OPEN and h.opens % 4 == 3 and room(h) > 0 then
+      local lane = next_lane(h)
+      local sequence = lane and call('RPOP', lane_key(h, lane))
+      if sequence then
+        h['lane' .. lane] = h['lane' .. lane] - 1
+        local record = fetch(sequence)
+        if waits_in_lane(record) then depart_with(h, sequence, record) end
+      end
+    end
     while #out < share and reads < READS and lanes(h) > 0 do
       local free = room(h)
       local lane = next_lane(h)
       local probing = h.circuit == OPEN
-      -- A host that is down is probed with its oldest; now and then with its newest, lest one bad delivery
-      -- keep it down.
-      local from_end = probing and h.opens % 4 == 3
-      local key = lane_key(h, lane)
-      local sequence = call('LINDEX', key, from_end and -1 or 0)
-      local record = sequence and call('HGET', DELIVERIES, sequence)
-      local waits = is_record(record) and string.byte(record, 1) == S_PARKED and place_of(record) == IN_LANE
-      local late = waits and deadline_ms(record) <= NOW_MS
-      if waits and not late and (free <= 0 or not probing and spilled_first(h, lane, sequence)) then break end
-      reads = reads + 1
-      if sequence then call(from_end and 'RPOP' or 'LPOP', key) end
-      h['lane' .. lane] = sequence and h['lane' .. lane] - 1 or 0
-      if late then
-        lapse(sequence, record)
-      elseif waits then
-        count('parked', -1)
-        depart(h)
-        out[#out + 1] = { sequence, record }
+      local sequence, read = peek(h, lane, math.max(1, math.min(share, free)))
+      if not sequence then
+        h['lane' .. lane] = 0 -- it was counted wrong
+      else
+        local record = fetch(sequence)
+        local waits = waits_in_lane(record)
+        local late = waits and deadline_ms(record) <= NOW_MS
+        if waits and not late and (free <= 0 or not probing and spilled_first(h, lane, sequence)) then break end
+        reads = reads + 1
+        read.at = read.at + 1
+        h['lane' .. lane] = h['lane' .. lane] - 1
+        if late then
+          lapse(sequence, record)
+        elseif waits then
+          depart_with(h, sequence, record)
+        end
       end
     end
     if #out >= share then break end
   end
+  cut_lanes()
   if #out > 0 then
     local first = allocate(#out)
     for i, item in ipairs(out) do
@@ -113,7 +162,7 @@ local function from_lanes(share)
     for i, entry in ipairs(take(WOKEN, worker, #out)) do
       local number = string.match(entry[1], '^(%d+)-')
       local record = moved(out[i][2], S_READY, tonumber(number))
-      call('HSET', DELIVERIES, out[i][1], record)
+      store(out[i][1], record)
       count('woken:' .. priority_of(record), 1)
       hand(WOKEN, number, out[i][1], record)
     end

@@ -17,7 +17,7 @@ for stream, key in ipairs(STREAM) do
     left = left - #pending
     for _, item in ipairs(pending) do
       local entry = call('XRANGE', key, item[1], item[1])[1]
-      local record = entry and call('HGET', DELIVERIES, entry[2][2])
+      local record = entry and fetch(entry[2][2])
       if is_record(record) then
         local name = host_name(inbox_of(record))
         held[name] = (held[name] or 0) + 1

@@ -13,7 +13,7 @@ if until_us <= 0 then return 0 end
 local entries = call('XRANGE', DEAD, '-', text(until_us) .. '-0', 'COUNT', ARGV[2])
 for _, entry in ipairs(entries) do
   local sequence = entry[2][2]
-  local record = call('HGET', DELIVERIES, sequence)
+  local record = fetch(sequence)
   call('XDEL', DEAD, entry[1])
   if is_record(record) and string.byte(record, 1) == S_DEAD and text(place_of(record)) .. '-0' == entry[1] then
     count('dead', -1)

@@ -13,7 +13,7 @@
 local result = { 0, 0, 0 }
 for i = 4, #ARGV do
   local sequence = ARGV[i]
-  local record = call('HGET', DELIVERIES, sequence)
+  local record = fetch(sequence)
   if not record then
     result[#result + 1] = sequence
   elseif not is_record(record) or string.byte(record, 1) > S_SCHEDULED then

@@ -16,7 +16,7 @@ local function let_go(sequence, record)
   local not_before = place_of(record)
   count('parked', -1)
   if not_before > NOW_MS then
-    call('HSET', DELIVERIES, sequence, moved(record, S_SCHEDULED, 0))
+    store(sequence, moved(record, S_SCHEDULED, 0))
     call('ZADD', RETRY, text(not_before), sequence)
     count('scheduled', 1)
   else
@@ -37,7 +37,7 @@ local function let_others_go(record)
   while true do
     local sequence = call('LINDEX', key, 0)
     if not sequence then break end
-    local held = call('HGET', DELIVERIES, sequence)
+    local held = fetch(sequence)
     if is_record(held) and string.byte(held, 1) == S_PARKED and place_of(held) ~= IN_LANE then
       if message and message_of(held) ~= message then break end
       message = message_of(held)
@@ -79,11 +79,11 @@ local function conclude(sequence, record, state, payload)
   finish(sequence, state, payload, number)
   if state == S_DEAD then
     -- Its message stays: a dead letter can be replayed.
-    call('HSET', DELIVERIES, sequence, unflagged(moved(record, S_DEAD, number), FLAG_FOLLOWED))
+    store(sequence, unflagged(moved(record, S_DEAD, number), FLAG_FOLLOWED))
     call('XADD', DEAD, text(number) .. '-0', 'd', sequence, 'o', payload)
     tally('f', 1)
   else
-    call('HSET', DELIVERIES, sequence, struct.pack('>BI8', state, number))
+    store(sequence, struct.pack('>BI8', state, number))
     if state == S_DELIVERED then tally('d', 1) end
   end
   if has(record, FLAG_FOLLOWED) then let_others_go(record) end
@@ -123,7 +123,7 @@ end
 local function recall(sequence, record, state)
   if not withdraw(sequence, record) then
     local flag = state == S_CANCELLED and FLAG_CANCEL or FLAG_SUPERSEDE
-    call('HSET', DELIVERIES, sequence, flagged(record, flag))
+    store(sequence, flagged(record, flag))
     return false
   end
   local reason = state == S_CANCELLED and R_CANCELLED or R_SUPERSEDED

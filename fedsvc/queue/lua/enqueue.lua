@@ -99,7 +99,7 @@ local order_index = order ~= '' and call('GET', group_key(order))
 local family_index = family ~= '' and (family == order and order_index or call('GET', group_key(family)))
 
 local function pending(sequence)
-  local record = call('HGET', DELIVERIES, text(sequence))
+  local record = fetch(text(sequence))
   if is_record(record) and string.byte(record, 1) <= S_SCHEDULED then return record end
 end
 
@@ -111,7 +111,7 @@ local function supersede(inbox, host_key)
     for k = #found, 1, -1 do
       local record = pending(found[k])
       if not record then
-        local left = call('HGET', DELIVERIES, text(found[k]))
+        local left = fetch(text(found[k]))
         ended = ended or not left or string.byte(left, 1) == S_DELIVERED
       elseif inbox_of(record) == inbox then
         local kind = string.byte(record, 4)
@@ -153,13 +153,13 @@ local function must_wait(name, host_key, message)
       local record = pending(found[k])
       if record and message_of(record) ~= message then
         if not has(record, FLAG_FOLLOWED) then
-          call('HSET', DELIVERIES, text(found[k]), flagged(record, FLAG_FOLLOWED))
+          store(text(found[k]), flagged(record, FLAG_FOLLOWED))
           call('HINCRBY', FOLLOWED, chain(order, name), 1)
         end
         marked = marked + 1
       elseif not record then
         -- One that ended in order: all before it have ended as well.
-        local left = call('HGET', DELIVERIES, text(found[k]))
+        local left = fetch(text(found[k]))
         local state = left and string.byte(left, 1) or S_DELIVERED
         ended = ended or state == S_DELIVERED or state == S_DEAD or state == S_PURGED
       end
@@ -242,7 +242,7 @@ if #fresh > 0 then
   tally('a', #fresh)
   for _, k in ipairs(undelivered) do
     local sequence = text(base + k - 1)
-    local record = call('HGET', DELIVERIES, sequence)
+    local record = fetch(sequence)
     conclude(sequence, record, S_SUPERSEDED, payload_of(sequence, record, R_SUPERSEDED))
   end
 

@@ -40,7 +40,7 @@ local function tidied(index)
     at = at + 12
     local run, from = {}, 0
     for i = 0, n do
-      local record = i < n and call('HGET', DELIVERIES, text(base + i))
+      local record = i < n and fetch(text(base + i))
       if is_record(record) and string.byte(record, 1) <= S_SCHEDULED then
         if #run == 0 then from = base + i end
         run[#run + 1] = string.sub(index, at + 8 * i, at + 8 * i + 7)

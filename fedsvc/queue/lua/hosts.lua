@@ -6,6 +6,7 @@
 
 local HOSTS, POLICIES, WAKE = P .. ':hosts', P .. ':policies', P .. ':wake'
 local HOST = '>BBBI2I2I2I4I4I4ffffddddddddd'
+local HOST_SIZE = 1 * 3 + 2 * 3 + 4 * 3 + 4 * 4 + 8 * 9
 local HOST_FIELDS = {
   'circuit', 'flags', 'turn', 'flying', 'failures', 'opens', 'lane1', 'lane2', 'lane3', 'limit', 'latency',
   'usual', 'tokens', 'filled', 'pause', 'probe', 'since', 'success', 'failure', 'recovered', 'cut', 'barrier',
@@ -34,12 +35,31 @@ end
 
 local function lanes(h) return h.lane1 + h.lane2 + h.lane3 end
 
+-- Load several at once; false stands for none.
+local loaded = {}
+local function prefetch_hosts(names)
+  local missing = {}
+  for i = 1, #names do
+    local name = names[i]
+    if name and not hosts[name] and loaded[name] == nil then
+      loaded[name] = false
+      missing[#missing + 1] = name
+    end
+  end
+  for from = 1, #missing, MANY do
+    local to = math.min(#missing, from + MANY - 1)
+    local found = call('HMGET', HOSTS, unpack(missing, from, to))
+    for i = from, to do loaded[missing[i]] = found[i - from + 1] end
+  end
+end
+
 local function host(name)
   local h = hosts[name]
   if h then return h end
   h = { name = name, changed = false, max = terms.limit, rate = terms.rate, burst = terms.burst }
-  local packed = call('HGET', HOSTS, name)
-  if packed then
+  local packed = loaded[name]
+  if packed == nil then packed = call('HGET', HOSTS, name) end
+  if packed and #packed == HOST_SIZE then
     h.circuit, h.flags, h.turn, h.flying, h.failures, h.opens, h.lane1, h.lane2, h.lane3, h.limit, h.latency,
       h.usual, h.tokens, h.filled, h.pause, h.probe, h.since, h.success, h.failure, h.recovered, h.cut,
       h.barrier = struct.unpack(HOST, packed)
@@ -115,11 +135,30 @@ local function depart(h)
   end
 end
 
+-- Those at the end of a lane are appended together, before anybody looks at it.
+local parking = {}
+local function append_parked()
+  for key, list in pairs(parking) do
+    for from = 1, #list, MANY do call('RPUSH', key, unpack(list, from, math.min(#list, from + MANY - 1))) end
+    parking[key] = nil
+  end
+end
+
 -- A delivery waits in its lane, at the front if it was on its way before.
 local function park(h, sequence, record, front)
   local priority = priority_of(record)
-  call('HSET', DELIVERIES, sequence, moved(record, S_PARKED, IN_LANE))
-  call(front and 'LPUSH' or 'RPUSH', lane_key(h, priority), sequence)
+  store(sequence, moved(record, S_PARKED, IN_LANE))
+  local key = lane_key(h, priority)
+  if front then
+    call('LPUSH', key, sequence)
+  else
+    local list = parking[key]
+    if not list then
+      list = {}
+      parking[key] = list
+    end
+    list[#list + 1] = sequence
+  end
   h['lane' .. priority] = h['lane' .. priority] + 1
   h.changed = true
   count('parked', 1)
@@ -214,7 +253,7 @@ local function lane_deadline(h)
   for priority = 1, 3 do
     if h['lane' .. priority] > 0 then
       local sequence = call('LINDEX', lane_key(h, priority), 0)
-      local record = sequence and call('HGET', DELIVERIES, sequence)
+      local record = sequence and fetch(sequence)
       if is_record(record) then first = math.min(first, deadline_ms(record)) else first = NOW_MS end
     end
   end
@@ -222,6 +261,8 @@ local function lane_deadline(h)
 end
 
 local function save_hosts()
+  append_parked()
+  local batch = {}
   for name, h in pairs(hosts) do
     if h.changed then
       if lanes(h) > 0 then
@@ -238,10 +279,16 @@ local function save_hosts()
       elseif h.awake then
         call('ZREM', WAKE, name)
       end
-      call('HSET', HOSTS, name, struct.pack(HOST, h.circuit, h.flags, h.turn, h.flying, h.failures, h.opens,
+      batch[#batch + 1] = name
+      batch[#batch + 1] = struct.pack(HOST, h.circuit, h.flags, h.turn, h.flying, h.failures, h.opens,
         h.lane1, h.lane2, h.lane3, h.limit, h.latency, h.usual, h.tokens, h.filled, h.pause, h.probe, h.since,
-        h.success, h.failure, h.recovered, h.cut, h.barrier))
+        h.success, h.failure, h.recovered, h.cut, h.barrier)
       h.changed = false
+      if #batch >= MANY then
+        call('HSET', HOSTS, unpack(batch))
+        batch = {}
+      end
     end
   end
+  if #batch > 0 then call('HSET', HOSTS, unpack(batch)) end
 end

@@ -58,13 +58,71 @@ local function allocate(count)
   return first
 end
 
--- Collected and written once at the end of a script, by flush().
+-- Records are read once, and written once at the end of a script, by flush(): a call to Redis costs more than
+-- what it does.
+local records, written = {}, {}
+local function fetch(sequence)
+  local record = records[sequence]
+  if record == nil then
+    record = call('HGET', DELIVERIES, sequence)
+    records[sequence] = record
+  end
+  return record
+end
+local MANY = 1000 -- arguments in one call
+local function prefetch(sequences)
+  for from = 1, #sequences, MANY do
+    local to = math.min(#sequences, from + MANY - 1)
+    local found = call('HMGET', DELIVERIES, unpack(sequences, from, to))
+    for i = from, to do
+      if records[sequences[i]] == nil then records[sequences[i]] = found[i - from + 1] end
+    end
+  end
+end
+local function store(sequence, record)
+  if not written[sequence] then
+    written[sequence] = true
+    written[#written + 1] = sequence
+  end
+  records[sequence] = record
+end
+
+-- Likewise, entries that leave their streams, and messages that are needed less.
+local dropped, released = { {}, {}, {}, {} }, {}
+local function drop(stream, entry)
+  local list = dropped[stream]
+  list[#list + 1] = entry
+end
+local function release(message) released[message] = (released[message] or 0) + 1 end
+
+-- Likewise, what is counted.
 local changes, counted = {}, {}
 local function count(name, by) changes[name] = (changes[name] or 0) + by end
 local function tally(metric, by) counted[metric] = (counted[metric] or 0) + by end
 
 local BUCKET_S, BUCKETS = 5, 64
 local function flush()
+  local batch = {}
+  for _, sequence in ipairs(written) do
+    batch[#batch + 1] = sequence
+    batch[#batch + 1] = records[sequence]
+    if #batch >= MANY then
+      call('HSET', DELIVERIES, unpack(batch))
+      batch = {}
+    end
+  end
+  if #batch > 0 then call('HSET', DELIVERIES, unpack(batch)) end
+  for stream, entries in ipairs(dropped) do
+    for from = 1, #entries, MANY do
+      local to = math.min(#entries, from + MANY - 1)
+      redis.pcall('XACK', STREAM[stream], GROUP, unpack(entries, from, to))
+      call('XDEL', STREAM[stream], unpack(entries, from, to))
+    end
+  end
+  for message, less in pairs(released) do
+    local key = P .. ':message:' .. text(message)
+    if call('HINCRBY', key, 'n', -less) <= 0 then call('DEL', key) end
+  end
   if last_number then call('SET', SEQUENCE, text(last_number)) end
   for name, by in pairs(changes) do
     if by ~= 0 then call('HINCRBY', COUNTERS, name, by) end
@@ -109,12 +167,6 @@ local function place_of(record) return (struct.unpack('>I8', record, 19)) end
 local function deadline_ms(record) return struct.unpack('>I4', record, 7) * 1000 end
 local function inbox_of(record) return string.sub(record, 29, 28 + struct.unpack('>I2', record, 27)) end
 
--- One delivery less needs this message.
-local function release(message)
-  local key = P .. ':message:' .. text(message)
-  if call('HINCRBY', key, 'n', -1) <= 0 then call('DEL', key) end
-end
-
 -- Reason of the last attempt, 0 if there was none.
 local function last_reason(record)
   if #record < 28 + struct.unpack('>I2', record, 27) + 9 then return 0 end
@@ -136,7 +188,7 @@ end
 -- Put a delivery on its ready stream.
 local function to_ready(sequence, record)
   local place = allocate(1)
-  call('HSET', DELIVERIES, sequence, moved(record, S_READY, place))
+  store(sequence, moved(record, S_READY, place))
   append(priority_of(record), place, sequence)
 end
 
@@ -157,11 +209,6 @@ local function take(stream, worker, number)
     reply = call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', number, 'STREAMS', key, '>')
   end
   return reply and reply[1][2] or {}
-end
-local function drop(stream, entry)
-  local was = call('XACK', STREAM[stream], GROUP, entry)
-  call('XDEL', STREAM[stream], entry)
-  return was == 1
 end
 
 -- Record a terminal outcome: what archive and watchers read.

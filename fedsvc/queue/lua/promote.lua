@@ -11,14 +11,14 @@ local EXPIRY = P .. ':expiry'
 local over = call('ZRANGEBYSCORE', EXPIRY, '-inf', text(NOW_MS), 'LIMIT', 0, ARGV[1])
 for _, sequence in ipairs(over) do
   call('ZREM', EXPIRY, sequence)
-  local record = call('HGET', DELIVERIES, sequence)
+  local record = fetch(sequence)
   -- One that is in flight is ended by its worker, or comes back here when it is to be tried again.
   if is_record(record) and string.byte(record, 1) <= S_SCHEDULED then lapse(sequence, record) end
 end
 
 local due = call('ZRANGEBYSCORE', RETRY, '-inf', text(NOW_MS), 'LIMIT', 0, ARGV[1])
 for _, sequence in ipairs(due) do
-  local record = call('HGET', DELIVERIES, sequence)
+  local record = fetch(sequence)
   call('ZREM', RETRY, sequence)
   if is_record(record) then
     if string.byte(record, 1) == S_SCHEDULED then count('scheduled', -1) else waiting(record, -1) end

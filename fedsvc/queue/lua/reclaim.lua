@@ -49,7 +49,7 @@ for _, consumer in ipairs(from) do
           end
           local entry = call('XRANGE', key, item[1], item[1])[1]
           local sequence = entry and entry[2][2]
-          local record = sequence and call('HGET', DELIVERIES, sequence)
+          local record = sequence and fetch(sequence)
           if is_record(record) and string.byte(record, 1) == S_READY then
             result[#result + 1] = stream
             result[#result + 1] = string.match(item[1], '^(%d+)-')

@@ -22,16 +22,31 @@ read_terms(ARGV[1])
 local result = { 0 }
 local total = (#ARGV - 1) / WIDTH
 
+local sequences, landed_already = {}, {}
+for i = 0, total - 1 do sequences[i + 1] = ARGV[3 + i * WIDTH] end
+prefetch(sequences)
+local names = {}
+for i, sequence in ipairs(sequences) do
+  local stored = fetch(sequence)
+  names[i] = is_record(stored) and host_name(inbox_of(stored))
+end
+prefetch_hosts(names)
+
 for i = 0, total - 1 do
   local at = 1 + i * WIDTH
   local state, stream, entry, attempted, due, signal, latency, pause = struct.unpack('>BBI8BI8BI4I8', ARGV[at + 1])
   local sequence = ARGV[at + 2]
-  local stored = drop(stream, text(entry) .. '-0') and call('HGET', DELIVERIES, sequence)
-  if not is_record(stored) then
+  local stored, name = fetch(sequence), text(entry) .. '-0'
+  -- Its record names the entry by which it is in flight. One that makes no sense names none.
+  local known = is_record(stored) and string.byte(stored, 1) == S_READY and place_of(stored) == entry
+  if landed_already[name] or not known and not (is_record(stored) and in_flight(stream, name)) then
+    if not is_record(stored) then drop(stream, name) end
     result[#result + 1] = i
   else
+    drop(stream, name)
+    landed_already[name] = true
     local record, payload = ARGV[at + 3], ARGV[at + 4]
-    local h = host(host_name(inbox_of(stored)))
+    local h = host(names[i + 1])
     if stream == WOKEN then count('woken:' .. priority_of(stored), -1) end
     local was_closed = h.circuit == CLOSED
     landed(h, signal, latency, pause)
@@ -48,7 +63,7 @@ for i = 0, total - 1 do
       local tries = string.sub(stored, 6, 6)
       park(h, sequence, string.sub(record, 1, 5) .. tries .. string.sub(record, 7), h.opens % 4 ~= 0 or h.opens == 0)
     elseif state == S_RETRY then
-      call('HSET', DELIVERIES, sequence, record)
+      store(sequence, record)
       call('ZADD', RETRY, text(due), sequence)
       waiting(record, 1)
       if has(record, FLAG_EXPIRES) then call('ZADD', P .. ':expiry', text(deadline_ms(record)), sequence) end

@@ -18,7 +18,7 @@ if #there ~= number then return 0 end
 local records, deadline = {}, math.huge
 for i = 1, number do
   local sequence = ARGV[4 + i]
-  local record = call('HGET', DELIVERIES, sequence)
+  local record = fetch(sequence)
   if there[i] ~= sequence then return 0 end
   if is_record(record) and string.byte(record, 1) == S_PARKED and place_of(record) == IN_LANE then
     records[i] = record
@@ -33,7 +33,7 @@ call('LTRIM', key, number, -1)
 call('LPUSH', key, head)
 for i = 1, number do
   local stub = moved(records[i], S_PARKED, SPILLED)
-  call('HSET', DELIVERIES, ARGV[4 + i], string.sub(stub, 1, 26) .. '\0\0')
+  store(ARGV[4 + i], string.sub(stub, 1, 26) .. '\0\0')
   release(message_of(records[i]))
 end
 h['lane' .. lane] = h['lane' .. lane] - number

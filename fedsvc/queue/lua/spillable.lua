@@ -26,7 +26,7 @@ if not best then return {} end
 -- The first stays, to be probed with.
 local result = { text(allocate(1)), best.name, lane }
 for _, sequence in ipairs(call('LRANGE', lane_key(best, lane), 1, limit)) do
-  local record = call('HGET', DELIVERIES, sequence)
+  local record = fetch(sequence)
   result[#result + 1] = sequence
   result[#result + 1] = is_record(record) and record or ''
 end

@@ -33,12 +33,12 @@ end
 local back, ended = {}, {}
 for i = at, #ARGV, 2 do
   local sequence, record = ARGV[i], ARGV[i + 1]
-  local stub = call('HGET', DELIVERIES, sequence)
+  local stub = fetch(sequence)
   if is_record(stub) and string.byte(stub, 1) == S_PARKED and place_of(stub) == SPILLED then
     -- Others may have marked it while it was away.
     record = string.sub(record, 1, 1) .. string.sub(stub, 2, 2) .. string.sub(record, 3)
     call('HINCRBY', P .. ':message:' .. text(message_of(record)), 'n', 1)
-    call('HSET', DELIVERIES, sequence, moved(record, S_PARKED, IN_LANE))
+    store(sequence, moved(record, S_PARKED, IN_LANE))
     if cancelled or has(record, FLAG_CANCEL) or has(record, FLAG_SUPERSEDE) then
       ended[#ended + 1] = { sequence, moved(record, S_PARKED, IN_LANE) }
     else
