@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
@@ -137,6 +138,9 @@ class Server:
             stack.push_async_callback(runner.cleanup)
             log.info("listening", grpc=str(grpc_at), http=str(http_at))
 
+            # What is there now stays: looking through all of it again and again would stop every call for a while.
+            gc.collect()
+            gc.freeze()
             loops = [
                 asyncio.create_task(monitor.run()),
                 asyncio.create_task(self._follow(changed, health, monitor)),

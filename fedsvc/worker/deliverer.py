@@ -1,8 +1,8 @@
 """One attempt to deliver: sign, POST, follow redirects, and say what came of it.
 
-    sign (in a thread) ──▶ POST ──▶ answer ──▶ verdict
-              ▲                       │
-              └── 307, 308: at most 3 ┘
+    gate ──▶ sign (in a thread) ──▶ POST ──▶ answer ──▶ verdict
+                     ▲                       │
+                     └── 307, 308: at most 3 ┘
 
 Every attempt is signed afresh, since receivers take a Date for minutes only. One deadline covers all
 of it. How many go to one host at a time is decided before, for all workers together: see `lua/admit.lua`.
@@ -30,16 +30,19 @@ from fedsvc.domain.classify import (
     classify,
     clean,
 )
-from fedsvc.domain.delivery import Attempt, Reason
+from fedsvc.domain.delivery import Attempt, Priority, Reason
 from fedsvc.domain.errors import InvalidInbox
 from fedsvc.domain.inbox import parse_inbox
 from fedsvc.domain.keys import PrivateKey
 from fedsvc.domain.message import Message
 from fedsvc.domain.signatures import MessageForm, Target, imf_fixdate
+from fedsvc.worker.gate import Gate
 from fedsvc.worker.signer import Signer
 from fedsvc.worker.transport import Exchange, Transport
 
 MAX_REDIRECTS: Final = 3
+#: deliveries that are prepared at a time: enough to keep the signing threads busy
+PREPARED: Final = 16
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +70,7 @@ class Deliverer:
         self._signer = signer
         self._clock = clock
         self._transport = Transport(settings)
+        self._gate = Gate(PREPARED)
 
     async def start(self) -> None:
         """Raises OSError (ssl.SSLError among them) if the CA file cannot be used."""
@@ -76,20 +80,39 @@ class Deliverer:
         """Drops all connections. Deliveries under way must be awaited or cancelled before."""
         await self._transport.close()
 
-    async def deliver(self, message: Message, inbox_url: str, key: PrivateKey) -> AttemptResult:
-        """Try once. Never raises for what a network, a remote or a defect does; cancellation does."""
+    async def deliver(
+        self,
+        message: Message,
+        inbox_url: str,
+        key: PrivateKey,
+        priority: Priority = Priority.NORMAL,
+        sent: Callable[[], None] = lambda: None,
+    ) -> AttemptResult:
+        """Try once; `sent` is called when only the host has to do something yet. Never raises for what a network, a remote or a defect does; cancellation does."""
         try:
             _destination(inbox_url)
         except ValueError as error:
             return self._untried(inbox_url, TransportError.ADDRESS_REFUSED, str(error))
+        await self._gate.enter(priority)
+        inside = True
+
+        def leave() -> None:
+            nonlocal inside
+            if inside:
+                inside = False
+                self._gate.leave()
+                sent()
+
         started, begun = self._clock(), time.monotonic()
         try:
-            verdict, url = await self._try(message, inbox_url, key)
+            verdict, url = await self._try(message, inbox_url, key, leave)
         except Exception as error:
             # a defect of ours: it must end neither the worker nor the other deliveries
             log.error("attempt_failed", inbox=inbox_url, activity=message.activity_id, exc_info=error)
             defect = Answer(error=TransportError.WORKER, detail=type(error).__name__)
             verdict, url = classify(defect, 0), inbox_url
+        finally:
+            leave()
         latency_ms = round((time.monotonic() - begun) * 1000)
         return AttemptResult(verdict, int(started * 1000), latency_ms, url)
 
@@ -98,13 +121,15 @@ class Deliverer:
             classify(Answer(error=error, detail=detail), 0), int(self._clock() * 1000), 0, url
         )
 
-    async def _try(self, message: Message, url: str, key: PrivateKey) -> tuple[Verdict, str]:
+    async def _try(
+        self, message: Message, url: str, key: PrivateKey, signed: Callable[[], None]
+    ) -> tuple[Verdict, str]:
         exchange = Exchange()
         try:
             async with asyncio.timeout(self._settings.delivery_timeout) as deadline:
                 for _ in range(MAX_REDIRECTS + 1):
                     exchange.answer = None
-                    answer = await self._send(exchange, message, url, key, deadline)
+                    answer = await self._send(exchange, message, url, key, deadline, signed)
                     verdict = classify(answer, int(self._clock() * 1000))
                     if verdict.outcome is not Outcome.FOLLOW:
                         return verdict, url
@@ -120,7 +145,13 @@ class Deliverer:
             return classify(exchange.answer or late, int(self._clock() * 1000)), url
 
     async def _send(
-        self, exchange: Exchange, message: Message, url: str, key: PrivateKey, deadline: asyncio.Timeout
+        self,
+        exchange: Exchange,
+        message: Message,
+        url: str,
+        key: PrivateKey,
+        deadline: asyncio.Timeout,
+        signed: Callable[[], None],
     ) -> Answer:
         destination = _destination(url)
         if destination.url.scheme != "https" and not self._settings.allow_http:
@@ -129,6 +160,8 @@ class Deliverer:
         date = imf_fixdate(int(self._clock()))
         signature = await self._signer.sign(key, form.base(destination.target, date))
         headers = form.headers(destination.target, date, signature)
+        # On a kept connection the request is written before anybody else gets a turn.
+        signed()
         return await self._transport.post(exchange, destination.url, headers, message.body, deadline)
 
     def _redirect_target(self, url: str, verdict: Verdict) -> str | Verdict:

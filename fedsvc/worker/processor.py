@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing, suppress
 from typing import Final, Protocol
 
 import structlog
 
 from fedsvc.config import Settings
-from fedsvc.domain.delivery import Delivery, DeliveryState, Reason
+from fedsvc.domain.delivery import Delivery, DeliveryState, Priority, Reason
 from fedsvc.domain.keys import PrivateKey
 from fedsvc.domain.message import Message
 from fedsvc.errors import KeyUnavailable, QueueCorrupt, QueueUnavailable
@@ -36,7 +36,9 @@ log = structlog.get_logger(__name__)
 class Delivers(Protocol):
     """What tries a delivery: see `deliverer.py`."""
 
-    async def deliver(self, message: Message, inbox: str, key: PrivateKey) -> Tried: ...
+    async def deliver(
+        self, message: Message, inbox: str, key: PrivateKey, priority: Priority, sent: Callable[[], None]
+    ) -> Tried: ...
 
 
 class Processor:
@@ -50,6 +52,9 @@ class Processor:
     SLOW: Final = 1.0
     #: deliveries in all, as a multiple of the places
     MAX_SLOW: Final = 4
+    #: deliveries that were taken and not sent yet: more than this are taken only to wait here, where nothing
+    #: urgent can pass them
+    UNSENT: Final = 16
     #: part of the places that only urgent deliveries get
     RESERVE: Final = 16
     #: deliveries on their way, above which settlements are worth waiting for
@@ -95,6 +100,8 @@ class Processor:
         self._flying: set[asyncio.Task[None]] = set()
         #: those of them that take up a place, with their start (seconds, the loop's clock), oldest first
         self._placed: dict[asyncio.Task[None], float] = {}
+        #: those that were not sent yet
+        self._unsent: set[tuple[int, int]] = set()
         #: partitions in which something urgent has just come
         self._urgent: set[int] = set()
         self._turn = asyncio.Event()
@@ -188,7 +195,9 @@ class Processor:
                 break
             del self._placed[task]
         return min(
-            self._concurrency - len(self._placed), self.MAX_SLOW * self._concurrency - len(self._flying)
+            self._concurrency - len(self._placed),
+            self.MAX_SLOW * self._concurrency - len(self._flying),
+            self.UNSENT - len(self._unsent),
         )
 
     def _patience(self) -> float:
@@ -200,11 +209,11 @@ class Processor:
 
     def _room(self) -> int:
         """Places that are free for all."""
-        return self._places() - (self._concurrency // self.RESERVE)
+        return self._places() - min(self.UNSENT, self._concurrency) // self.RESERVE
 
     def _worth_asking(self) -> int:
         """Free slots below which asking is left for later, so that it is done in batches under load."""
-        return max(1, min(self._concurrency // 4, self.BATCH // 2))
+        return max(1, min(self._concurrency, self.UNSENT) // 2)
 
     async def _take(self, room: int) -> None:
         # Few partitions at a time, each for many: a script for thirty costs little more than one for three.
@@ -253,6 +262,7 @@ class Processor:
         if entry in self._held:
             return False
         self._held.add(entry)
+        self._unsent.add(entry)
         task = asyncio.get_running_loop().create_task(self._handle(admitted))
         self._flying.add(task)
         self._placed[task] = asyncio.get_running_loop().time()
@@ -266,6 +276,12 @@ class Processor:
             self._turn.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("delivery_crashed", exc_info=error)
+
+    def _sent(self, admitted: Admitted) -> None:
+        """Only its host has to do something yet."""
+        self._unsent.discard((admitted.id.partition, admitted.entry))
+        if self._urgent or (self._hot and self._room() >= self._worth_asking()):
+            self._turn.set()
 
     def _settled(self, settlement: Settlement) -> None:
         self._held.discard((settlement.admitted.id.partition, settlement.admitted.entry))
@@ -282,6 +298,8 @@ class Processor:
         except Exception as error:
             log.error("delivery_failed", delivery=str(admitted.id), exc_info=error)
             settlement = self._judge.broken(admitted, None, Reason.WORKER_ERROR, type(error).__name__)
+        finally:
+            self._unsent.discard((admitted.id.partition, admitted.entry))
         if settlement.outcome is not None:
             self._tell(settlement.outcome)
         self.settler.add(settlement)
@@ -308,7 +326,9 @@ class Processor:
             key = await self._keys.get(message.key_fingerprint)
         except KeyUnavailable as error:
             return self._judge.untried(admitted, message, Reason.KEY_UNAVAILABLE, str(error), started_ms)
-        tried = await self._deliverer.deliver(message, admitted.record.inbox, key)
+        tried = await self._deliverer.deliver(
+            message, admitted.record.inbox, key, admitted.record.priority, lambda: self._sent(admitted)
+        )
         self._metrics.tried(message.activity_type, tried)
         return self._judge.tried(admitted, message, tried, started_ms)
 

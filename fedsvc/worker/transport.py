@@ -150,8 +150,7 @@ class Transport:
             ssl=context,
             resolver=self._resolver,
             use_dns_cache=False,  # the resolver has one
-            limit=settings.concurrency,
-            limit_per_host=0,  # `slots.py` counts by host, and waits outside the deadline
+            limit=0,  # how many there are is decided where deliveries are taken
             force_close=not keep_alive,
             socket_factory=self._socket,
             keepalive_timeout=KEEP_ALIVE_S if keep_alive else None,

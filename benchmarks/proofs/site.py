@@ -1,0 +1,160 @@
+"""The service as a proof needs it: Valkey, a server, worker processes and remotes, each a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from fedsvc_client import FedsvcClient, QueueStats
+
+from benchmarks.proofs.remotes import address
+from fedsvc.embedded import EmbeddedServer
+
+KEY_ID = "https://me.example/u/ada#main-key"
+PATIENCE = 300.0
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of a process, by the operating system's accounting."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def percentile(values: list[float], part: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * part))]
+
+
+def activity(id: str, kind: str = "Announce", size: int = 2000) -> dict[str, Any]:
+    start = {"id": id, "@context": "https://www.w3.org/ns/activitystreams", "type": kind}
+    rest = {"actor": "https://me.example/u/ada", "object": {"type": "Page", "content": ""}}
+    missing = size - len(json.dumps({**start, **rest}, separators=(",", ":")))
+    return {**start, **rest, "object": {"type": "Page", "content": "x" * max(0, missing)}}
+
+
+class Site:
+    def __init__(self, *, hanging: int = 0, refuse_percent: int = 0, seed: int = 1, **settings: str) -> None:
+        self._stack = ExitStack()
+        self._remotes_arguments = [str(hanging), str(refuse_percent), str(seed)]
+        self._settings = settings
+        key = ed25519.Ed25519PrivateKey.generate()
+        self.pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        self.workers: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="fedsvc-proof-")))
+        self.valkey = EmbeddedServer(directory)
+        asyncio.run(self.valkey.start())
+        self._stack.callback(lambda: asyncio.run(self.valkey.stop()))
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("FEDSVC_")},
+            "REDIS_URL": self.valkey.url,
+            "DATABASE_URL": f"sqlite:///{directory / 'archive.db'}",
+            "FEDSVC_KEY_ENCRYPTION_KEYS": secrets.token_hex(32),
+            "FEDSVC_ALLOW_HTTP": "true",
+            "FEDSVC_ALLOWED_CIDRS": "127.0.0.0/8",
+            "FEDSVC_LOG_LEVEL": "error",
+            "FEDSVC_HTTP_LISTEN": "127.0.0.1:0",
+            **self._settings,
+        }
+        subprocess.run(
+            [sys.executable, "-m", "fedsvc", "migrate"], env=self.environment, check=True,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        self._remotes = self._spawn(
+            [sys.executable, "-m", "benchmarks.proofs.remotes", *self._remotes_arguments],
+            stdin=subprocess.PIPE,
+        )
+        assert self._remotes.stdout is not None
+        self.port = int(self._remotes.stdout.readline())
+        self.server, target = self._spawn_server()
+        self.client = self._stack.enter_context(FedsvcClient(target, timeout=60.0))
+
+    def _spawn(self, command: list[str], **how: Any) -> subprocess.Popen[str]:
+        process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, text=True, **how)
+        self._stack.callback(_end, process)
+        return process
+
+    def _spawn_server(self) -> tuple[subprocess.Popen[str], str]:
+        mine, theirs = os.pipe()
+        command = [sys.executable, "-m", "fedsvc", "server", "--listen", "127.0.0.1:0"]
+        process = self._spawn([*command, "--status-fd", str(theirs)], pass_fds=(theirs,))
+        os.close(theirs)
+        lines = self._stack.enter_context(os.fdopen(mine))
+        for line in lines:
+            status = json.loads(line)
+            if status["ready"]:
+                return process, status["grpc"]
+        raise RuntimeError("the server ended")
+
+    def start_worker(self) -> subprocess.Popen[str]:
+        """One more worker process."""
+        process = self._spawn([sys.executable, "-m", "fedsvc", "worker-process"])
+        self.workers.append(process)
+        return process
+
+    def stop_workers(self) -> None:
+        for process in self.workers:
+            _end(process)
+        self.workers.clear()
+
+    def inbox(self, number: int, path: str = "/inbox") -> str:
+        return f"http://{address(number)}:{self.port}{path}"
+
+    def queue(self, id: str, inbox: str, **options: Any) -> None:
+        kind = options.pop("kind", "Announce")
+        self.client.queue_activity(activity(id, kind), inbox, private_key=self.pem, key_id=KEY_ID, **options)
+
+    def fan_out(self, id: str, inboxes: list[str], **options: Any) -> int:
+        kind = options.pop("kind", "Announce")
+        answer = self.client.fan_out(
+            activity(id, kind), inboxes, private_key=self.pem, key_id=KEY_ID, **options
+        )
+        return answer.accepted
+
+    def arrived(self) -> list[tuple[str, str, float]]:
+        """What was taken since the last call: host, activity id, when (milliseconds since the epoch)."""
+        assert self._remotes.stdin is not None
+        assert self._remotes.stdout is not None
+        self._remotes.stdin.write("\n")
+        self._remotes.stdin.flush()
+        return [(host, id, at) for host, id, at in json.loads(self._remotes.stdout.readline())]
+
+    def wait(self, until: Callable[[QueueStats], bool], patience: float = PATIENCE) -> QueueStats:
+        end = time.monotonic() + patience
+        while True:
+            stats = self.client.get_queue_stats()
+            if until(stats):
+                return stats
+            if time.monotonic() > end:
+                raise RuntimeError(f"not in time: {stats}")
+            time.sleep(0.1)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+    process.wait(60)
