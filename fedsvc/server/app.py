@@ -138,7 +138,7 @@ class Server:
             stack.push_async_callback(runner.cleanup)
             log.info("listening", grpc=str(grpc_at), http=str(http_at))
 
-            # What is there now stays: looking through all of it again and again would stop every call for a while.
+            # What is there now stays: looking through all of it again and again would stop every call.
             gc.collect()
             gc.freeze()
             loops = [

@@ -127,6 +127,7 @@ class Worker:
                         ("report", self._report(beats, processor)),
                     )
                 ]
+                background.append(loops.create_task(processor.run_urgent(), name="urgent"))
                 taking = loops.create_task(processor.run(), name="consume")
                 await self._stopping.wait()
                 log.info("stopping", in_flight=processor.in_flight)

@@ -88,7 +88,8 @@ class Deliverer:
         priority: Priority = Priority.NORMAL,
         sent: Callable[[], None] = lambda: None,
     ) -> AttemptResult:
-        """Try once; `sent` is called when only the host has to do something yet. Never raises for what a network, a remote or a defect does; cancellation does."""
+        """Try once; `sent` is called when only the host has to do something yet. Never raises for what a
+        network, a remote or a defect does; cancellation does."""
         try:
             _destination(inbox_url)
         except ValueError as error:

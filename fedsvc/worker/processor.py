@@ -104,6 +104,7 @@ class Processor:
         self._unsent: set[tuple[int, int]] = set()
         #: partitions in which something urgent has just come
         self._urgent: set[int] = set()
+        self._rung = asyncio.Event()
         self._turn = asyncio.Event()
         self._stopping = False
 
@@ -119,6 +120,7 @@ class Processor:
                 self._hot.move_to_end(partition, last=False)
             if urgent:
                 self._urgent.add(partition)
+                self._rung.set()
         self._turn.set()
 
     def stop(self) -> None:
@@ -137,12 +139,9 @@ class Processor:
                 self.poke(range(self._partitions))
             room = self._room()
             full = room < self._worth_asking()
-            if (self._hot and not full) or (self._urgent and self._places() > 0):
+            if self._hot and not full:
                 try:
-                    if full or not self._hot:
-                        await self._take_urgent(self._places())
-                    else:
-                        await self._take(room)
+                    await self._take(room)
                     self._beats.beat("consume")
                 except QueueUnavailable as error:
                     self._beats.fail("consume", str(error))
@@ -152,6 +151,18 @@ class Processor:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._patience()):
                     await self._turn.wait()
+
+    async def run_urgent(self) -> None:
+        """Take what is urgent as soon as the bell rings for it, beside `run`, until cancelled. What is missed
+        here `run` takes."""
+        while True:
+            await self._rung.wait()
+            self._rung.clear()
+            while self._urgent and self._places() > 0 and not self._stopping:
+                try:
+                    await self._take_urgent(self._places())
+                except QueueUnavailable:
+                    break
 
     async def listen(self) -> None:
         """Follow the bell until cancelled."""
@@ -272,7 +283,9 @@ class Processor:
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._flying.discard(task)
         self._placed.pop(task, None)
-        if self._urgent or (self._hot and self._room() >= self._worth_asking()):
+        if self._urgent:
+            self._rung.set()
+        if self._hot and self._room() >= self._worth_asking():
             self._turn.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("delivery_crashed", exc_info=error)
@@ -280,7 +293,9 @@ class Processor:
     def _sent(self, admitted: Admitted) -> None:
         """Only its host has to do something yet."""
         self._unsent.discard((admitted.id.partition, admitted.entry))
-        if self._urgent or (self._hot and self._room() >= self._worth_asking()):
+        if self._urgent:
+            self._rung.set()
+        if self._hot and self._room() >= self._worth_asking():
             self._turn.set()
 
     def _settled(self, settlement: Settlement) -> None:
