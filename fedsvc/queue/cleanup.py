@@ -42,6 +42,6 @@ class Cleanup:
                     break
             freed["hosts"] += (await self._hosts.audit(partition))[1]
         with suppress(FedsvcError):  # a server without jemalloc, or a user without the right: a favour only
-            await self._link.call("MEMORY", "PURGE")
+            await self._link.everywhere("MEMORY", "PURGE")
         after = (await server_info(self._link)).used_memory
         return freed, max(0, before - after)

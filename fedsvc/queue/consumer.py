@@ -18,9 +18,10 @@ from fedsvc.errors import QueueCorrupt, QueueUnavailable
 from fedsvc.queue import outcome
 from fedsvc.queue.hosts import pack_terms
 from fedsvc.queue.keys import Keys
-from fedsvc.queue.link import Argument, Link
+from fedsvc.queue.link import Link
 from fedsvc.queue.record import Finished, Record, unpack
 from fedsvc.queue.script import Script
+from fedsvc.queue.topology import Argument
 
 #: see `lua/settle.lua`
 _NUMBERS: Final = struct.Struct(">BBQBQBIQ")
@@ -213,8 +214,9 @@ class Consumer:
     async def listen(self) -> AsyncGenerator[tuple[int, bool], None]:
         """Partitions in which there is new work, and whether it is urgent, until QueueUnavailable. May miss
         some: poll too."""
-        pubsub = self._link.redis.pubsub(ignore_subscribe_messages=True)
+        pubsub = None
         try:
+            pubsub = self._link.pubsub()
             await pubsub.subscribe(self._keys.bell)
             while True:
                 # Bounded, so that a connection that died silently is found out by the ping in between.
@@ -226,7 +228,8 @@ class Consumer:
         except (RedisError, TimeoutError, OSError) as error:  # redis-py's own are no OSError
             raise QueueUnavailable(f"Redis does not answer: {type(error).__name__}") from None
         finally:
-            await pubsub.aclose()  # type: ignore[no-untyped-call]
+            if pubsub is not None:
+                await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     async def _run(self, script: Script, partition: int, args: Sequence[Argument]) -> Any:
         return await self._link.run(script, self._keys.partition(partition).prefix, args)

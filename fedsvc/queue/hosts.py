@@ -10,8 +10,9 @@ from typing import Any, Final, NamedTuple
 from fedsvc.config import Settings
 from fedsvc.domain.inbox import partition_of
 from fedsvc.queue.keys import Keys
-from fedsvc.queue.link import Argument, Link
+from fedsvc.queue.link import Link
 from fedsvc.queue.script import Script
+from fedsvc.queue.topology import Argument
 
 #: as in lua/hosts.lua
 _TERMS: Final = struct.Struct(">HHHdddddddd")

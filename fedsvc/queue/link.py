@@ -11,14 +11,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-import redis.asyncio as aioredis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.client import PubSub
 from redis.exceptions import (
     AskError,
+    ClusterDownError,
     ClusterError,
+    MovedError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
@@ -30,16 +31,26 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fedsvc.config import Settings
-from fedsvc.errors import ConfigurationError, FedsvcError, QueueUnavailable, RequestIdReused
+from fedsvc.errors import FedsvcError, QueueUnavailable, RequestIdReused
+from fedsvc.queue.durability import Durability
 from fedsvc.queue.script import Script
+from fedsvc.queue.topology import Argument, Command, connect
 
 #: answers that say "not now": nothing was done. redis-py has classes for some codes, whose text is then
 #: without the code, and leaves others in the text.
 _REFUSED: Final = (
-    OutOfMemoryError, ReadOnlyError, ClusterError, TryAgainError, AskError, NoPermissionError, NoScriptError,
+    OutOfMemoryError, ReadOnlyError, ClusterError, ClusterDownError, MovedError, TryAgainError, AskError,
+    NoPermissionError, NoScriptError,
 )  # fmt: skip
 _REFUSALS: Final = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE")
-Argument = str | bytes | int | float
+
+
+@dataclass(slots=True)
+class _Item:
+    command: Command
+    script: Script | None
+    durable: bool
+    future: asyncio.Future[Any] = field(init=False)
 
 
 class Link:
@@ -51,24 +62,11 @@ class Link:
     MAX_FLIGHTS: Final = 16
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
-        """`timeout`: seconds within which Redis must answer."""
-        # A unix socket has no keep-alive, and redis-py refuses to be asked for one.
-        tcp: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
-        try:
-            self._redis: aioredis.Redis = aioredis.Redis.from_url(
-                url,
-                socket_timeout=timeout,
-                socket_connect_timeout=timeout,
-                retry=Retry(NoBackoff(), 0),
-                max_connections=self.MAX_FLIGHTS + 8,
-                protocol=2,
-                **tcp,
-            )
-        except ValueError:  # its text may hold parts of the password
-            raise ConfigurationError("REDIS_URL", "is not a redis://, rediss:// or unix:// URL") from None
-        # Answers are read as Redis gives them: what redis-py makes of them depends on its version.
-        self._redis.response_callbacks.clear()
-        self._waiting: deque[tuple[tuple[Argument, ...], Script | None, asyncio.Future[Any]]] = deque()
+        """`timeout`: seconds within which Redis must answer. Raises ConfigurationError for a bad URL."""
+        self._topology = connect(url, timeout=timeout, connections=self.MAX_FLIGHTS + 8)
+        #: when a durable write counts: see durability.py
+        self.durability = Durability()
+        self._waiting: deque[_Item] = deque()
         self._flights: set[asyncio.Task[None]] = set()
         self._scheduled = False
         self._closed = False
@@ -77,26 +75,36 @@ class Link:
     def from_settings(cls, settings: Settings) -> Link:
         return cls(settings.redis_url, timeout=settings.redis_timeout)
 
-    @property
-    def redis(self) -> aioredis.Redis:
-        """For subscriptions and rare commands."""
-        return self._redis
+    def pubsub(self) -> PubSub:
+        """For subscriptions. What it does raises redis-py's own exceptions."""
+        return self._topology.pubsub()
+
+    async def everywhere(self, *command: Argument) -> list[Any]:
+        """What each master answers: one, or several in a cluster. Raises as futures of `call` do."""
+        try:
+            return await self._topology.everywhere(command)
+        except Exception as error:  # noqa: BLE001 - it becomes one of ours
+            raise _translate(error) from None
 
     def call(self, *command: Argument) -> asyncio.Future[Any]:
         """One command. The future raises QueueUnavailable, or FedsvcError for an answer that is a bug."""
-        return self._add(command, None)
+        return self._add(_Item(command, None, False))
 
-    def run(self, script: Script, key: str, args: Sequence[Argument] = ()) -> asyncio.Future[Any]:
-        """One script on the partition whose prefix is `key`."""
-        return self._add(("EVALSHA", script.sha, 1, key, *args), script)
+    def run(
+        self, script: Script, key: str, args: Sequence[Argument] = (), *, durable: bool = False
+    ) -> asyncio.Future[Any]:
+        """One script on the partition whose prefix is `key`. If `durable`, its answer waits until what it
+        wrote is as safe as FEDSVC_DURABILITY says; QueueUnavailable if that takes too long."""
+        return self._add(_Item(("EVALSHA", script.sha, 1, key, *args), script, durable))
 
-    def _add(self, command: tuple[Argument, ...], script: Script | None) -> asyncio.Future[Any]:
+    def _add(self, item: _Item) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         if self._closed:
             future.set_exception(QueueUnavailable("the connection to Redis is closed"))
             return future
-        self._waiting.append((command, script, future))
+        item.future = future
+        self._waiting.append(item)
         if not self._scheduled and len(self._flights) < self.MAX_FLIGHTS:
             self._scheduled = True
             loop.call_soon(self._depart)
@@ -115,47 +123,50 @@ class Link:
         if self._waiting and not self._scheduled:
             self._depart()
 
-    async def _fly(
-        self, batch: list[tuple[tuple[Argument, ...], Script | None, asyncio.Future[Any]]]
-    ) -> None:
+    async def _fly(self, batch: list[_Item]) -> None:
         try:
-            answers = await self._exchange([command for command, _, _ in batch])
-            missing = {s.sha: s for (_, s, _), a in zip(batch, answers, strict=True)
-                       if s is not None and isinstance(a, NoScriptError)}  # fmt: skip
-            if missing:
-                await self._exchange([("SCRIPT", "LOAD", s.source) for s in missing.values()])
-                again = [i for i, a in enumerate(answers) if isinstance(a, NoScriptError)]
-                for i, answer in zip(again, await self._exchange([batch[i][0] for i in again]), strict=True):
+            answers = await self._exchange(batch)
+            again = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            if again:
+                missing = {s.sha: s for i in again if (s := batch[i].script) is not None}
+                for script in missing.values():
+                    await self._topology.everywhere(("SCRIPT", "LOAD", script.source))
+                for i, answer in zip(again, await self._exchange([batch[i] for i in again]), strict=True):
                     answers[i] = answer
         except Exception as error:  # noqa: BLE001 - handed to whoever waits
             answers = [error] * len(batch)
         except asyncio.CancelledError:
             answers = [QueueUnavailable("the connection to Redis is closed")] * len(batch)
-        for (_, _, future), answer in zip(batch, answers, strict=True):
-            if future.done():  # whoever waited has given up
+        for item, answer in zip(batch, answers, strict=True):
+            if item.future.done():  # whoever waited has given up
                 continue
             if isinstance(answer, BaseException):
-                future.set_exception(_translate(answer))
+                item.future.set_exception(_translate(answer))
             else:
-                future.set_result(answer)
+                item.future.set_result(answer)
 
-    async def _exchange(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        return list(await pipeline.execute(raise_on_error=False))
+    async def _exchange(self, batch: Sequence[_Item]) -> list[Any]:
+        confirm = self.durability.command if any(item.durable for item in batch) else None
+        answers = await self._topology.exchange([item.command for item in batch], confirm)
+        answers, confirmed = answers[: len(batch)], answers[len(batch) :]
+        if confirm is not None and not self.durability.holds(confirmed):
+            unsafe = QueueUnavailable("written, but not safe in time: repeat the call")
+            for i, item in enumerate(batch):
+                if item.durable and not isinstance(answers[i], BaseException):
+                    answers[i] = unsafe
+        return answers
 
     async def close(self) -> None:
         self._closed = True
         while self._waiting:
-            _, _, future = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(QueueUnavailable("the connection to Redis is closed"))
+            waiting = self._waiting.popleft()
+            if not waiting.future.done():
+                waiting.future.set_exception(QueueUnavailable("the connection to Redis is closed"))
         if self._flights:
             _, late = await asyncio.wait(self._flights, timeout=1.0)
             for flight in late:
                 flight.cancel()
-        await self._redis.aclose()
+        await self._topology.close()
 
 
 def _translate(error: BaseException) -> Exception:

@@ -21,9 +21,10 @@ from fedsvc.domain.message import Message
 from fedsvc.domain.priority import type_code
 from fedsvc.domain.relations import UNRELATED, Relation, Rule, group_of
 from fedsvc.queue.keys import Keys
-from fedsvc.queue.link import Argument, Link
+from fedsvc.queue.link import Link
 from fedsvc.queue.record import FLAG_SHARED_INBOX
 from fedsvc.queue.script import Script
+from fedsvc.queue.topology import Argument
 
 #: see `lua/enqueue.lua`
 _NUMBERS: Final = struct.Struct(">BBBBQIQQQI")
@@ -160,7 +161,7 @@ class Producer:
         for inbox in inboxes:
             args += (inbox.url, inbox.key, inbox.host_key)
         prefix = self._keys.partition(partition).prefix
-        answer = await self._link.run(self._enqueue, prefix, args)
+        answer = await self._link.run(self._enqueue, prefix, args, durable=True)
         pairs_of = iter(answer[1:])
         return int(answer[0]), [
             (int(index), int(sequence)) for index, sequence in zip(pairs_of, pairs_of, strict=True)

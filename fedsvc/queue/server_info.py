@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,22 +28,25 @@ class ServerInfo:
 
 
 async def server_info(link: Link) -> ServerInfo:
-    """Raises QueueUnavailable."""
-    memory, server, persistence, replication = await asyncio.gather(
-        *(link.call("INFO", section) for section in ("memory", "server", "persistence", "replication"))
-    )
-    info = {**_info(memory), **_info(server), **_info(persistence), **_info(replication)}
+    """Of one server; of a cluster, memory is that of all masters together, and the limit is such that it is
+    as full as the fullest of them. Raises QueueUnavailable."""
+    masters = [_info(answer) for answer in await link.everywhere("INFO")]
+    first = masters[0]
+    used = sum(int(m.get("used_memory", 0)) for m in masters)
+    limits = [(int(m.get("used_memory", 0)), int(m.get("maxmemory", 0))) for m in masters]
+    # The queue is full once one of them is.
+    fullest = max((u / limit for u, limit in limits if limit), default=0.0)
     return ServerInfo(
-        server=str(info.get("server_name") or "redis"),
-        version=str(info.get("valkey_version") or info.get("redis_version", "")),
-        used_memory=int(info.get("used_memory", 0)),
-        peak_memory=int(info.get("used_memory_peak", 0)),
-        rss_memory=int(info.get("used_memory_rss", 0)),
-        fragmentation=float(info.get("mem_fragmentation_ratio", 0.0)),
-        max_memory=int(info.get("maxmemory", 0)),
-        policy=str(info.get("maxmemory_policy", "")),
-        aof_enabled=str(info.get("aof_enabled", "0")) == "1",
-        master=info.get("role", "master") == "master",
+        server=str(first.get("server_name") or "redis"),
+        version=str(first.get("valkey_version") or first.get("redis_version", "")),
+        used_memory=used,
+        peak_memory=sum(int(m.get("used_memory_peak", 0)) for m in masters),
+        rss_memory=sum(int(m.get("used_memory_rss", 0)) for m in masters),
+        fragmentation=float(first.get("mem_fragmentation_ratio", 0.0)),
+        max_memory=int(used / fullest) if fullest else 0,
+        policy=str(first.get("maxmemory_policy", "")),
+        aof_enabled=all(str(m.get("aof_enabled", "0")) == "1" for m in masters),
+        master=all(m.get("role", "master") == "master" for m in masters),
     )
 
 

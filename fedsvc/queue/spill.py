@@ -16,9 +16,10 @@ from typing import Final, NamedTuple
 from fedsvc.config import Settings
 from fedsvc.queue.hosts import pack_terms
 from fedsvc.queue.keys import Keys
-from fedsvc.queue.link import Argument, Link
+from fedsvc.queue.link import Link
 from fedsvc.queue.record import HEADER
 from fedsvc.queue.script import Script
+from fedsvc.queue.topology import Argument
 
 #: microseconds after which a batch that Redis knows nothing of has been given up
 _GIVEN_UP_US: Final = 3_600_000_000

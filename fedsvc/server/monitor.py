@@ -13,6 +13,7 @@ import structlog
 
 from fedsvc.config import Settings
 from fedsvc.errors import ConfigurationError, FedsvcError
+from fedsvc.queue.durability import check_durability
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.server_info import record_partitions, server_info
@@ -37,6 +38,7 @@ class Monitor:
     ) -> None:
         """`changed` is told when the server begins or ceases to be able to serve."""
         self._pressure = pressure
+        self._checked = False
         self._settings = settings
         self._link = link
         self._keys = keys
@@ -48,7 +50,8 @@ class Monitor:
         return not self.problem
 
     async def run(self) -> None:
-        """Look until cancelled. Raises ConfigurationError if the queue is not ours."""
+        """Look until cancelled. Raises ConfigurationError if the queue is not ours, or not as safe as it must
+        be."""
         while True:
             await self.look()
             await asyncio.sleep(self.EVERY)
@@ -58,6 +61,9 @@ class Monitor:
             async with asyncio.timeout(self.DEADLINE):
                 # A write, for a replica or a full server answers reads all the same.
                 await record_partitions(self._link, self._keys, self._settings)
+                if not self._checked:
+                    await check_durability(self._link, self._settings)
+                    self._checked = True
                 self._pressure.note(await server_info(self._link))
             problem = ""
         except ConfigurationError:

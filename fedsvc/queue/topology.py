@@ -1,0 +1,267 @@
+"""Where Redis is: one server, one found through Sentinel, or a cluster. For `link.py` only.
+
+    redis://[user:password@]host:port/db            rediss:// with TLS, unix:// for a socket
+    redis+sentinel://[user:password@]host:port[,host:port...]/service[/db]
+    redis+cluster://[user:password@]host:port[,host:port...]
+
+The last two also as rediss+...; options behind `?` are redis-py's (ssl_ca_certs, ssl_certfile, ...).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import redis.asyncio as aioredis
+from redis.asyncio.client import PubSub
+from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, TryAgainError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from fedsvc.errors import ConfigurationError
+
+Argument = str | bytes | int | float
+Command = tuple[Argument, ...]
+
+#: TLS options that a URL may carry; everything else is ours to decide
+_OPTIONS: Final = frozenset(
+    {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname", "ssl_min_version"}
+)
+#: answers after which it is not certain who is master of what
+_STALE: Final = (ClusterDownError, AskError, TryAgainError, RedisConnectionError, RedisTimeoutError)
+#: commands whose key is not their second word
+_KEY_AT: Final = {"EVALSHA": 3, "EVAL": 3}
+
+
+class Topology(Protocol):
+    async def exchange(self, commands: Sequence[Command], confirm: Command | None) -> list[Any]:
+        """Answers in order, errors among them as values. `confirm` is appended for each server that gets a
+        part of the commands; what it answers comes last, one for each server.
+
+        Raises RedisError or OSError if nothing was answered."""
+        ...
+
+    async def everywhere(self, command: Command) -> list[Any]:
+        """The answers of all masters."""
+        ...
+
+    def pubsub(self) -> PubSub: ...
+
+    async def close(self) -> None: ...
+
+
+def connect(url: str, *, timeout: float, connections: int) -> Topology:
+    """Connects at first use only. Raises ConfigurationError, which never shows a password."""
+    scheme = url.split(":", 1)[0].lower()
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+    }
+    try:
+        match scheme:
+            case "redis" | "rediss" | "unix":
+                # A unix socket has no keep-alive, and redis-py refuses to be asked for one.
+                if scheme != "unix":
+                    options["socket_keepalive"] = True
+                return Single(aioredis.Redis.from_url(url, max_connections=connections, **options))
+            case "redis+sentinel" | "rediss+sentinel":
+                return _through_sentinel(url, options, connections)
+            case "redis+cluster" | "rediss+cluster":
+                hosts, path, named = _parts(url)
+                if path.strip("/"):
+                    raise ValueError("a cluster has no numbered databases")
+                return Clustered(hosts, {**options, **named}, connections)
+            case _:
+                pass
+    except (ValueError, TypeError):  # its text may hold parts of the password
+        pass
+    raise ConfigurationError(
+        "REDIS_URL", "is not a redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL"
+    )
+
+
+def _parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+    """Hosts, path, and options for connections."""
+    split = urlsplit(url)
+    account, _, authority = split.netloc.rpartition("@")
+    hosts = []
+    for place in authority.split(","):
+        host, _, port = place.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError("expected HOST:PORT")
+        hosts.append((host.strip("[]"), int(port)))
+    named: dict[str, Any] = {}
+    if account:
+        user, colon, password = account.partition(":")
+        named = {"username": unquote(user) or None, "password": unquote(password) if colon else None}
+    if split.scheme.startswith("rediss"):
+        named["ssl"] = True
+    for name, value in parse_qsl(split.query, strict_parsing=bool(split.query)):
+        if name not in _OPTIONS:
+            raise ValueError("unknown option")
+        named[name] = value.lower() in ("1", "true", "yes") if name == "ssl_check_hostname" else value
+    return hosts, split.path, named
+
+
+def _through_sentinel(url: str, options: dict[str, Any], connections: int) -> Single:
+    hosts, path, named = _parts(url)
+    service, _, db = path.strip("/").partition("/")
+    if not service or (db and not db.isdigit()):
+        raise ValueError("expected /SERVICE or /SERVICE/DB")
+    # Sentinels have accounts of their own; ours is the servers'.
+    quick = {k: v for k, v in options.items() if k != "retry"}
+    tls = {k: v for k, v in named.items() if k.startswith("ssl")}
+    sentinel = Sentinel(hosts, sentinel_kwargs={**quick, **tls})  # type: ignore[no-untyped-call]
+    return Single(
+        sentinel.master_for(
+            service, db=int(db or 0), max_connections=connections, socket_keepalive=True, **options, **named
+        )
+    )
+
+
+class Single:
+    """One server; after a failover another, which Sentinel names."""
+
+    def __init__(self, client: aioredis.Redis) -> None:
+        self._redis = client
+        # Answers are read as Redis gives them: what redis-py makes of them depends on its version.
+        client.response_callbacks.clear()
+
+    async def exchange(self, commands: Sequence[Command], confirm: Command | None) -> list[Any]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        if confirm is not None:
+            pipeline.execute_command(*confirm)
+        return list(await pipeline.execute(raise_on_error=False))
+
+    async def everywhere(self, command: Command) -> list[Any]:
+        return [await self._redis.execute_command(*command)]  # type: ignore[no-untyped-call]
+
+    def pubsub(self) -> PubSub:
+        return self._redis.pubsub(ignore_subscribe_messages=True)
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+
+class Clustered:
+    """A cluster: commands go to the master of their key's slot, those to one master together."""
+
+    #: times that commands follow slots that have moved
+    MOVES: Final = 3
+
+    def __init__(self, hosts: Sequence[tuple[str, int]], options: dict[str, Any], connections: int) -> None:
+        self._options = options
+        self._cluster = RedisCluster(
+            startup_nodes=[ClusterNode(host, port) for host, port in hosts],
+            max_connections=connections,
+            **options,
+        )
+        self._stale = False
+        self._looking: asyncio.Lock | None = None
+        self._listener: aioredis.Redis | None = None
+
+    async def exchange(self, commands: Sequence[Command], confirm: Command | None) -> list[Any]:
+        await self._look()
+        answers: list[Any] = [None] * len(commands)
+        confirmed: list[Any] = []
+        waiting = list(range(len(commands)))
+        for _ in range(self.MOVES):
+            by_node: dict[str, tuple[ClusterNode, list[int]]] = {}
+            for i in waiting:
+                node = self._cluster.get_node_from_key(_key(commands[i]))
+                assert node is not None
+                by_node.setdefault(node.name, (node, []))[1].append(i)
+            parts = await asyncio.gather(
+                *(
+                    self._part(node, [commands[i] for i in indexes], confirm)
+                    for node, indexes in by_node.values()
+                )
+            )
+            for (_, indexes), part in zip(by_node.values(), parts, strict=True):
+                for i, answer in zip(indexes, part, strict=False):
+                    answers[i] = answer
+                confirmed += part[len(indexes) :]
+            # Such an answer says that nothing was done there.
+            waiting = [i for i in waiting if isinstance(answers[i], MovedError)]
+            if not waiting:
+                break
+            self._stale = True
+            await self._look()
+        if any(
+            isinstance(a, (ClusterDownError, AskError, TryAgainError, RedisConnectionError)) for a in answers
+        ):
+            self._stale = True
+        return answers + confirmed if confirm is not None else answers
+
+    async def _part(
+        self, node: ClusterNode, commands: Sequence[Command], confirm: Command | None
+    ) -> list[Any]:
+        """Of one master. A connection that breaks answers all of them: what was done is not known."""
+        batch = [PipelineCommand(i, *c) for i, c in enumerate((*commands, confirm) if confirm else commands)]
+        try:
+            await node.execute_pipeline(batch)
+        except (RedisError, OSError) as error:
+            self._stale = True
+            return [error] * len(batch)
+        answers = [command.result for command in batch]
+        if any(isinstance(a, (RedisConnectionError, RedisTimeoutError, OSError)) for a in answers):
+            self._stale = True
+        return answers
+
+    async def _look(self) -> None:
+        """Learn who is master of what, at first and after something has changed."""
+        if self._looking is None:
+            self._looking = asyncio.Lock()
+        async with self._looking:
+            if self._cluster._initialize:
+                await self._cluster.initialize()
+            elif self._stale:
+                await self._cluster.nodes_manager.initialize()
+            else:
+                return
+            self._stale = False
+            for node in self._cluster.get_nodes():
+                node.response_callbacks = {
+                    name: parse
+                    for name, parse in node.response_callbacks.items()
+                    if name.startswith("CLUSTER")
+                }
+
+    async def everywhere(self, command: Command) -> list[Any]:
+        await self._look()
+        parts = await asyncio.gather(
+            *(self._part(node, [command], None) for node in self._cluster.get_primaries())
+        )
+        for (answer,) in parts:
+            if isinstance(answer, BaseException):
+                raise answer
+        return [answer for (answer,) in parts]
+
+    def pubsub(self) -> PubSub:
+        """On any node: what is published on one is heard on all."""
+        nodes = self._cluster.get_primaries()
+        if not nodes:
+            raise RedisConnectionError("no node of the cluster is known yet")
+        node = nodes[id(asyncio.get_running_loop()) % len(nodes)]
+        client = aioredis.Redis(host=node.host, port=int(node.port), **self._options)
+        client.response_callbacks.clear()
+        return client.pubsub(ignore_subscribe_messages=True)
+
+    async def close(self) -> None:
+        await self._cluster.aclose()
+
+
+def _key(command: Command) -> str:
+    at = _KEY_AT.get(str(command[0]), 1)
+    # One without a key may go anywhere.
+    return str(command[at]) if at < len(command) else ""

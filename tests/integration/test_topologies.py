@@ -1,0 +1,256 @@
+"""The queue on a cluster, under Sentinel, with accounts, with TLS, and as durable as it was asked to be."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from servers.queue import Queue, open_queue
+from servers.topologies import cluster, free_ports, sentinels
+from servers.valkey import ValkeyServer, valkey_server
+
+from fedsvc.config import Settings
+from fedsvc.domain.delivery import DeliveryState
+from fedsvc.domain.relations import Relation
+from fedsvc.errors import ConfigurationError, QueueUnavailable
+from fedsvc.queue.canceller import Canceller
+from fedsvc.queue.durability import check_durability
+from fedsvc.queue.link import Link
+from fedsvc.queue.server_info import record_partitions, server_info
+
+PATIENCE = 30.0
+
+
+async def patiently(work: Callable[[], Awaitable[object]]) -> object:
+    """Repeat what is safe to repeat until the queue is back."""
+    end = asyncio.get_running_loop().time() + PATIENCE
+    while True:
+        try:
+            return await work()
+        except QueueUnavailable:
+            assert asyncio.get_running_loop().time() < end
+            await asyncio.sleep(0.1)
+
+
+async def whole_life(queue: Queue) -> None:
+    """Every script, on every partition."""
+    await record_partitions(queue.link, queue.keys, queue.settings)
+    await queue.fan_out("1", range(20))
+    queued = await queue.enqueue("2", relation=Relation("key"))
+    await queue.enqueue("3", relation=Relation("key"))
+    assert (await queue.conserved()).pending == 22
+    taken = await queue.admit_everywhere()
+    assert len(taken) == 21
+    for number, admitted in enumerate(taken):
+        await (queue.fail(admitted, wait_ms=0) if number % 4 == 0 else queue.deliver(admitted))
+    await queue.promote()
+    await queue.reclaim("b")
+    for admitted in await queue.admit_everywhere():
+        await queue.deliver(admitted)
+    canceller = Canceller(queue.link, queue.keys, queue.settings)
+    await canceller.cancel([queued.id])
+    await canceller.cancel_host("h1.example")
+    await queue.hosts.pause("h2.example")
+    await queue.hosts.resume("h2.example")
+    for partition in range(4):
+        _, last, count = await queue.outcomes.read(partition, 0, 100)
+        if count:
+            await queue.outcomes.commit(partition, 0, last, count)
+        await queue.outcomes.trim(partition, 100, early=True)
+        await queue.outcomes.bury(partition, 100)
+        await queue.hosts.audit(partition)
+        assert await queue.outcomes.lead(partition, "a")
+        await queue.consumer("a").leave(partition)
+    info = await server_info(queue.link)
+    assert info.used_memory > 0
+    await queue.conserved()
+
+
+async def heard(queue: Queue) -> None:
+    """The bell of a partition is heard, whichever server it belongs to."""
+    consumer = queue.consumer("listener")
+    bells = consumer.listen()
+    waiting = asyncio.ensure_future(anext(bells))
+    number = 0
+    while not waiting.done():
+        number += 1
+        await queue.enqueue(f"bell{number}", inbox=number % 8)
+        await asyncio.sleep(0.01)
+    partition, urgent = await waiting
+    assert partition in range(4)
+    assert urgent
+    await bells.aclose()
+
+
+async def test_a_cluster_does_all_and_survives_the_death_of_a_master(tmp_path: Path, namespace: str) -> None:
+    with cluster(tmp_path) as made:
+        async with open_queue(made.url, namespace, FEDSVC_DURABILITY="replicated") as queue:
+            await check_durability(queue.link, queue.settings)
+            await whole_life(queue)
+            await heard(queue)
+            before = await queue.fan_out("before", range(40))
+            await asyncio.to_thread(made.kill_master)
+            await patiently(queue.conserved)
+            total, _ = await queue.reader.count_activity("https://me.example/before")
+            assert total == before.accepted, "what was acknowledged is there"
+            # the partitions of the dead master have no replica left
+            queue.link.durability = type(queue.link.durability)()
+            await patiently(lambda: queue.fan_out("after", range(40), request_id="after"))
+            assert (await queue.conserved()).pending >= 80
+
+
+async def test_sentinel_leads_to_the_new_master(tmp_path: Path, namespace: str) -> None:
+    with sentinels(tmp_path) as made:
+        async with open_queue(made.url, namespace, FEDSVC_DURABILITY="replicated") as queue:
+            await check_durability(queue.link, queue.settings)
+            await whole_life(queue)
+            await heard(queue)
+            before = await queue.fan_out("before", range(40))
+            await asyncio.to_thread(made.kill_master)
+            await patiently(queue.conserved)
+            total, _ = await queue.reader.count_activity("https://me.example/before")
+            assert total == before.accepted
+            with pytest.raises(QueueUnavailable, match="not safe in time"):
+                await queue.fan_out("unsafe", range(4))
+
+
+@pytest.fixture
+async def durable(tmp_path: Path) -> AsyncIterator[ValkeyServer]:
+    with valkey_server(tmp_path, appendonly=True, extra=("--appendfsync", "everysec")) as server:
+        yield server
+
+
+def settings(**environment: str) -> Settings:
+    return Settings.from_environment(environment)
+
+
+async def test_fsync_waits_for_the_disk(durable: ValkeyServer, namespace: str) -> None:
+    async with open_queue(durable.url, namespace) as queue:
+        await check_durability(queue.link, settings(FEDSVC_DURABILITY="fsync"))
+        queued = await queue.enqueue("1")
+        durable.kill()
+        durable.restart()
+        assert (await queue.get(queued.id)).state is DeliveryState.READY
+
+
+async def test_fsync_needs_a_file(valkey: ValkeyServer) -> None:
+    link = Link(valkey.url)
+    try:
+        with pytest.raises(ConfigurationError, match=r"FEDSVC_DURABILITY.*appendonly"):
+            await check_durability(link, settings(FEDSVC_DURABILITY="fsync"))
+    finally:
+        await link.close()
+
+
+async def test_without_replicas_nothing_is_replicated(valkey: ValkeyServer, namespace: str) -> None:
+    async with open_queue(valkey.url, namespace) as queue:
+        await check_durability(
+            queue.link, settings(FEDSVC_DURABILITY="replicated", FEDSVC_REDIS_TIMEOUT="0.5")
+        )
+        with pytest.raises(QueueUnavailable, match="not safe in time"):
+            await queue.enqueue("1")
+        assert (await queue.stats.read()).pending == 1, "stats wait for nothing"
+
+
+#: what docs/operations.md tells to set; a test there holds both together
+ACL = (
+    "~fedsvc:* &fedsvc:* -@all +@read +@write +@fast +@slow +@scripting +@stream +@pubsub +@connection "
+    "+info +wait +waitaof +time +memory|purge +config|get +script|load -@dangerous +info +keys"
+)
+
+
+async def test_an_account_with_only_these_rights_is_enough(tmp_path: Path) -> None:
+    with valkey_server(tmp_path, port=free_ports(1)[0]) as server:
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "fedsvc", "on", ">s3cr:t@/", *ACL.split())
+        url = server.url.replace("redis://", "redis://fedsvc:s3cr%3At%40%2F@")
+        async with open_queue(url, "fedsvc") as queue:
+            await whole_life(queue)
+            await heard(queue)
+        async with open_queue(url, "another") as queue:
+            with pytest.raises(QueueUnavailable):
+                await queue.enqueue("1")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://127.0.0.1:26379", "redis+sentinel://secret@/x", "redis+cluster://127.0.0.1",
+        "redis+cluster://:secret@127.0.0.1:1/3", "redis+cluster://127.0.0.1:99999",
+        "rediss+cluster://:secret@127.0.0.1:1?nonsense=1", "http://:secret@127.0.0.1", "secret",
+    ],
+)  # fmt: skip
+def test_a_bad_url_is_refused_without_showing_the_password(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="REDIS_URL") as caught:
+        Link(url)
+    assert "secret" not in str(caught.value)
+
+
+def tls_server() -> str:
+    """A server with TLS, which the wheel's has not; Debian's redis-server has."""
+    for name in ("redis-server", "valkey-server"):
+        path = shutil.which(name)
+        if path and "libssl" in subprocess.run(["ldd", path], capture_output=True, text=True).stdout:
+            return path
+    pytest.skip("no server with TLS on PATH (apt-get install redis-server)")
+
+
+def certificates(directory: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (directory / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    (directory / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+async def test_tls_is_verified(tmp_path: Path, namespace: str) -> None:
+    binary = tls_server()
+    certificates(tmp_path)
+    (port,) = free_ports(1)
+    process = subprocess.Popen(
+        [
+            binary, "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "",
+            "--tls-cert-file", str(tmp_path / "cert.pem"), "--tls-key-file", str(tmp_path / "key.pem"),
+            "--tls-auth-clients", "no", "--dir", str(tmp_path), "--logfile", str(tmp_path / "log"),
+        ],
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        trusted = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={tmp_path}/cert.pem"
+        async with open_queue(trusted, namespace) as queue:
+            await patiently(queue.conserved)
+            await whole_life(queue)
+        async with open_queue(f"rediss://127.0.0.1:{port}/0", namespace) as queue:
+            with pytest.raises(QueueUnavailable):
+                await queue.enqueue("1")
+    finally:
+        process.kill()
+        process.wait()
