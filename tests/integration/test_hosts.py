@@ -9,8 +9,9 @@ from servers.queue import Queue, open_queue
 from servers.valkey import ValkeyServer
 
 from fedsvc.domain.delivery import DeliveryState, Priority, Reason
-from fedsvc.queue.consumer import Signal
+from fedsvc.queue.consumer import Admitted, Shares, Signal
 from fedsvc.queue.hosts import Circuit, HostPolicy
+from fedsvc.queue.producer import Terms
 from fedsvc.queue.stats import QueueStats
 
 HOST = "h0.example"
@@ -195,6 +196,63 @@ async def test_a_probe_that_succeeds_brings_the_backlog_back_in_order_and_in_sta
     assert 14 <= by_second[5] <= 28
     stats = await queue.conserved()
     assert (stats.parked, stats.open_circuits) == (0, 0)
+
+
+async def test_ten_hours_of_silence_and_then_all_of_5000_in_order(queue: Queue) -> None:
+    """A host is down for ten hours with 5,000 parked; another takes its deliveries as if nothing was."""
+    near = next(n for n in range(1, 100) if queue.partition_of(n) == queue.partition_of(0))
+    await opened(queue, 0)
+    places = [queue.place(0, f"/u/{n}") for n in range(5000)]
+    await queue.producer.fan_out(queue.message("many"), places, Terms(Priority.BULK))
+    partition = queue.partition_of(0)
+    consumer = queue.consumer("a")
+
+    async def take() -> list[Admitted]:
+        return (await consumer.admit(partition, Shares(100, 20, 20, 60))).admitted
+
+    while (await queue.conserved()).ready:
+        for admitted in await take():
+            await queue.fail(admitted)  # a probe
+    began, probes = await queue.now_ms(), 0
+    while await queue.now_ms() - began < 10 * HOUR_MS:
+        await probe_due(queue)
+        for admitted in await take():
+            probes += 1
+            assert admitted.record.tries == 0
+            await queue.fail(admitted)
+        other = await queue.enqueue(f"near{probes}", inbox=near)
+        (quick,) = await take()
+        assert quick.id == other.id, "the other host never waits"
+        await queue.deliver(quick)
+    assert 15 <= probes <= 40
+    waiting = sorted(d for d in await lane(queue))
+    while (await queue.hosts.get(HOST)).circuit is not Circuit.CLOSED:
+        await probe_due(queue)
+        (probe,) = await take()
+        await queue.deliver(probe)
+    first_after_ms, answered_at = 0, await queue.now_ms()
+    got = [probe.id.sequence]
+    while len(got) < 5000:
+        await queue.pass_time(250)
+        # what failed at first comes back by its own retries; only the backlog is counted
+        for admitted in await take():
+            await queue.deliver(admitted)
+            if admitted.id.sequence in waiting:
+                first_after_ms = first_after_ms or await queue.now_ms() - answered_at
+                got.append(admitted.id.sequence)
+    assert first_after_ms <= 2 * SECOND_MS
+    # every fourth probe is the newest
+    assert got[0] in (waiting[0], waiting[-1])
+    assert got[1:] == [sequence for sequence in waiting if sequence != got[0]]
+    took_s = (await queue.now_ms() - answered_at) / SECOND_MS
+    assert took_s > 30, "in stages: 10 a second, doubling every 5 seconds"
+    await queue.conserved()
+
+
+async def lane(queue: Queue) -> list[int]:
+    """Sequences that wait for host 0, of bulk priority."""
+    prefix = queue.keys.partition(queue.partition_of(0)).prefix
+    return [int(s) for s in await queue.link.call("LRANGE", f"{prefix}:lane:3:{HOST}", 0, -1)]
 
 
 async def test_after_a_day_of_failing_a_host_is_down_and_up_again_when_it_answers(queue: Queue) -> None:

@@ -162,11 +162,16 @@ async def test_without_replicas_nothing_is_replicated(valkey: ValkeyServer, name
         assert (await queue.stats.read()).pending == 1, "stats wait for nothing"
 
 
-#: what docs/operations.md tells to set; a test there holds both together
+#: as docs/operations.md tells
 ACL = (
     "~fedsvc:* &fedsvc:* -@all +@read +@write +@fast +@slow +@scripting +@stream +@pubsub +@connection "
     "+info +wait +waitaof +time +memory|purge +config|get +script|load -@dangerous +info +keys"
 )
+
+
+def test_the_rights_are_those_that_the_documentation_tells() -> None:
+    page = Path(__file__).parents[2] / "docs/operations.md"
+    assert f"ACL SETUSER sender on >PASSWORD {ACL}\n" in page.read_text()
 
 
 async def test_an_account_with_only_these_rights_is_enough(tmp_path: Path) -> None:
