@@ -120,18 +120,18 @@ def _through_sentinel(url: str, options: dict[str, Any], connections: int) -> Si
     quick = {k: v for k, v in options.items() if k != "retry"}
     tls = {k: v for k, v in named.items() if k.startswith("ssl")}
     sentinel = Sentinel(hosts, sentinel_kwargs={**quick, **tls})  # type: ignore[no-untyped-call]
-    return Single(
-        sentinel.master_for(
-            service, db=int(db or 0), max_connections=connections, socket_keepalive=True, **options, **named
-        )
+    client = sentinel.master_for(
+        service, db=int(db or 0), max_connections=connections, socket_keepalive=True, **options, **named
     )
+    return Single(client, sentinel.sentinels)
 
 
 class Single:
     """One server; after a failover another, which Sentinel names."""
 
-    def __init__(self, client: aioredis.Redis) -> None:
+    def __init__(self, client: aioredis.Redis, sentinels: Sequence[aioredis.Redis] = ()) -> None:
         self._redis = client
+        self._sentinels = sentinels
         # Answers are read as Redis gives them: what redis-py makes of them depends on its version.
         client.response_callbacks.clear()
 
@@ -150,7 +150,8 @@ class Single:
         return self._redis.pubsub(ignore_subscribe_messages=True)
 
     async def close(self) -> None:
-        await self._redis.aclose()
+        for client in (self._redis, *self._sentinels):
+            await client.aclose(close_connection_pool=True)
 
 
 class Clustered:
@@ -168,7 +169,8 @@ class Clustered:
         )
         self._stale = False
         self._looking: asyncio.Lock | None = None
-        self._listener: aioredis.Redis | None = None
+        #: for subscriptions, by node
+        self._listeners: dict[str, aioredis.Redis] = {}
 
     async def exchange(self, commands: Sequence[Command], confirm: Command | None) -> list[Any]:
         await self._look()
@@ -253,11 +255,16 @@ class Clustered:
         if not nodes:
             raise RedisConnectionError("no node of the cluster is known yet")
         node = nodes[id(asyncio.get_running_loop()) % len(nodes)]
-        client = aioredis.Redis(host=node.host, port=int(node.port), **self._options)
-        client.response_callbacks.clear()
+        client = self._listeners.get(node.name)
+        if client is None:
+            client = aioredis.Redis(host=node.host, port=int(node.port), **self._options)
+            client.response_callbacks.clear()
+            self._listeners[node.name] = client
         return client.pubsub(ignore_subscribe_messages=True)
 
     async def close(self) -> None:
+        for client in self._listeners.values():
+            await client.aclose()
         await self._cluster.aclose()
 
 

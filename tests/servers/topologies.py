@@ -68,6 +68,14 @@ class Node:
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, socket_timeout=PATIENCE)
 
+    def answers(self) -> bool:
+        with self.client() as client:
+            return bool(client.ping())
+
+    def replication(self, field: str) -> str:
+        with self.client() as client:
+            return str(client.info("replication").get(field, ""))
+
     def kill(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -82,7 +90,7 @@ class Cluster:
     def join(self) -> None:
         """Once it returns, the cluster is whole."""
         for node in self.nodes:
-            until("a node answers", lambda node=node: bool(node.client().ping()))  # type: ignore[misc]
+            until("a node answers", lambda node=node: node.answers())  # type: ignore[misc]
         first = self.nodes[0]
         per_master = -(-SLOTS // 3)
         for n, node in enumerate(self.nodes):
@@ -95,14 +103,15 @@ class Cluster:
         for node in self.nodes:
             until("all know each other", lambda node=node: self._info(node, "cluster_known_nodes") == "6")  # type: ignore[misc]
         for n, node in enumerate(self.nodes[3:]):
-            master = str(self.nodes[n].client().execute_command("CLUSTER", "MYID"), "ascii")  # type: ignore[no-untyped-call]
+            with self.nodes[n].client() as client:
+                master = str(client.execute_command("CLUSTER", "MYID"), "ascii")
             until("it is a replica", lambda node=node, master=master: self._follow(node, master))  # type: ignore[misc]
         for node in self.nodes:
             until("the cluster is whole", lambda node=node: self._info(node, "cluster_state") == "ok")  # type: ignore[misc]
         for node in self.nodes[3:]:
             until(
                 "replicas are linked",
-                lambda node=node: node.client().info("replication").get("master_link_status") == "up",  # type: ignore[misc]
+                lambda node=node: node.replication("master_link_status") == "up",  # type: ignore[misc]
             )
 
     @property
@@ -115,7 +124,7 @@ class Cluster:
         until(
             "the replica has taken over",
             lambda: (
-                self.nodes[3].client().info("replication")["role"] == "master"
+                self.nodes[3].replication("role") == "master"
                 and self._info(self.nodes[1], "cluster_state") == "ok"
             ),
         )
@@ -146,10 +155,10 @@ class Sentinels:
 
     def watch(self) -> None:
         """Once it returns, the sentinels know everybody."""
-        until("the master answers", lambda: bool(self.master.client().ping()))
+        until("the master answers", self.master.answers)
         until(
             "the replica is linked",
-            lambda: self.replica.client().info("replication").get("master_link_status") == "up",
+            lambda: self.replica.replication("master_link_status") == "up",
         )
         self.sentinels = [
             Node(
@@ -175,7 +184,7 @@ class Sentinels:
         self.master.kill()
         until(
             "the replica has taken over",
-            lambda: self.replica.client().info("replication")["role"] == "master",
+            lambda: self.replica.replication("role") == "master",
         )
 
     def close(self) -> None:
