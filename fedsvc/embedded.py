@@ -104,7 +104,9 @@ class EmbeddedServer:
     START: Final = 60.0
     STOP: Final = 20.0
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, binary: Path | None = None) -> None:
+        """`binary`: the server's program, by default what `find_server` finds."""
+        self._binary = binary
         self._dir = data_dir / "valkey"
         self._scratch: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -142,7 +144,7 @@ class EmbeddedServer:
         with log.open("wb") as output:
             return subprocess.Popen(
                 [
-                    str(find_server()),
+                    str(self._binary or find_server()),
                     *("--port", "0"),
                     *("--unixsocket", self.socket, "--unixsocketperm", "600"),
                     *("--dir", str(self._dir), "--pidfile", str(self._dir / "pid")),

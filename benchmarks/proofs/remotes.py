@@ -2,8 +2,8 @@
 
     python -m benchmarks.proofs.remotes HANGING REFUSE_PERCENT SEED
 
-Host n is 127.90.x.y; the first HANGING never answer. Prints the port; on each line of its standard input it prints
-what arrived since, as JSON: [host, activity id, milliseconds since the epoch] for each that was taken.
+Host n is 127.90.x.y; the first HANGING never answer. Prints the port; on each line of its standard input it
+prints what arrived since, as JSON: [host, activity id, milliseconds since the epoch] for each that was taken.
 """
 
 from __future__ import annotations

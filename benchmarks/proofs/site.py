@@ -1,4 +1,4 @@
-"""The service as a proof needs it: Valkey, a server, worker processes and remotes, each a process of its own."""
+"""The service as a proof needs it: Valkey, a server, workers and remotes, each a process of its own."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
+import grpc
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fedsvc_client import FedsvcClient, QueueStats
 
 from benchmarks.proofs.remotes import address
 from fedsvc.embedded import EmbeddedServer
+from fedsvc.v1 import operations_service_pb2
+from fedsvc.v1.operations_service_pb2_grpc import OperationsServiceStub
 
 KEY_ID = "https://me.example/u/ada#main-key"
 PATIENCE = 300.0
@@ -45,6 +48,9 @@ def activity(id: str, kind: str = "Announce", size: int = 2000) -> dict[str, Any
 
 
 class Site:
+    #: the program of the Redis or Valkey server; None for the one that tests use
+    binary: ClassVar[Path | None] = None
+
     def __init__(self, *, hanging: int = 0, refuse_percent: int = 0, seed: int = 1, **settings: str) -> None:
         self._stack = ExitStack()
         self._remotes_arguments = [str(hanging), str(refuse_percent), str(seed)]
@@ -66,7 +72,7 @@ class Site:
 
     def _start(self) -> None:
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="fedsvc-proof-")))
-        self.valkey = EmbeddedServer(directory)
+        self.valkey = EmbeddedServer(directory, self.binary)
         asyncio.run(self.valkey.start())
         self._stack.callback(lambda: asyncio.run(self.valkey.stop()))
         self.environment = {
@@ -92,6 +98,8 @@ class Site:
         self.port = int(self._remotes.stdout.readline())
         self.server, target = self._spawn_server()
         self.client = self._stack.enter_context(FedsvcClient(target, timeout=60.0))
+        channel = self._stack.enter_context(grpc.insecure_channel(target))
+        self._operations = OperationsServiceStub(channel)
 
     def _spawn(self, command: list[str], **how: Any) -> subprocess.Popen[str]:
         process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, text=True, **how)
@@ -142,6 +150,15 @@ class Site:
         self._remotes.stdin.write("\n")
         self._remotes.stdin.flush()
         return [(host, id, at) for host, id, at in json.loads(self._remotes.stdout.readline())]
+
+    def pause(self, host: str) -> None:
+        self._operations.PauseHost(operations_service_pb2.PauseHostRequest(host=host), timeout=10.0)
+
+    def resume(self, host: str) -> None:
+        self._operations.ResumeHost(operations_service_pb2.ResumeHostRequest(host=host), timeout=10.0)
+
+    def wait_delivered(self, deliveries: int) -> QueueStats:
+        return self.wait(lambda stats: stats.delivered >= deliveries)
 
     def wait(self, until: Callable[[QueueStats], bool], patience: float = PATIENCE) -> QueueStats:
         end = time.monotonic() + patience

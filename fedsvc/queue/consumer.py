@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any, Final, NamedTuple
@@ -85,6 +86,8 @@ class Handed(NamedTuple):
     admitted: list[Admitted]
     #: there is more
     more: bool
+    #: messages that came along, by number, so that nobody has to ask for them
+    messages: dict[int, Message]
 
 
 class Promoted(NamedTuple):
@@ -143,8 +146,13 @@ class Consumer:
         After QueueUnavailable some may have been handed out in an answer that was lost: `recover` them.
         """
         args: list[Argument] = [self._terms, self.name, self._lease_ms, *shares, int(only_urgent)]
-        more, *answer = await self._run(self._admit, partition, args)
-        return Handed(list(self._admitted(partition, answer)), bool(more))
+        more, packed, *answer = await self._run(self._admit, partition, args)
+        messages = {}
+        flat = iter(packed)
+        for number, body, fields in zip(flat, flat, flat, strict=True):
+            with suppress(ValueError):  # who asks for it by itself is told what is wrong
+                messages[int(number)] = Message.unpack(body, fields)
+        return Handed(list(self._admitted(partition, answer)), bool(more), messages)
 
     async def recover(self, partition: int, limit: int) -> list[Admitted]:
         """Everything that is in flight with this worker, known to it or not."""

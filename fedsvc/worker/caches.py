@@ -46,7 +46,12 @@ class SharedFetch(Generic[K, V]):
         if coming.cancelled() or coming.exception() is not None:
             return
         value = coming.result()
-        if value is None:
+        if value is not None:
+            self.put(key, value)
+
+    def put(self, key: K, value: V) -> None:
+        """Keep what came by another way."""
+        if key in self._held:
             return
         self._held[key] = value
         self._weight += self._weigh(value)

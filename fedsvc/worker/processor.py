@@ -54,7 +54,7 @@ class Processor:
     MAX_SLOW: Final = 4
     #: deliveries that were taken and not sent yet: more than this are taken only to wait here, where nothing
     #: urgent can pass them
-    UNSENT: Final = 16
+    UNSENT: Final = 8
     #: part of the places that only urgent deliveries get
     RESERVE: Final = 16
     #: deliveries on their way, above which settlements are worth waiting for
@@ -249,6 +249,8 @@ class Processor:
                 self._hot[partition] = None
                 lost = answer
                 continue
+            for number, message in answer.messages.items():
+                self._messages.put((partition, number), message)
             self.adopt(answer.admitted)
             if answer.more:
                 self._hot[partition] = None
@@ -261,7 +263,7 @@ class Processor:
             self._doubtful.discard(partition)
             found = [a for a in mine if (partition, a.entry) not in self._held]
             if found:
-                return Handed(found, True)
+                return Handed(found, True, {})
         try:
             return await self._consumer.admit(partition, self._shares.of(limit), only_urgent=urgent)
         except QueueUnavailable:

@@ -20,7 +20,7 @@ class Settler:
     BATCH: Final = 128
     #: seconds that the first of a batch waits for others while many are on their way: a script for twenty
     #: costs Redis little more than a script for one. With few, their hosts' slots are worth more.
-    LINGER: Final = 0.05
+    LINGER: Final = 0.02
     SHORT: Final = 0.002
     #: seconds between tries while Redis is away
     PAUSE: Final = 0.25

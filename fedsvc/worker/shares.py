@@ -6,8 +6,9 @@ from typing import Final
 
 from fedsvc.queue.consumer import Shares
 
-#: of ten slots; what a priority does not use, the others get
-WEIGHTS: Final = (6, 3, 1)
+#: of twenty slots; what a priority does not use, the others get. What urgent ones take at their own bell
+#: comes on top, and bulk is to keep a tenth of all.
+WEIGHTS: Final = (12, 5, 3)
 
 
 class ShareKeeper:

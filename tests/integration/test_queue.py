@@ -115,6 +115,15 @@ async def test_priorities_get_their_shares_and_what_others_leave(queue: Queue) -
     assert len(rest.admitted) == 50
 
 
+async def test_urgent_deliveries_bring_their_messages_along(queue: Queue) -> None:
+    await queue.enqueue("1", priority=Priority.URGENT)
+    await queue.enqueue("2", priority=Priority.NORMAL)
+    taken = await queue.consumer("a").admit(queue.partition_of(0), Shares(10, 6, 3, 1), only_urgent=True)
+    (admitted,) = taken.admitted
+    assert list(taken.messages) == [admitted.record.message]
+    assert taken.messages[admitted.record.message].body == b'{"id":"https://me.example/1"}'
+
+
 async def test_each_outcome_is_counted_and_recorded(queue: Queue) -> None:
     outcomes = [DeliveryState.DELIVERED, DeliveryState.DEAD, DeliveryState.EXPIRED]
     for number, state in enumerate(outcomes):

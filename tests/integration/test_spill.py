@@ -108,7 +108,11 @@ async def test_a_backlog_goes_to_sql_when_memory_is_short_and_comes_back_in_orde
     assert await desk.store.batches(desk.queue.partition_of(0)) == []
 
 
-async def test_what_comes_after_waits_for_what_is_in_sql(desk: Desk) -> None:
+@pytest.mark.parametrize("few", [3, 1000])
+async def test_what_comes_after_waits_for_what_is_in_sql(
+    desk: Desk, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Spiller, "FEW", few)  # more may wait behind what is in SQL
     sent = await desk.down(300)
     desk.memory.note(FULL)
     await desk.rounds()

@@ -10,14 +10,15 @@
 -- ARGV[5], ARGV[6], ARGV[7]  of these, shares of urgent, normal and bulk; what one does not use, others get
 -- ARGV[8]  1 to look at the urgent stream only
 --
--- Result: {1 if there is more to hand out, then flat: stream, entry number, sequence, record, times
--- delivered (1) for each}.
+-- Result: {1 if there is more to hand out, messages of the urgent as a flat list: number, body, packed (of
+-- ARGV[8] only: their worker shall not have to ask again), then flat: stream, entry number, sequence, record,
+-- times delivered (1) for each}.
 
 read_terms(ARGV[1])
 call('ZADD', CONSUMERS, text(NOW_MS + tonumber(ARGV[3])), ARGV[2])
 local worker, left = ARGV[2], tonumber(ARGV[4])
 local only_urgent = ARGV[8] == '1'
-local result, more = { 0 }, false
+local result, more = { 0, {} }, false
 -- Entries that may be parked in one call: bounds how long Redis is busy with it.
 local READS = 4 * left + 64
 local reads = 0
@@ -52,8 +53,10 @@ local function from_stream(stream, share)
         count('strays', 1)
       else
         local h = host(names[i])
-        -- Who came before goes first.
-        if h['lane' .. priority_of(record)] == 0 and room(h) > 0 then
+        -- Who came before goes first. A host that answers gets one urgent more than it has shown to take: it
+        -- does not wait for the rest to end.
+        local spare = stream == 1 and h.success > 0 and 1 or 0
+        if h['lane' .. priority_of(record)] == 0 and room(h, spare) > 0 then
           depart(h)
           hand(stream, string.match(entry[1], '^(%d+)-'), sequence, record)
           given = given + 1
@@ -194,5 +197,19 @@ else
 end
 save_hosts()
 flush()
+if only_urgent then
+  local messages, seen = result[2], {}
+  for i = 6, #result, 5 do
+    local number = text(message_of(result[i]))
+    if not seen[number] then
+      local message = call('HMGET', P .. ':message:' .. number, 'b', 'm')
+      if message[1] and message[2] then
+        local n = #messages
+        messages[n + 1], messages[n + 2], messages[n + 3] = number, message[1], message[2]
+      end
+      seen[number] = true
+    end
+  end
+end
 if woken > 0 or more then result[1] = 1 end
 return result

@@ -100,7 +100,8 @@ local function rate_now(h)
 end
 
 -- How many deliveries it can take now; if none, when (ms) to ask again, NEVER if something in flight will tell.
-local function room(h)
+-- `spare`: how many beyond what it has shown to take well, within its maximum.
+local function room(h, spare)
   if h_has(h, H_GONE) then return 0, NEVER end
   if h.pause > NOW_MS then return 0, h.pause end
   if h_has(h, H_PAUSED) then
@@ -115,7 +116,7 @@ local function room(h)
     return 1
   end
   if h.circuit == HALF_OPEN then return 0, NEVER end
-  local free = math.floor(h.limit + 0.001) - h.flying
+  local free = math.min(h.max, math.floor(h.limit + 0.001) + (spare or 0)) - h.flying
   if free <= 0 then return 0, NEVER end
   local rate, burst = rate_now(h)
   if rate <= 0 then return free end
