@@ -142,6 +142,12 @@ class Settings(BaseModel):
     circuit_longest_probe: float = Field(
         1800.0, gt=0, le=604_800, description="Seconds between two probes of a host, at most."
     )
+    signature_memory: float = Field(
+        604_800.0,
+        ge=0,
+        description="Seconds for which the form of signature that a host took is remembered; then the first "
+        "form is tried again.",
+    )
     host_down_after: float = Field(
         86_400.0, gt=0, description="Seconds of failing after which a host counts as down (event HOST_DOWN)."
     )

@@ -31,8 +31,10 @@ TROUBLE: Final = {"flaky": 1, "busy": 1, "hangs": 1, "refuses": 1}
 PROCESSES: Final = 2
 #: seconds after which the demo gives up
 PATIENCE: Final = 150.0
-#: the retry schedule is shortened by the setting that everybody has
+#: the retry schedule is shortened by the setting that everybody has; what goes to a host that is down waits
+#: for it and uses up no retries, so it is given up when its time is over
 SETTINGS: Final = {
+    "MAX_RETRY_DURATION": "20",
     "FEDSVC_ALLOW_HTTP": "true",
     "FEDSVC_ALLOWED_CIDRS": "127.0.0.0/8",
     "FEDSVC_RETRY_SCALE": "0.0005",
@@ -182,8 +184,8 @@ class _Demo:
         reasons: Counter[str] = Counter()
         for body in self._bodies:
             for delivery in client.iterate_deliveries(json.loads(body)["id"]):
-                result.retried += delivery.attempts > 1
                 if delivery.state is DeliveryState.DELIVERED:
+                    result.retried += delivery.attempts > 1
                     result.delivered += 1
                     took.append(_milliseconds(delivery))
                 elif delivery.state is DeliveryState.DEAD:
@@ -202,7 +204,7 @@ class _Demo:
         """Hold what the service says against what the inboxes say."""
         total = len(self._bodies) * INBOXES
         dead = len(self._bodies) * (TROUBLE["hangs"] + TROUBLE["refuses"])
-        retried = len(self._bodies) * len(TROUBLE)
+        retried = len(self._bodies) * (TROUBLE["flaky"] + TROUBLE["busy"])
         for name, is_, must_be in (
             ("accepted", result.accepted, total),
             ("delivered", result.delivered, total - dead),
@@ -292,7 +294,7 @@ def _table(result: Result) -> Table:
         ("accepted", f"{result.accepted:,}"),
         ("delivered", f"{result.delivered:,}"),
         ("of these verified by the inboxes, byte for byte", f"{result.verified:,}"),
-        ("retried", f"{result.retried:,}"),
+        ("delivered after a retry", f"{result.retried:,}"),
         ("dead letters (one inbox hangs, one refuses)", f"{result.dead:,}"),
         ("from enqueue to delivered, p50", f"{result.p50_ms:,.0f} ms"),
         ("from enqueue to delivered, p99", f"{result.p99_ms:,.0f} ms"),

@@ -60,6 +60,7 @@ class Answer:
     retry_after: str = ""
     location: str = ""
     date: str = ""
+    accept_signature: str = ""
     #: the first bytes of the body; at least SNIPPET_BYTES of them if it has as many
     body_head: bytes = b""
     error: TransportError | None = None
@@ -81,6 +82,7 @@ class Verdict:
     #: another signature scheme may be taken
     knock: bool = False
     location: str = ""  # as received, of a redirect to follow
+    accept_signature: str = ""  # as received, with a refusal
 
 
 #: what nearly every delivery ends with, made once
@@ -238,6 +240,7 @@ def _verdict(
         inbox_gone,
         knock,
         location,
+        answer.accept_signature if knock else "",
     )
 
 

@@ -57,8 +57,8 @@ def parse_inbox(text: str, *, allow_http: bool = False) -> Inbox:
         raise InvalidInbox("inbox", str(error)) from None
 
 
-def origin_of(key_id: str) -> str:
-    """Host of a key id: the instance that speaks. Raises InvalidKey."""
+def origin_of(key_id: str, field: str = "signing_key.key_id") -> str:
+    """Host of a key id: the instance that speaks. Raises InvalidKey, of `field`."""
     try:
         if len(key_id) > MAX_URL:
             raise ValueError(f"is longer than {MAX_URL} characters")
@@ -67,7 +67,7 @@ def origin_of(key_id: str) -> str:
             raise ValueError("has characters that cannot stand in a Signature header")
         return _normal_form(base, allow_http=True).host
     except ValueError as error:
-        raise InvalidKey("signing_key.key_id", str(error)) from None
+        raise InvalidKey(field, str(error)) from None
 
 
 def host_of(url: str) -> str:

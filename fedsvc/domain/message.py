@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 import orjson
@@ -36,6 +36,8 @@ class Message:
     trace: str = ""
     #: base64 of the SHA-256 of `body`; computed once, when the message is made
     digest: str = ""
+    #: what `body` was made from, if it is not the caller's own; not kept
+    source: str = field(default="", compare=False)
 
     @classmethod
     def digest_of(cls, body: bytes) -> str:
@@ -80,4 +82,4 @@ class Message:
                 self.supersede_key,
             )
         )
-        return hashlib.sha256(self.digest.encode() + b"\0" + same.encode()).digest()[:16]
+        return hashlib.sha256((self.source or self.digest).encode() + b"\0" + same.encode()).digest()[:16]

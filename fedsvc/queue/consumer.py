@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Priority
+from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
 from fedsvc.errors import QueueCorrupt, QueueUnavailable
 from fedsvc.queue import outcome
@@ -25,7 +26,11 @@ from fedsvc.queue.script import Script
 from fedsvc.queue.topology import Argument
 
 #: see `lua/settle.lua`
-_NUMBERS: Final = struct.Struct(">BBQBQBIQ")
+_NUMBERS: Final = struct.Struct(">BBQBQBIQB")
+
+
+#: one that a newer version has learnt is as good as none
+_DIALECTS: Final = {int(dialect): dialect for dialect in Dialect}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,8 @@ class Admitted:
     times: int
     #: why the record cannot be used; empty when it can
     problem: str = ""
+    #: what is remembered of how its host wants to be signed to
+    dialect: Dialect = Dialect.UNKNOWN
 
 
 class Signal(IntFlag):
@@ -73,6 +80,8 @@ class Settlement:
     latency_ms: int = 0
     #: milliseconds for which the host wants to be left alone
     pause_ms: int = 0
+    #: how the host wants to be signed to, if that was learnt
+    learnt: Dialect = Dialect.UNKNOWN
 
 
 class Settled(NamedTuple):
@@ -196,6 +205,7 @@ class Consumer:
                     s.signal,
                     min(max(s.latency_ms, 0), 0xFFFFFFFF),
                     s.pause_ms,
+                    s.learnt,
                 ),
                 admitted.id.sequence,
                 s.record.pack(admitted.id.accepted_ms) if s.record is not None else b"",
@@ -245,13 +255,15 @@ class Consumer:
     @staticmethod
     def _admitted(partition: int, answer: Sequence[Any]) -> Iterator[Admitted]:
         items = iter(answer)
-        for stream, entry, sequence, packed, times in zip(items, items, items, items, items, strict=True):
+        flat = zip(items, items, items, items, items, items, strict=True)
+        for stream, entry, sequence, packed, times, dialect in flat:
             id = DeliveryId(partition, int(sequence))
             try:
                 record = unpack(packed, id)
                 if isinstance(record, Finished):
                     raise QueueCorrupt(f"delivery {id} is finished")
-                yield Admitted(id, stream, int(entry), record, int(times))
+                told = _DIALECTS.get(dialect, Dialect.UNKNOWN)
+                yield Admitted(id, stream, int(entry), record, int(times), dialect=told)
             except QueueCorrupt as error:
                 priority = Priority(min(stream, Priority.BULK))
                 broken = Record(DeliveryState.READY, 0, priority, 0, 0, 0, 0, 0, 0, "")

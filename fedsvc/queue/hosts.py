@@ -15,8 +15,8 @@ from fedsvc.queue.script import Script
 from fedsvc.queue.topology import Argument
 
 #: as in lua/hosts.lua
-_TERMS: Final = struct.Struct(">HHHdddddddd")
-_HOST: Final = struct.Struct(">BBBHHHIIIffffddddddddd")
+_TERMS: Final = struct.Struct(">HHHddddddddd")
+_HOST: Final = struct.Struct(">BBBHHHIIIffffdddddddddBd")
 _POLICY: Final = struct.Struct(">Hdd")
 _PAUSED, _GONE, _DOWN = 1, 2, 4
 #: milliseconds; stands for a pause without an end
@@ -81,6 +81,7 @@ def pack_terms(settings: Settings) -> bytes:
         settings.recovery_rate,
         settings.recovery_doubling * scale,
         settings.max_retry_duration * 1000,
+        settings.signature_memory * 1000,
     )
 
 
@@ -133,7 +134,7 @@ def _state(host: str, packed: bytes, reason: bytes, policy: bytes, now: Any, _: 
         return HostState(host, Circuit.CLOSED, 0, 0, 1.0, 0, 0.0, 0, 0, 0, 0, 0, "", HostPolicy())
     (
         circuit, flags, _turn, flying, failures, _opens, *lanes, limit, latency, _usual, _tokens, _filled,
-        pause, probe, since, success, failure, _recovered, _cut, _barrier,
+        pause, probe, since, success, failure, _recovered, _cut, _barrier, _dialect, _spoke,
     ) = _HOST.unpack(packed)  # fmt: skip
     paused = pause > int(now)
     state = Circuit(circuit)

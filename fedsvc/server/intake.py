@@ -12,11 +12,12 @@ from fedsvc.config import Settings
 from fedsvc.domain.activity import Activity, parse_activity
 from fedsvc.domain.delivery import DeliveryId, Priority
 from fedsvc.domain.inbox import origin_of, parse_inbox
+from fedsvc.domain.integrity import with_proof
 from fedsvc.domain.keys import PrivateKey, PrivateKeyCache, load_private_key
 from fedsvc.domain.message import CONTENT_TYPE, Message
 from fedsvc.domain.priority import default_priority
 from fedsvc.domain.relations import relation_of
-from fedsvc.errors import InvalidInbox, InvalidInput, InvalidKey
+from fedsvc.errors import InvalidActivity, InvalidInbox, InvalidInput, InvalidKey
 from fedsvc.queue.producer import Place, Producer, Terms
 from fedsvc.v1 import types_pb2
 
@@ -80,8 +81,13 @@ class Intake:
             raise InvalidKey("signing_key.key_id", "is required")
         origin = origin_of(key_id)
         key = await self._key(request.signing_key.private_key_pem)
+        body, source = request.activity, ""
+        if options.integrity_proof:
+            body, source = await self._proven(request, key)
+        elif options.HasField("proof_key"):
+            raise InvalidInput("options.proof_key", "is of no use without options.integrity_proof")
         message = Message(
-            body=request.activity,
+            body=body,
             activity_id=activity.id,
             activity_type=activity.type,
             actor=activity.actor,
@@ -92,9 +98,25 @@ class Intake:
             ordering_key=relation.ordering_key,
             supersede_key=options.supersede_key,
             request_id=request.request_id,
-            digest=Message.digest_of(request.activity),
+            digest=Message.digest_of(body),
+            source=source,
         )
         return Submission(message, key, terms)
+
+    async def _proven(self, request: Any, key: PrivateKey) -> tuple[bytes, str]:
+        """The activity with its proof, and what names it: a proof tells its time, so that the same call, come
+        again, would make another one."""
+        method, options = request.signing_key.key_id, request.options
+        if options.HasField("proof_key"):
+            method = options.proof_key.key_id
+            origin_of(method, field="options.proof_key.key_id")
+            if origin_of(method) != origin_of(request.signing_key.key_id):
+                raise InvalidKey("options.proof_key.key_id", "is of another host than signing_key.key_id")
+            key = await self._key(options.proof_key.private_key_pem, "options.proof_key")
+        body = with_proof(request.activity, key, method, int(time.time()))
+        if len(body) > self._settings.max_activity_bytes:
+            raise InvalidActivity("activity", f"has {len(body)} bytes with its proof")
+        return body, f"{Message.digest_of(request.activity)} {method} {key.fingerprint}"
 
     def place(self, inbox: str) -> Place:
         """Raises InvalidInbox."""
@@ -124,12 +146,12 @@ class Intake:
                 places[place.url] = place
         return list(places.values()), rejected, len(inboxes) - len(places) - len(rejected)
 
-    async def _key(self, pem: str) -> PrivateKey:
+    async def _key(self, pem: str, field: str = "signing_key") -> PrivateKey:
         known = self._keys.peek(pem)
         if known is not None:
             return known
         if not pem:
-            raise InvalidKey("signing_key.private_key_pem", "is required")
+            raise InvalidKey(f"{field}.private_key_pem", "is required")
         async with self._checking:
             known = self._keys.peek(pem)  # somebody else's call may have brought it meanwhile
             if known is None:

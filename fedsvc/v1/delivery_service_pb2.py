@@ -26,55 +26,55 @@ from fedsvc.v1 import types_pb2 as fedsvc_dot_v1_dot_types__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n fedsvc/v1/delivery_service.proto\x12\tfedsvc.v1\x1a\x15\x66\x65\x64svc/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"5\n\nSigningKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x17\n\x0fprivate_key_pem\x18\x02 \x01(\t\"\x8b\x02\n\x0f\x44\x65liveryOptions\x12%\n\x08priority\x18\x01 \x01(\x0e\x32\x13.fedsvc.v1.Priority\x12.\n\nnot_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cordering_key\x18\x04 \x01(\t\x12\x15\n\rsupersede_key\x18\x05 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x06 \x01(\t\x12\x17\n\x0f\x61llow_duplicate\x18\x07 \x01(\x08\x12\x14\n\x0cshared_inbox\x18\x08 \x01(\x08\"\xa4\x01\n\x14QueueActivityRequest\x12\x10\n\x08\x61\x63tivity\x18\x01 \x01(\x0c\x12\r\n\x05inbox\x18\x02 \x01(\t\x12*\n\x0bsigning_key\x18\x03 \x01(\x0b\x32\x15.fedsvc.v1.SigningKey\x12+\n\x07options\x18\x04 \x01(\x0b\x32\x1a.fedsvc.v1.DeliveryOptions\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"Q\n\x15QueueActivityResponse\x12%\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x13.fedsvc.v1.Delivery\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"_\n\x16QueueActivitiesRequest\x12\x31\n\x08requests\x18\x01 \x03(\x0b\x32\x1f.fedsvc.v1.QueueActivityRequest\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x8b\x01\n\x13QueueActivityResult\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x34\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32 .fedsvc.v1.QueueActivityResponseH\x00\x12%\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x14.fedsvc.v1.ItemErrorH\x00\x42\x08\n\x06result\"J\n\x17QueueActivitiesResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.fedsvc.v1.QueueActivityResult\"\xa7\x01\n\x15\x46\x61nOutActivityRequest\x12\x10\n\x08\x61\x63tivity\x18\x01 \x01(\x0c\x12\x0f\n\x07inboxes\x18\x02 \x03(\t\x12*\n\x0bsigning_key\x18\x03 \x01(\x0b\x32\x15.fedsvc.v1.SigningKey\x12+\n\x07options\x18\x04 \x01(\x0b\x32\x1a.fedsvc.v1.DeliveryOptions\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"R\n\rRejectedInbox\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05inbox\x18\x02 \x01(\t\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x14.fedsvc.v1.ItemError\"\x7f\n\x16\x46\x61nOutActivityResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x12\x12\n\nduplicates\x18\x02 \x01(\x03\x12*\n\x08rejected\x18\x03 \x03(\x0b\x32\x18.fedsvc.v1.RejectedInbox\x12\x13\n\x0b\x61\x63tivity_id\x18\x04 \x01(\t\")\n\x12GetDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"<\n\x13GetDeliveryResponse\x12%\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x13.fedsvc.v1.Delivery\"}\n\x15ListDeliveriesRequest\x12\x13\n\x0b\x61\x63tivity_id\x18\x01 \x01(\t\x12(\n\x06states\x18\x02 \x03(\x0e\x32\x18.fedsvc.v1.DeliveryState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"D\n\nStateCount\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.fedsvc.v1.DeliveryState\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\x82\x01\n\x16ListDeliveriesResponse\x12\'\n\ndeliveries\x18\x01 \x03(\x0b\x32\x13.fedsvc.v1.Delivery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12&\n\x07summary\x18\x03 \x03(\x0b\x32\x15.fedsvc.v1.StateCount\"\xbf\x01\n\x17\x43\x61ncelDeliveriesRequest\x12,\n\ndeliveries\x18\x01 \x01(\x0b\x32\x16.fedsvc.v1.DeliveryIdsH\x00\x12\x15\n\x0b\x61\x63tivity_id\x18\x02 \x01(\tH\x00\x12\x0e\n\x04host\x18\x03 \x01(\tH\x00\x12\x16\n\x0cordering_key\x18\x04 \x01(\tH\x00\x12\x17\n\rsupersede_key\x18\x05 \x01(\tH\x00\x12\x12\n\nrequest_id\x18\x06 \x01(\tB\n\n\x08selector\"#\n\x0b\x44\x65liveryIds\x12\x14\n\x0c\x64\x65livery_ids\x18\x01 \x03(\t\"O\n\x18\x43\x61ncelDeliveriesResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x03\x12\x11\n\tin_flight\x18\x02 \x01(\x03\x12\r\n\x05\x65nded\x18\x03 \x01(\x03\"\xa2\x01\n\x14WatchOutcomesRequest\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12)\n\x0b\x65vent_types\x18\x02 \x03(\x0e\x32\x14.fedsvc.v1.EventType\x12(\n\x06states\x18\x03 \x03(\x0e\x32\x18.fedsvc.v1.DeliveryState\x12\x16\n\x0e\x61\x63tivity_types\x18\x04 \x03(\t\x12\r\n\x05hosts\x18\x05 \x03(\t\"\xe2\x01\n\x15WatchOutcomesResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x11\n\theartbeat\x18\x02 \x01(\x08\x12(\n\nevent_type\x18\x03 \x01(\x0e\x32\x14.fedsvc.v1.EventType\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x08\x64\x65livery\x18\x05 \x01(\x0b\x32\x13.fedsvc.v1.Delivery\x12\x0c\n\x04host\x18\x06 \x01(\t\x12\r\n\x05inbox\x18\x07 \x01(\t\x12\x0e\n\x06key_id\x18\x08 \x01(\t*\xa9\x01\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VENT_TYPE_OUTCOME\x10\x01\x12\x19\n\x15\x45VENT_TYPE_INBOX_GONE\x10\x02\x12\x18\n\x14\x45VENT_TYPE_HOST_DOWN\x10\x03\x12\x16\n\x12\x45VENT_TYPE_HOST_UP\x10\x04\x12\x1b\n\x17\x45VENT_TYPE_KEY_REJECTED\x10\x05\x32\xee\x04\n\x0f\x44\x65liveryService\x12R\n\rQueueActivity\x12\x1f.fedsvc.v1.QueueActivityRequest\x1a .fedsvc.v1.QueueActivityResponse\x12X\n\x0fQueueActivities\x12!.fedsvc.v1.QueueActivitiesRequest\x1a\".fedsvc.v1.QueueActivitiesResponse\x12U\n\x0e\x46\x61nOutActivity\x12 .fedsvc.v1.FanOutActivityRequest\x1a!.fedsvc.v1.FanOutActivityResponse\x12L\n\x0bGetDelivery\x12\x1d.fedsvc.v1.GetDeliveryRequest\x1a\x1e.fedsvc.v1.GetDeliveryResponse\x12U\n\x0eListDeliveries\x12 .fedsvc.v1.ListDeliveriesRequest\x1a!.fedsvc.v1.ListDeliveriesResponse\x12[\n\x10\x43\x61ncelDeliveries\x12\".fedsvc.v1.CancelDeliveriesRequest\x1a#.fedsvc.v1.CancelDeliveriesResponse\x12T\n\rWatchOutcomes\x12\x1f.fedsvc.v1.WatchOutcomesRequest\x1a .fedsvc.v1.WatchOutcomesResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n fedsvc/v1/delivery_service.proto\x12\tfedsvc.v1\x1a\x15\x66\x65\x64svc/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"5\n\nSigningKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x17\n\x0fprivate_key_pem\x18\x02 \x01(\t\"\xce\x02\n\x0f\x44\x65liveryOptions\x12%\n\x08priority\x18\x01 \x01(\x0e\x32\x13.fedsvc.v1.Priority\x12.\n\nnot_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cordering_key\x18\x04 \x01(\t\x12\x15\n\rsupersede_key\x18\x05 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x06 \x01(\t\x12\x17\n\x0f\x61llow_duplicate\x18\x07 \x01(\x08\x12\x14\n\x0cshared_inbox\x18\x08 \x01(\x08\x12\x17\n\x0fintegrity_proof\x18\t \x01(\x08\x12(\n\tproof_key\x18\n \x01(\x0b\x32\x15.fedsvc.v1.SigningKey\"\xa4\x01\n\x14QueueActivityRequest\x12\x10\n\x08\x61\x63tivity\x18\x01 \x01(\x0c\x12\r\n\x05inbox\x18\x02 \x01(\t\x12*\n\x0bsigning_key\x18\x03 \x01(\x0b\x32\x15.fedsvc.v1.SigningKey\x12+\n\x07options\x18\x04 \x01(\x0b\x32\x1a.fedsvc.v1.DeliveryOptions\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"Q\n\x15QueueActivityResponse\x12%\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x13.fedsvc.v1.Delivery\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"_\n\x16QueueActivitiesRequest\x12\x31\n\x08requests\x18\x01 \x03(\x0b\x32\x1f.fedsvc.v1.QueueActivityRequest\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x8b\x01\n\x13QueueActivityResult\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x34\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32 .fedsvc.v1.QueueActivityResponseH\x00\x12%\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x14.fedsvc.v1.ItemErrorH\x00\x42\x08\n\x06result\"J\n\x17QueueActivitiesResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.fedsvc.v1.QueueActivityResult\"\xa7\x01\n\x15\x46\x61nOutActivityRequest\x12\x10\n\x08\x61\x63tivity\x18\x01 \x01(\x0c\x12\x0f\n\x07inboxes\x18\x02 \x03(\t\x12*\n\x0bsigning_key\x18\x03 \x01(\x0b\x32\x15.fedsvc.v1.SigningKey\x12+\n\x07options\x18\x04 \x01(\x0b\x32\x1a.fedsvc.v1.DeliveryOptions\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"R\n\rRejectedInbox\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05inbox\x18\x02 \x01(\t\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x14.fedsvc.v1.ItemError\"\x7f\n\x16\x46\x61nOutActivityResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x03\x12\x12\n\nduplicates\x18\x02 \x01(\x03\x12*\n\x08rejected\x18\x03 \x03(\x0b\x32\x18.fedsvc.v1.RejectedInbox\x12\x13\n\x0b\x61\x63tivity_id\x18\x04 \x01(\t\")\n\x12GetDeliveryRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\"<\n\x13GetDeliveryResponse\x12%\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x13.fedsvc.v1.Delivery\"}\n\x15ListDeliveriesRequest\x12\x13\n\x0b\x61\x63tivity_id\x18\x01 \x01(\t\x12(\n\x06states\x18\x02 \x03(\x0e\x32\x18.fedsvc.v1.DeliveryState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"D\n\nStateCount\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.fedsvc.v1.DeliveryState\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\x82\x01\n\x16ListDeliveriesResponse\x12\'\n\ndeliveries\x18\x01 \x03(\x0b\x32\x13.fedsvc.v1.Delivery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12&\n\x07summary\x18\x03 \x03(\x0b\x32\x15.fedsvc.v1.StateCount\"\xbf\x01\n\x17\x43\x61ncelDeliveriesRequest\x12,\n\ndeliveries\x18\x01 \x01(\x0b\x32\x16.fedsvc.v1.DeliveryIdsH\x00\x12\x15\n\x0b\x61\x63tivity_id\x18\x02 \x01(\tH\x00\x12\x0e\n\x04host\x18\x03 \x01(\tH\x00\x12\x16\n\x0cordering_key\x18\x04 \x01(\tH\x00\x12\x17\n\rsupersede_key\x18\x05 \x01(\tH\x00\x12\x12\n\nrequest_id\x18\x06 \x01(\tB\n\n\x08selector\"#\n\x0b\x44\x65liveryIds\x12\x14\n\x0c\x64\x65livery_ids\x18\x01 \x03(\t\"O\n\x18\x43\x61ncelDeliveriesResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x03\x12\x11\n\tin_flight\x18\x02 \x01(\x03\x12\r\n\x05\x65nded\x18\x03 \x01(\x03\"\xa2\x01\n\x14WatchOutcomesRequest\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12)\n\x0b\x65vent_types\x18\x02 \x03(\x0e\x32\x14.fedsvc.v1.EventType\x12(\n\x06states\x18\x03 \x03(\x0e\x32\x18.fedsvc.v1.DeliveryState\x12\x16\n\x0e\x61\x63tivity_types\x18\x04 \x03(\t\x12\r\n\x05hosts\x18\x05 \x03(\t\"\xe2\x01\n\x15WatchOutcomesResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x11\n\theartbeat\x18\x02 \x01(\x08\x12(\n\nevent_type\x18\x03 \x01(\x0e\x32\x14.fedsvc.v1.EventType\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x08\x64\x65livery\x18\x05 \x01(\x0b\x32\x13.fedsvc.v1.Delivery\x12\x0c\n\x04host\x18\x06 \x01(\t\x12\r\n\x05inbox\x18\x07 \x01(\t\x12\x0e\n\x06key_id\x18\x08 \x01(\t*\xa9\x01\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VENT_TYPE_OUTCOME\x10\x01\x12\x19\n\x15\x45VENT_TYPE_INBOX_GONE\x10\x02\x12\x18\n\x14\x45VENT_TYPE_HOST_DOWN\x10\x03\x12\x16\n\x12\x45VENT_TYPE_HOST_UP\x10\x04\x12\x1b\n\x17\x45VENT_TYPE_KEY_REJECTED\x10\x05\x32\xee\x04\n\x0f\x44\x65liveryService\x12R\n\rQueueActivity\x12\x1f.fedsvc.v1.QueueActivityRequest\x1a .fedsvc.v1.QueueActivityResponse\x12X\n\x0fQueueActivities\x12!.fedsvc.v1.QueueActivitiesRequest\x1a\".fedsvc.v1.QueueActivitiesResponse\x12U\n\x0e\x46\x61nOutActivity\x12 .fedsvc.v1.FanOutActivityRequest\x1a!.fedsvc.v1.FanOutActivityResponse\x12L\n\x0bGetDelivery\x12\x1d.fedsvc.v1.GetDeliveryRequest\x1a\x1e.fedsvc.v1.GetDeliveryResponse\x12U\n\x0eListDeliveries\x12 .fedsvc.v1.ListDeliveriesRequest\x1a!.fedsvc.v1.ListDeliveriesResponse\x12[\n\x10\x43\x61ncelDeliveries\x12\".fedsvc.v1.CancelDeliveriesRequest\x1a#.fedsvc.v1.CancelDeliveriesResponse\x12T\n\rWatchOutcomes\x12\x1f.fedsvc.v1.WatchOutcomesRequest\x1a .fedsvc.v1.WatchOutcomesResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedsvc.v1.delivery_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTTYPE']._serialized_start=2518
-  _globals['_EVENTTYPE']._serialized_end=2687
+  _globals['_EVENTTYPE']._serialized_start=2585
+  _globals['_EVENTTYPE']._serialized_end=2754
   _globals['_SIGNINGKEY']._serialized_start=103
   _globals['_SIGNINGKEY']._serialized_end=156
   _globals['_DELIVERYOPTIONS']._serialized_start=159
-  _globals['_DELIVERYOPTIONS']._serialized_end=426
-  _globals['_QUEUEACTIVITYREQUEST']._serialized_start=429
-  _globals['_QUEUEACTIVITYREQUEST']._serialized_end=593
-  _globals['_QUEUEACTIVITYRESPONSE']._serialized_start=595
-  _globals['_QUEUEACTIVITYRESPONSE']._serialized_end=676
-  _globals['_QUEUEACTIVITIESREQUEST']._serialized_start=678
-  _globals['_QUEUEACTIVITIESREQUEST']._serialized_end=773
-  _globals['_QUEUEACTIVITYRESULT']._serialized_start=776
-  _globals['_QUEUEACTIVITYRESULT']._serialized_end=915
-  _globals['_QUEUEACTIVITIESRESPONSE']._serialized_start=917
-  _globals['_QUEUEACTIVITIESRESPONSE']._serialized_end=991
-  _globals['_FANOUTACTIVITYREQUEST']._serialized_start=994
-  _globals['_FANOUTACTIVITYREQUEST']._serialized_end=1161
-  _globals['_REJECTEDINBOX']._serialized_start=1163
-  _globals['_REJECTEDINBOX']._serialized_end=1245
-  _globals['_FANOUTACTIVITYRESPONSE']._serialized_start=1247
-  _globals['_FANOUTACTIVITYRESPONSE']._serialized_end=1374
-  _globals['_GETDELIVERYREQUEST']._serialized_start=1376
-  _globals['_GETDELIVERYREQUEST']._serialized_end=1417
-  _globals['_GETDELIVERYRESPONSE']._serialized_start=1419
-  _globals['_GETDELIVERYRESPONSE']._serialized_end=1479
-  _globals['_LISTDELIVERIESREQUEST']._serialized_start=1481
-  _globals['_LISTDELIVERIESREQUEST']._serialized_end=1606
-  _globals['_STATECOUNT']._serialized_start=1608
-  _globals['_STATECOUNT']._serialized_end=1676
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=1679
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=1809
-  _globals['_CANCELDELIVERIESREQUEST']._serialized_start=1812
-  _globals['_CANCELDELIVERIESREQUEST']._serialized_end=2003
-  _globals['_DELIVERYIDS']._serialized_start=2005
-  _globals['_DELIVERYIDS']._serialized_end=2040
-  _globals['_CANCELDELIVERIESRESPONSE']._serialized_start=2042
-  _globals['_CANCELDELIVERIESRESPONSE']._serialized_end=2121
-  _globals['_WATCHOUTCOMESREQUEST']._serialized_start=2124
-  _globals['_WATCHOUTCOMESREQUEST']._serialized_end=2286
-  _globals['_WATCHOUTCOMESRESPONSE']._serialized_start=2289
-  _globals['_WATCHOUTCOMESRESPONSE']._serialized_end=2515
-  _globals['_DELIVERYSERVICE']._serialized_start=2690
-  _globals['_DELIVERYSERVICE']._serialized_end=3312
+  _globals['_DELIVERYOPTIONS']._serialized_end=493
+  _globals['_QUEUEACTIVITYREQUEST']._serialized_start=496
+  _globals['_QUEUEACTIVITYREQUEST']._serialized_end=660
+  _globals['_QUEUEACTIVITYRESPONSE']._serialized_start=662
+  _globals['_QUEUEACTIVITYRESPONSE']._serialized_end=743
+  _globals['_QUEUEACTIVITIESREQUEST']._serialized_start=745
+  _globals['_QUEUEACTIVITIESREQUEST']._serialized_end=840
+  _globals['_QUEUEACTIVITYRESULT']._serialized_start=843
+  _globals['_QUEUEACTIVITYRESULT']._serialized_end=982
+  _globals['_QUEUEACTIVITIESRESPONSE']._serialized_start=984
+  _globals['_QUEUEACTIVITIESRESPONSE']._serialized_end=1058
+  _globals['_FANOUTACTIVITYREQUEST']._serialized_start=1061
+  _globals['_FANOUTACTIVITYREQUEST']._serialized_end=1228
+  _globals['_REJECTEDINBOX']._serialized_start=1230
+  _globals['_REJECTEDINBOX']._serialized_end=1312
+  _globals['_FANOUTACTIVITYRESPONSE']._serialized_start=1314
+  _globals['_FANOUTACTIVITYRESPONSE']._serialized_end=1441
+  _globals['_GETDELIVERYREQUEST']._serialized_start=1443
+  _globals['_GETDELIVERYREQUEST']._serialized_end=1484
+  _globals['_GETDELIVERYRESPONSE']._serialized_start=1486
+  _globals['_GETDELIVERYRESPONSE']._serialized_end=1546
+  _globals['_LISTDELIVERIESREQUEST']._serialized_start=1548
+  _globals['_LISTDELIVERIESREQUEST']._serialized_end=1673
+  _globals['_STATECOUNT']._serialized_start=1675
+  _globals['_STATECOUNT']._serialized_end=1743
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=1746
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=1876
+  _globals['_CANCELDELIVERIESREQUEST']._serialized_start=1879
+  _globals['_CANCELDELIVERIESREQUEST']._serialized_end=2070
+  _globals['_DELIVERYIDS']._serialized_start=2072
+  _globals['_DELIVERYIDS']._serialized_end=2107
+  _globals['_CANCELDELIVERIESRESPONSE']._serialized_start=2109
+  _globals['_CANCELDELIVERIESRESPONSE']._serialized_end=2188
+  _globals['_WATCHOUTCOMESREQUEST']._serialized_start=2191
+  _globals['_WATCHOUTCOMESREQUEST']._serialized_end=2353
+  _globals['_WATCHOUTCOMESRESPONSE']._serialized_start=2356
+  _globals['_WATCHOUTCOMESRESPONSE']._serialized_end=2582
+  _globals['_DELIVERYSERVICE']._serialized_start=2757
+  _globals['_DELIVERYSERVICE']._serialized_end=3379
 # @@protoc_insertion_point(module_scope)

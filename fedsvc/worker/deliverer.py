@@ -2,7 +2,8 @@
 
     gate ──▶ sign (in a thread) ──▶ POST ──▶ answer ──▶ verdict
                      ▲                       │
-                     └── 307, 308: at most 3 ┘
+                     ├── 401, 403: another form of signature, see `domain/knock.py`
+                     └── 307, 308: at most 3
 
 Every attempt is signed afresh, since receivers take a Date for minutes only. One deadline covers all
 of it. How many go to one host at a time is decided before, for all workers together: see `lua/admit.lua`.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import urldefrag, urljoin
@@ -21,6 +23,7 @@ import structlog
 from yarl import URL
 
 from fedsvc.config import Settings
+from fedsvc.domain import message_signatures
 from fedsvc.domain.classify import (
     DETAIL_CHARACTERS,
     Answer,
@@ -34,6 +37,7 @@ from fedsvc.domain.delivery import Attempt, Priority, Reason
 from fedsvc.domain.errors import InvalidInbox
 from fedsvc.domain.inbox import parse_inbox
 from fedsvc.domain.keys import PrivateKey
+from fedsvc.domain.knock import Dialect, Form, first_form, next_form
 from fedsvc.domain.message import Message
 from fedsvc.domain.signatures import MessageForm, Target, imf_fixdate
 from fedsvc.worker.gate import Gate
@@ -55,10 +59,25 @@ class AttemptResult(NamedTuple):
     latency_ms: int
     #: where the last request went; another URL than the inbox's if it redirected
     url: str
+    #: how the host wants to be signed to, if it is not what was remembered
+    learnt: Dialect = Dialect.UNKNOWN
 
     @property
     def attempt(self) -> Attempt:
         return Attempt(self.started_ms, self.latency_ms, self.verdict.status, self.verdict.reason)
+
+
+@dataclass(slots=True)
+class _Job:
+    """One attempt under way."""
+
+    message: Message
+    key: PrivateKey
+    inbox: str
+    url: str  # the inbox, or where it redirects to
+    remembered: Dialect
+    sent: Callable[[], None]
+    learnt: Dialect = Dialect.UNKNOWN
 
 
 class Deliverer:
@@ -86,10 +105,11 @@ class Deliverer:
         inbox_url: str,
         key: PrivateKey,
         priority: Priority = Priority.NORMAL,
+        dialect: Dialect = Dialect.UNKNOWN,
         sent: Callable[[], None] = lambda: None,
     ) -> AttemptResult:
-        """Try once; `sent` is called when only the host has to do something yet. Never raises for what a
-        network, a remote or a defect does; cancellation does."""
+        """Try once. `dialect`: what is remembered of the host; `sent` is called when only the host has to do
+        something yet. Never raises for what a network, a remote or a defect does; cancellation does."""
         try:
             _destination(inbox_url)
         except ValueError as error:
@@ -105,65 +125,96 @@ class Deliverer:
                 sent()
 
         started, begun = self._clock(), time.monotonic()
+        job = _Job(message, key, inbox_url, inbox_url, dialect, leave)
         try:
-            verdict, url = await self._try(message, inbox_url, key, leave)
+            verdict = await self._try(job)
         except Exception as error:
             # a defect of ours: it must end neither the worker nor the other deliveries
             log.error("attempt_failed", inbox=inbox_url, activity=message.activity_id, exc_info=error)
-            defect = Answer(error=TransportError.WORKER, detail=type(error).__name__)
-            verdict, url = classify(defect, 0), inbox_url
+            verdict = classify(Answer(error=TransportError.WORKER, detail=type(error).__name__), 0)
         finally:
             leave()
         latency_ms = round((time.monotonic() - begun) * 1000)
-        return AttemptResult(verdict, int(started * 1000), latency_ms, url)
+        return AttemptResult(verdict, int(started * 1000), latency_ms, job.url, job.learnt)
 
     def _untried(self, url: str, error: TransportError, detail: str) -> AttemptResult:
         return AttemptResult(
             classify(Answer(error=error, detail=detail), 0), int(self._clock() * 1000), 0, url
         )
 
-    async def _try(
-        self, message: Message, url: str, key: PrivateKey, signed: Callable[[], None]
-    ) -> tuple[Verdict, str]:
+    async def _try(self, job: _Job) -> Verdict:
         exchange = Exchange()
         try:
             async with asyncio.timeout(self._settings.delivery_timeout) as deadline:
                 for _ in range(MAX_REDIRECTS + 1):
-                    exchange.answer = None
-                    answer = await self._send(exchange, message, url, key, deadline, signed)
-                    verdict = classify(answer, int(self._clock() * 1000))
+                    verdict = await self._knock(exchange, job, deadline)
                     if verdict.outcome is not Outcome.FOLLOW:
-                        return verdict, url
-                    target = self._redirect_target(url, verdict)
+                        return verdict
+                    target = self._redirect_target(job.url, verdict)
                     if isinstance(target, Verdict):
-                        return target, url
-                    url = target
+                        return target
+                    job.url = target
                 error = TransportError.TOO_MANY_REDIRECTS
-                return classify(Answer(error=error, detail=f"more than {MAX_REDIRECTS}, to {url}"), 0), url
+                return classify(Answer(error=error, detail=f"more than {MAX_REDIRECTS}, to {job.url}"), 0)
         except TimeoutError:
             timeout_s = self._settings.delivery_timeout
             late = Answer(error=TransportError.TIMEOUT, detail=f"no answer within {timeout_s:g} s")
-            return classify(exchange.answer or late, int(self._clock() * 1000)), url
+            return classify(exchange.answer or late, int(self._clock() * 1000))
 
-    async def _send(
-        self,
-        exchange: Exchange,
-        message: Message,
-        url: str,
-        key: PrivateKey,
-        deadline: asyncio.Timeout,
-        signed: Callable[[], None],
-    ) -> Answer:
-        destination = _destination(url)
+    async def _knock(self, exchange: Exchange, job: _Job, deadline: asyncio.Timeout) -> Verdict:
+        """One URL, in as many forms as it takes. If all are refused, the first refusal counts: the others
+        may only say that the form is not known there."""
+        form = first_form(job.remembered if job.url == job.inbox else Dialect.UNKNOWN)
+        tried: list[Form] = []
+        refusal: Verdict | None = None
+        while True:
+            exchange.answer = None
+            answer = await self._send(exchange, job, form, deadline)
+            verdict = classify(answer, int(self._clock() * 1000))
+            if not verdict.knock:
+                if refusal is not None and verdict.outcome is Outcome.PERMANENT:
+                    return refusal
+                if verdict.outcome is Outcome.DELIVERED and tried and job.url == job.inbox:
+                    job.learnt = form.dialect
+                return verdict
+            refusal = refusal or verdict
+            tried.append(form)
+            following = next_form(
+                tried,
+                accept_signature=verdict.accept_signature,
+                key_algorithm=job.key.algorithm,
+                has_query="?" in _destination(job.url).target.path,
+            )
+            if following is None:
+                return refusal
+            form = following
+
+    async def _send(self, exchange: Exchange, job: _Job, form: Form, deadline: asyncio.Timeout) -> Answer:
+        destination = _destination(job.url)
         if destination.url.scheme != "https" and not self._settings.allow_http:
             return Answer(error=TransportError.ADDRESS_REFUSED, detail="not an https URL")
-        form = _form(message.digest, message.key_id, message.content_type, key.algorithm)
-        date = imf_fixdate(int(self._clock()))
-        signature = await self._signer.sign(key, form.base(destination.target, date))
-        headers = form.headers(destination.target, date, signature)
+        headers = await self._signed(destination, job, form)
         # On a kept connection the request is written before anybody else gets a turn.
-        signed()
-        return await self._transport.post(exchange, destination.url, headers, message.body, deadline)
+        job.sent()
+        return await self._transport.post(exchange, destination.url, headers, job.message.body, deadline)
+
+    async def _signed(self, destination: _Destination, job: _Job, form: Form) -> dict[str, str]:
+        message, key = job.message, job.key
+        epoch_seconds = int(self._clock())
+        date = imf_fixdate(epoch_seconds)
+        if form.dialect in (Dialect.CAVAGE, Dialect.CAVAGE_PATH):
+            target = destination.target
+            if form.dialect is Dialect.CAVAGE_PATH:
+                target = target._replace(path=target.path.partition("?")[0])
+            prepared = _form(message.digest, message.key_id, message.content_type, key.algorithm)
+            signature = await self._signer.sign(key, prepared.base(target, date))
+            return prepared.headers(target, date, signature)
+        unsigned = message_signatures.request(
+            form.coverage, destination.url.scheme, destination.target,
+            digest=message.digest, length=len(message.body), content_type=message.content_type,
+            key_id=message.key_id, epoch_seconds=epoch_seconds, date=date,
+        )  # fmt: skip
+        return unsigned.with_signature(await self._signer.sign(key, unsigned.base))
 
     def _redirect_target(self, url: str, verdict: Verdict) -> str | Verdict:
         """The next URL, or the verdict if it is nothing that we deliver to."""

@@ -20,6 +20,7 @@ import structlog
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery, DeliveryState, Priority, Reason
 from fedsvc.domain.keys import PrivateKey
+from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
 from fedsvc.errors import KeyUnavailable, QueueCorrupt, QueueUnavailable
 from fedsvc.queue.consumer import Admitted, Consumer, Handed, Settlement
@@ -37,7 +38,13 @@ class Delivers(Protocol):
     """What tries a delivery: see `deliverer.py`."""
 
     async def deliver(
-        self, message: Message, inbox: str, key: PrivateKey, priority: Priority, sent: Callable[[], None]
+        self,
+        message: Message,
+        inbox: str,
+        key: PrivateKey,
+        priority: Priority,
+        dialect: Dialect,
+        sent: Callable[[], None],
     ) -> Tried: ...
 
 
@@ -344,7 +351,12 @@ class Processor:
         except KeyUnavailable as error:
             return self._judge.untried(admitted, message, Reason.KEY_UNAVAILABLE, str(error), started_ms)
         tried = await self._deliverer.deliver(
-            message, admitted.record.inbox, key, admitted.record.priority, lambda: self._sent(admitted)
+            message,
+            admitted.record.inbox,
+            key,
+            admitted.record.priority,
+            admitted.dialect,
+            lambda: self._sent(admitted),
         )
         self._metrics.tried(message.activity_type, tried)
         return self._judge.tried(admitted, message, tried, started_ms)

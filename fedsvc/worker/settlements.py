@@ -9,6 +9,7 @@ from typing import Final, Protocol, assert_never
 from fedsvc.config import Settings
 from fedsvc.domain.classify import Outcome, Verdict
 from fedsvc.domain.delivery import Attempt, DeliveryState, Reason
+from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
 from fedsvc.domain.retry import GiveUp, RetryAt, decide, policy_for
 from fedsvc.queue.consumer import Admitted, Clock, Settlement, Signal
@@ -41,6 +42,8 @@ class Tried(Protocol):
     def verdict(self) -> Verdict: ...
     @property
     def latency_ms(self) -> int: ...
+    @property
+    def learnt(self) -> Dialect: ...
 
 
 class Judge:
@@ -68,6 +71,7 @@ class Judge:
             signal=signal_of(verdict),
             latency_ms=tried.latency_ms,
             pause_ms=(verdict.retry_after_ms or 0) if verdict.slows_host else 0,
+            learnt=tried.learnt,
         )
 
     def untried(

@@ -218,6 +218,7 @@ def _answer(response: ClientResponse, body: bytes) -> Answer:
         retry_after=headers.get("Retry-After", ""),
         location=headers.get("Location", ""),
         date=headers.get("Date", ""),
+        accept_signature=", ".join(headers.getall("Accept-Signature", ())),
         body_head=body,
     )
 

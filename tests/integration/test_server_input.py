@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -330,6 +330,31 @@ async def test_a_name_that_belongs_to_another_call_is_refused(server: Front, req
         )
     assert error.value.code() is grpc.StatusCode.ALREADY_EXISTS
     assert details(error.value)[0].reason == "REQUEST_ID_REUSED"
+
+
+async def test_an_integrity_proof_needs_an_ed25519_key_of_the_same_host(
+    server: Front, request_of: Any
+) -> None:
+    pem = encode(ed25519.Ed25519PrivateKey.generate())
+    proof_key = pb.SigningKey(key_id="https://me.example/u/ada#ed25519-key", private_key_pem=pem)
+    other = pb.SigningKey(key_id="https://other.example/u/ada#ed25519-key", private_key_pem=pem)
+    nobodys = pb.SigningKey(key_id=proof_key.key_id)
+    for options, field in (
+        ({"integrity_proof": True}, "options.proof_key"),
+        ({"proof_key": proof_key}, "options.proof_key"),
+        ({"integrity_proof": True, "proof_key": other}, "options.proof_key.key_id"),
+        ({"integrity_proof": True, "proof_key": nobodys}, "options.proof_key.private_key_pem"),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await server.delivery.QueueActivity(request_of(**options))
+        assert details(refused.value)[1] == [field]
+    first = await server.delivery.QueueActivity(
+        request_of(integrity_proof=True, proof_key=proof_key, request_id="proven")
+    )
+    again = await server.delivery.QueueActivity(
+        request_of(integrity_proof=True, proof_key=proof_key, request_id="proven")
+    )
+    assert again.delivery.delivery_id == first.delivery.delivery_id, "whatever time its proof would tell"
 
 
 async def test_what_is_not_there_is_not_found(server: Front) -> None:

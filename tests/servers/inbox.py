@@ -24,6 +24,7 @@ class InboxServer:
         self.answer = answer
         self.addresses = addresses
         self.port = 0
+        #: all, taken or not
         self.requests: list[web.BaseRequest] = []
         #: (host, body) -> how often
         self.received: Counter[tuple[str, bytes]] = Counter()
@@ -62,10 +63,10 @@ class InboxServer:
 
     async def _receive(self, request: web.Request) -> web.Response:
         body = await request.read()
+        self.requests.append(request)
         host = request.host.rsplit(":", 1)[0]
         answer = await self.answer(host, body)
         if 200 <= answer.status < 300:
-            self.requests.append(request)
             async with self._arrived:
                 self.received[host, body] += 1
                 self._arrived.notify_all()

@@ -10,6 +10,7 @@ from typing import Any
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
 from fedsvc.domain.inbox import Inbox, partition_of
+from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
 from fedsvc.queue.consumer import NO_SIGNAL, Admitted, Consumer, Settled, Settlement, Shares, Signal
 from fedsvc.queue.hosts import Hosts
@@ -111,6 +112,7 @@ class Queue:
         signal: Signal = NO_SIGNAL,
         latency_ms: int = 5,
         pause_ms: int = 0,
+        learnt: Dialect = Dialect.UNKNOWN,
     ) -> Settled:
         now_ms = await self.now_ms()
         attempt = Attempt(now_ms, 5, 200, reason)
@@ -122,8 +124,9 @@ class Queue:
             history=record.history,
         )  # fmt: skip
         settlement = Settlement(
-            admitted, state, True, record, now_ms + wait_ms, outcome, signal, latency_ms, pause_ms
-        )
+            admitted, state, True, record, now_ms + wait_ms, outcome, signal, latency_ms, pause_ms,
+            learnt,
+        )  # fmt: skip
         return await self.consumer(worker).settle(admitted.id.partition, [settlement])
 
     async def deliver(self, admitted: Admitted, *, latency_ms: int = 5) -> None:

@@ -9,6 +9,7 @@ import pytest
 from fedsvc.config import Settings
 from fedsvc.domain.classify import Outcome, Verdict
 from fedsvc.domain.delivery import Attempt, DeliveryId, DeliveryState, Priority, Reason
+from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
 from fedsvc.queue.consumer import Admitted, Clock, Settlement, Signal
 from fedsvc.queue.record import FLAG_EXPIRES, Record
@@ -24,6 +25,7 @@ LIKE_RETRIES = 5
 class Told:
     verdict: Verdict
     latency_ms: int = 20
+    learnt: Dialect = Dialect.UNKNOWN
 
 
 class Fixed(Clock):

@@ -12,7 +12,7 @@
 --
 -- Result: {1 if there is more to hand out, messages of the urgent as a flat list: number, body, packed (of
 -- ARGV[8] only: their worker shall not have to ask again), then flat: stream, entry number, sequence, record,
--- times delivered (1) for each}.
+-- times delivered (1), how its host wants to be signed to (0: not known) for each}.
 
 read_terms(ARGV[1])
 call('ZADD', CONSUMERS, text(NOW_MS + tonumber(ARGV[3])), ARGV[2])
@@ -23,9 +23,10 @@ local result, more = { 0, {} }, false
 local READS = 4 * left + 64
 local reads = 0
 
-local function hand(stream, number, sequence, record)
+local function hand(h, stream, number, sequence, record)
   local n = #result
   result[n + 1], result[n + 2], result[n + 3], result[n + 4], result[n + 5] = stream, number, sequence, record, 1
+  result[n + 6] = dialect_of(h)
   left = left - 1
 end
 
@@ -58,7 +59,7 @@ local function from_stream(stream, share)
         local spare = stream == 1 and h.success > 0 and 1 or 0
         if h['lane' .. priority_of(record)] == 0 and room(h, spare) > 0 then
           depart(h)
-          hand(stream, string.match(entry[1], '^(%d+)-'), sequence, record)
+          hand(h, stream, string.match(entry[1], '^(%d+)-'), sequence, record)
           given = given + 1
         else
           drop(stream, entry[1])
@@ -112,7 +113,7 @@ local function from_lanes(share)
   local function depart_with(h, sequence, record)
     count('parked', -1)
     depart(h)
-    out[#out + 1] = { sequence, record }
+    out[#out + 1] = { sequence, record, h }
   end
   local function waits_in_lane(record)
     return is_record(record) and string.byte(record, 1) == S_PARKED and place_of(record) == IN_LANE
@@ -167,7 +168,7 @@ local function from_lanes(share)
       local record = moved(out[i][2], S_READY, tonumber(number))
       store(out[i][1], record)
       count('woken:' .. priority_of(record), 1)
-      hand(WOKEN, number, out[i][1], record)
+      hand(out[i][3], WOKEN, number, out[i][1], record)
     end
   end
 end
@@ -199,7 +200,7 @@ save_hosts()
 flush()
 if only_urgent then
   local messages, seen = result[2], {}
-  for i = 6, #result, 5 do
+  for i = 6, #result, 6 do
     local number = text(message_of(result[i]))
     if not seen[number] then
       local message = call('HMGET', P .. ':message:' .. number, 'b', 'm')

@@ -5,11 +5,12 @@
 -- all hosts share, as hosts.py packs them.
 
 local HOSTS, POLICIES, WAKE = P .. ':hosts', P .. ':policies', P .. ':wake'
-local HOST = '>BBBI2I2I2I4I4I4ffffddddddddd'
-local HOST_SIZE = 1 * 3 + 2 * 3 + 4 * 3 + 4 * 4 + 8 * 9
+local HOST = '>BBBI2I2I2I4I4I4ffffdddddddddBd'
+local HOST_SIZE = 1 * 4 + 2 * 3 + 4 * 3 + 4 * 4 + 8 * 10
 local HOST_FIELDS = {
   'circuit', 'flags', 'turn', 'flying', 'failures', 'opens', 'lane1', 'lane2', 'lane3', 'limit', 'latency',
   'usual', 'tokens', 'filled', 'pause', 'probe', 'since', 'success', 'failure', 'recovered', 'cut', 'barrier',
+  'dialect', 'spoke',
 }
 local CLOSED, OPEN, HALF_OPEN = 0, 1, 2
 local H_PAUSED, H_GONE, H_DOWN, H_POLICY = 1, 2, 4, 8
@@ -23,7 +24,7 @@ local CUT_EVERY_MS = 1000
 local terms = {}
 local function read_terms(packed)
   terms.limit, terms.start, terms.failures, terms.rate, terms.burst, terms.first, terms.longest, terms.down_after,
-    terms.ramp_rate, terms.ramp_ms, terms.longest_pause = struct.unpack('>I2I2I2dddddddd', packed)
+    terms.ramp_rate, terms.ramp_ms, terms.longest_pause, terms.dialect_ms = struct.unpack('>I2I2I2ddddddddd', packed)
 end
 
 local hosts, woken = {}, 0
@@ -62,7 +63,7 @@ local function host(name)
   if packed and #packed == HOST_SIZE then
     h.circuit, h.flags, h.turn, h.flying, h.failures, h.opens, h.lane1, h.lane2, h.lane3, h.limit, h.latency,
       h.usual, h.tokens, h.filled, h.pause, h.probe, h.since, h.success, h.failure, h.recovered, h.cut,
-      h.barrier = struct.unpack(HOST, packed)
+      h.barrier, h.dialect, h.spoke = struct.unpack(HOST, packed)
     if math.floor(h.flags / H_POLICY) % 2 == 1 then
       local policy = call('HGET', POLICIES, name)
       if policy then
@@ -85,6 +86,11 @@ end
 local function h_has(h, flag) return math.floor(h.flags / flag) % 2 == 1 end
 local function h_set(h, flag, on)
   if h_has(h, flag) ~= on then h.flags = h.flags + (on and flag or -flag) end
+end
+
+-- How it wants to be signed to, a Dialect of knock.py; 0 if nothing is remembered.
+local function dialect_of(h)
+  return h.dialect > 0 and math.abs(NOW_MS - h.spoke) < terms.dialect_ms and h.dialect or 0
 end
 
 local function lane_key(h, priority) return P .. ':lane:' .. priority .. ':' .. h.name end
@@ -283,7 +289,7 @@ local function save_hosts()
       batch[#batch + 1] = name
       batch[#batch + 1] = struct.pack(HOST, h.circuit, h.flags, h.turn, h.flying, h.failures, h.opens,
         h.lane1, h.lane2, h.lane3, h.limit, h.latency, h.usual, h.tokens, h.filled, h.pause, h.probe, h.since,
-        h.success, h.failure, h.recovered, h.cut, h.barrier)
+        h.success, h.failure, h.recovered, h.cut, h.barrier, h.dialect, h.spoke)
       h.changed = false
       if #batch >= MANY then
         call('HSET', HOSTS, unpack(batch))

@@ -10,7 +10,7 @@
 -- After a time in which no worker came here (Redis was away, or its clock stepped) the leases say nothing:
 -- everybody but who has left gets half a new one, in which to come back, so that what live workers do is not taken from them.
 -- Workers that hold nothing more are forgotten.
--- Result: flat list of stream, entry number, sequence, record, times delivered for each.
+-- Result: flat list of stream, entry number, sequence, record, times delivered, 0 for each, as of admit.
 
 local lease = tonumber(ARGV[2])
 local left = tonumber(ARGV[3])
@@ -56,6 +56,7 @@ for _, consumer in ipairs(from) do
             result[#result + 1] = sequence
             result[#result + 1] = record
             result[#result + 1] = times
+            result[#result + 1] = 0
           else
             drop(stream, item[1])
             count('strays', 1)

@@ -7,7 +7,7 @@
 --   packed numbers: state u8 (what becomes of it: 4 retry, 6 delivered, 7 dead, 8 cancelled, 9 superseded,
 --     10 expired), stream of its entry u8, entry's number u64, attempted u8 (1 if an attempt was made),
 --     due u64 (ms, for a retry), signal u8 (how the answer bears on the host, see hosts.lua), latency u32 (ms),
---     pause u64 (ms that the host wants to be left alone)
+--     pause u64 (ms that the host wants to be left alone), dialect u8 (how it wants to be signed to, if learnt)
 --   sequence
 --   record     for a retry or dead letter: the whole new record
 --   payload    packed outcome, for all but a retry
@@ -34,7 +34,8 @@ prefetch_hosts(names)
 
 for i = 0, total - 1 do
   local at = 1 + i * WIDTH
-  local state, stream, entry, attempted, due, signal, latency, pause = struct.unpack('>BBI8BI8BI4I8', ARGV[at + 1])
+  local state, stream, entry, attempted, due, signal, latency, pause, dialect =
+    struct.unpack('>BBI8BI8BI4I8B', ARGV[at + 1])
   local sequence = ARGV[at + 2]
   local stored, name = fetch(sequence), text(entry) .. '-0'
   -- Its record names the entry by which it is in flight. One that makes no sense names none.
@@ -50,6 +51,7 @@ for i = 0, total - 1 do
     if stream == WOKEN then count('woken:' .. priority_of(stored), -1) end
     local was_closed = h.circuit == CLOSED
     landed(h, signal, latency, pause)
+    if dialect > 0 then h.dialect, h.spoke = dialect, NOW_MS end
     if attempted == 1 then tally('t', 1) end
     if math.floor(signal / GONE_INBOX) % 2 == 1 then tell('INBOX_GONE', h.name, inbox_of(stored)) end
     -- Others may have marked it while it was on its way.

@@ -96,6 +96,9 @@ class AsyncFedsvcClient:
         content_type: str = "",
         allow_duplicate: bool = False,
         shared_inbox: bool = False,
+        integrity_proof: bool = False,
+        proof_key: str | bytes | None = None,
+        proof_key_id: str = "",
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> QueuedActivity:
@@ -116,6 +119,9 @@ class AsyncFedsvcClient:
                 content_type,
                 allow_duplicate,
                 shared_inbox,
+                integrity_proof,
+                proof_key,
+                proof_key_id,
             ),
             request_id=request_id or _wire.new_request_id(),
         )
@@ -154,6 +160,9 @@ class AsyncFedsvcClient:
         content_type: str = "",
         allow_duplicate: bool = False,
         shared_inbox: bool = False,
+        integrity_proof: bool = False,
+        proof_key: str | bytes | None = None,
+        proof_key_id: str = "",
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> FanOut:
@@ -172,6 +181,9 @@ class AsyncFedsvcClient:
                 content_type,
                 allow_duplicate,
                 shared_inbox,
+                integrity_proof,
+                proof_key,
+                proof_key_id,
             ),
             request_id=request_id or _wire.new_request_id(),
         )

@@ -94,6 +94,9 @@ class FedsvcClient:
         content_type: str = "",
         allow_duplicate: bool = False,
         shared_inbox: bool = False,
+        integrity_proof: bool = False,
+        proof_key: str | bytes | None = None,
+        proof_key_id: str = "",
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> QueuedActivity:
@@ -114,6 +117,9 @@ class FedsvcClient:
                 content_type,
                 allow_duplicate,
                 shared_inbox,
+                integrity_proof,
+                proof_key,
+                proof_key_id,
             ),
             request_id=request_id or _wire.new_request_id(),
         )
@@ -152,6 +158,9 @@ class FedsvcClient:
         content_type: str = "",
         allow_duplicate: bool = False,
         shared_inbox: bool = False,
+        integrity_proof: bool = False,
+        proof_key: str | bytes | None = None,
+        proof_key_id: str = "",
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> FanOut:
@@ -170,6 +179,9 @@ class FedsvcClient:
                 content_type,
                 allow_duplicate,
                 shared_inbox,
+                integrity_proof,
+                proof_key,
+                proof_key_id,
             ),
             request_id=request_id or _wire.new_request_id(),
         )

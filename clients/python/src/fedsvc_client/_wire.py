@@ -69,6 +69,9 @@ def options(
     content_type: str,
     allow_duplicate: bool,
     shared_inbox: bool,
+    integrity_proof: bool,
+    proof_key: str | bytes | None,
+    proof_key_id: str,
 ) -> delivery_pb2.DeliveryOptions:
     return delivery_pb2.DeliveryOptions(
         priority=_priority(priority),
@@ -79,6 +82,8 @@ def options(
         content_type=content_type,
         allow_duplicate=allow_duplicate,
         shared_inbox=shared_inbox,
+        integrity_proof=integrity_proof,
+        proof_key=signing_key(proof_key, proof_key_id) if proof_key or proof_key_id else None,
     )
 
 
@@ -308,4 +313,7 @@ _NO_OPTIONS: dict[str, Any] = {
     "content_type": "",
     "allow_duplicate": False,
     "shared_inbox": False,
+    "integrity_proof": False,
+    "proof_key": None,
+    "proof_key_id": "",
 }

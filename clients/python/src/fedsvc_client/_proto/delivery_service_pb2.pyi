@@ -99,6 +99,8 @@ class DeliveryOptions(_message.Message):
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     ALLOW_DUPLICATE_FIELD_NUMBER: _builtins.int
     SHARED_INBOX_FIELD_NUMBER: _builtins.int
+    INTEGRITY_PROOF_FIELD_NUMBER: _builtins.int
+    PROOF_KEY_FIELD_NUMBER: _builtins.int
     priority: _types_pb2.Priority.ValueType
     """By the activity's type unless given."""
     ordering_key: _builtins.str
@@ -111,6 +113,10 @@ class DeliveryOptions(_message.Message):
     """Accept it although the same activity went to the same inbox within TASK_TTL."""
     shared_inbox: _builtins.bool
     """The inboxes are shared inboxes of their hosts."""
+    integrity_proof: _builtins.bool
+    """Add an object integrity proof to the activity (FEP-8b32, eddsa-jcs-2022): what is sent is then the activity
+    with the proof, not the caller's own bytes.
+    """
     @_builtins.property
     def not_before(self) -> _timestamp_pb2.Timestamp:
         """Not to be tried before; in the past means now. At most 366 days away."""
@@ -118,6 +124,10 @@ class DeliveryOptions(_message.Message):
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Not to be tried after. Must be in the future and later than `not_before`."""
+
+    @_builtins.property
+    def proof_key(self) -> Global___SigningKey:
+        """The Ed25519 key of the proof; `signing_key` if that is one."""
 
     def __init__(
         self,
@@ -130,10 +140,12 @@ class DeliveryOptions(_message.Message):
         content_type: _builtins.str = ...,
         allow_duplicate: _builtins.bool = ...,
         shared_inbox: _builtins.bool = ...,
+        integrity_proof: _builtins.bool = ...,
+        proof_key: Global___SigningKey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "not_before", b"not_before"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "not_before", b"not_before", "proof_key", b"proof_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_duplicate", b"allow_duplicate", "content_type", b"content_type", "expire_time", b"expire_time", "not_before", b"not_before", "ordering_key", b"ordering_key", "priority", b"priority", "shared_inbox", b"shared_inbox", "supersede_key", b"supersede_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_duplicate", b"allow_duplicate", "content_type", b"content_type", "expire_time", b"expire_time", "integrity_proof", b"integrity_proof", "not_before", b"not_before", "ordering_key", b"ordering_key", "priority", b"priority", "proof_key", b"proof_key", "shared_inbox", b"shared_inbox", "supersede_key", b"supersede_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

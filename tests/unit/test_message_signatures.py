@@ -1,0 +1,177 @@
+"""RFC 9421: the RFC's own example, byte for byte; what is asked for by Accept-Signature; knocks."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsvc.domain.knock import MAX_KNOCKS, Dialect, Form, first_form, next_form
+from fedsvc.domain.message import Message
+from fedsvc.domain.message_signatures import DEFAULT, FULL, Coverage, request, wanted
+from fedsvc.domain.signatures import Target, imf_fixdate
+
+# RFC 9421, B.1.4 and B.2.6
+RFC_KEY = """-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF
+-----END PRIVATE KEY-----"""
+RFC_BODY = b'{"hello": "world"}'
+RFC_COVERAGE = Coverage(
+    ("date", "@method", "@path", "@authority", "content-type", "content-length"), "sig-b26"
+)
+RFC_BASE = b"""\
+"date": Tue, 20 Apr 2021 02:07:55 GMT
+"@method": POST
+"@path": /foo
+"@authority": example.com
+"content-type": application/json
+"content-length": 18
+"@signature-params": ("date" "@method" "@path" "@authority" "content-type" "content-length")\
+;created=1618884473;keyid="test-key-ed25519\""""
+RFC_SIGNATURE = (
+    "sig-b26=:wqcAqbmYJ2ji2glfAMaRy4gruYYnx2nEFN2HN6jrnDnQCK1u02Gb04v9EDgwUPiu4A0w6vuQv5lIp5WPpBKRCw==:"
+)
+URL = "https://remote.example/inbox?x=1"
+
+
+def of(coverage: Coverage, url: str = URL, key_id: str = "https://me.example/u/x#main-key") -> dict[str, str]:
+    unsigned = request(
+        coverage, "https", Target.of(url),
+        digest=Message.digest_of(RFC_BODY), length=len(RFC_BODY), content_type="application/activity+json",
+        key_id=key_id, epoch_seconds=1_795_431_600, date=imf_fixdate(1_795_431_600),
+    )  # fmt: skip
+    return {**unsigned.with_signature(b"\1\2"), "base": unsigned.base.decode()}
+
+
+def test_the_rfcs_example_is_made_byte_for_byte() -> None:
+    unsigned = request(
+        RFC_COVERAGE, "https", Target.of("https://example.com/foo?param=Value&Pet=dog"),
+        digest=Message.digest_of(RFC_BODY), length=len(RFC_BODY), content_type="application/json",
+        key_id="test-key-ed25519", epoch_seconds=1_618_884_473, date=imf_fixdate(1_618_884_475),
+    )  # fmt: skip
+    assert unsigned.base == RFC_BASE
+    key = load_pem_private_key(RFC_KEY.encode(), None)
+    assert isinstance(key, ed25519.Ed25519PrivateKey)
+    assert unsigned.with_signature(key.sign(unsigned.base))["Signature"] == RFC_SIGNATURE
+
+
+def test_by_default_it_is_what_mastodon_wants() -> None:
+    digest = base64.b64encode(base64.b64decode(Message.digest_of(RFC_BODY))).decode()
+    told = '("@method" "@target-uri" "content-digest");created=1795431600;keyid="https://me.example/u/x#main-key"'
+    assert of(DEFAULT) == {
+        "Host": "remote.example",
+        "Date": "Mon, 23 Nov 2026 11:00:00 GMT",
+        "Content-Type": "application/activity+json",
+        "Content-Digest": f"sha-256=:{digest}:",
+        "Signature-Input": f"sig1={told}",
+        "Signature": "sig1=:AQI=:",
+        "base": f'"@method": POST\n"@target-uri": {URL}\n"content-digest": sha-256=:{digest}:\n'
+        f'"@signature-params": {told}',
+    }
+
+
+def test_every_component_has_its_value() -> None:
+    names = (
+        "@authority",
+        "@scheme",
+        "@request-target",
+        "@path",
+        "@query",
+        "digest",
+        "host",
+        "content-length",
+    )
+    base = of(Coverage(names), "https://remote.example:8443/a/b?x=1&y")["base"]
+    digest = Message.digest_of(RFC_BODY)
+    assert base.splitlines()[:-1] == [
+        '"@authority": remote.example:8443',
+        '"@scheme": https',
+        '"@request-target": /a/b?x=1&y',
+        '"@path": /a/b',
+        '"@query": ?x=1&y',
+        f'"digest": SHA-256={digest}',
+        '"host": remote.example:8443',
+        '"content-length": 18',
+    ]
+    assert '"@query": ?\n' in of(Coverage(("@query",)), "https://remote.example/a")["base"]
+
+
+def test_a_key_id_cannot_end_its_quotes() -> None:
+    told = of(DEFAULT, key_id='https://me.example/"\\\n;alg="x')["Signature-Input"]
+    assert 'keyid="https://me.example/%22%5C%0A;alg=%22x"' in told
+
+
+@pytest.mark.parametrize(
+    ("header", "components", "told"),
+    [
+        ('sig1=("@method" "@target-uri" "content-digest");created', "@method @target-uri content-digest", ""),
+        ('a=("@target-uri");nonce="n;\\"1";tag="t"', "@target-uri content-digest", 'nonce="n;\\"1";tag="t"'),
+        ('a=("@method");expires;keyid;alg="ed25519"', "@method @target-uri content-digest", 'alg="ed25519"'),
+        ('a=("@authority" "@request-target" "digest")', "@authority @request-target digest", ""),
+        ('no=("@status"), b=("date" "@target-uri")', "date @target-uri content-digest", ""),
+        ('no=("@target-uri");alg="rsa-pss-sha512", b=("@target-uri")', "@target-uri content-digest", ""),
+        ('no=("@target-uri";req), b=("@target-uri")', "@target-uri content-digest", ""),
+        ('no=("date" "date"), no2=5, b=("@target-uri")', "@target-uri content-digest", ""),
+    ],
+)  # fmt: skip
+def test_what_is_asked_for_is_signed(header: str, components: str, told: str) -> None:
+    coverage = wanted(header, "ed25519")
+    assert coverage is not None
+    assert coverage.components == tuple(components.split())
+    line = of(coverage)["Signature-Input"]
+    assert told in line
+    assert "created=" in line
+    assert ("expires=1795431900" in line) is ("expires" in header)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "((", "sig1", 'a=("@status")', 'a=("x-custom")', 'a=("date");nonce=5', "é=()", 'a="' + "x" * 5000,
+     f'a=("date");nonce="{"x" * 600}"', 'a=("date");alg="rsa-v1_5-sha256"', "a=(" * 500],
+)  # fmt: skip
+def test_what_we_cannot_give_is_passed_over(header: str) -> None:
+    assert wanted(header, "ed25519") is None
+
+
+@given(st.text(max_size=200) | st.text('ab"=();,: @methodcntgis-1\\', max_size=80))
+def test_no_header_makes_it_fail(header: str) -> None:
+    coverage = wanted(header, "rsa")
+    if coverage is not None:
+        assert of(coverage)["Signature-Input"].isprintable()
+
+
+def names(remembered: Dialect, *, offer: str = "", query: bool = False) -> list[str]:
+    tried: list[Form] = []
+    form: Form | None = first_form(remembered)
+    while form is not None:
+        tried.append(form)
+        form = next_form(tried, accept_signature=offer, key_algorithm="rsa", has_query=query)
+    assert len(tried) <= MAX_KNOCKS
+    return [form.dialect.name for form in tried]
+
+
+@pytest.mark.parametrize(
+    ("remembered", "query", "offer", "expected"),
+    [
+        (Dialect.UNKNOWN, False, "", "CAVAGE RFC9421"),
+        (Dialect.UNKNOWN, True, "", "CAVAGE RFC9421 CAVAGE_PATH"),
+        (Dialect.RFC9421, False, "", "RFC9421 CAVAGE"),
+        (Dialect.RFC9421, True, "", "RFC9421 CAVAGE CAVAGE_PATH"),
+        (Dialect.RFC9421_FULL, False, "", "RFC9421_FULL CAVAGE"),
+        (Dialect.CAVAGE_PATH, True, "", "CAVAGE_PATH RFC9421 CAVAGE"),
+        (Dialect.UNKNOWN, False, 'sig1=("@method" "@target-uri" "content-digest");created', "CAVAGE RFC9421"),
+        (Dialect.UNKNOWN, False, 'sig1=("@authority");created;nonce="1"', "CAVAGE RFC9421_FULL"),
+        (Dialect.RFC9421, False, 'x=("@authority" "date")', "RFC9421 RFC9421_FULL CAVAGE"),
+        (Dialect.RFC9421, False, 'sig1=("@method" "@target-uri" "content-digest");created', "RFC9421 CAVAGE"),
+    ],
+)
+def test_knocks(remembered: Dialect, query: bool, offer: str, expected: str) -> None:
+    assert names(remembered, offer=offer, query=query) == expected.split()
+
+
+def test_all_that_is_asked_for_is_remembered_as_the_full_form() -> None:
+    assert first_form(Dialect.RFC9421_FULL).coverage == FULL
