@@ -25,6 +25,8 @@ THREADS: Final = 16
 #: names whose lookup is under way or waits for a thread
 MAX_PENDING: Final = 1024
 CACHED_NAMES: Final = 10_000
+#: of one name; an answer can hold thousands, each of which would be kept and connected to
+ADDRESSES: Final = 16
 #: the operating system tells no TTL; a minute is what most hosts' records allow
 TTL_S: Final = 60.0
 #: for names that do not exist
@@ -133,7 +135,7 @@ class PolicyResolver(AbstractResolver):
     async def _look_up(self, host: str) -> Found:
         loop = asyncio.get_running_loop()
         try:
-            found = await asyncio.wrap_future(self._threads.submit(host))
+            found = (await asyncio.wrap_future(self._threads.submit(host)))[:ADDRESSES]
         except NameNotFound as error:
             self._remember(host, loop.time() + NEGATIVE_TTL_S, error)
             raise

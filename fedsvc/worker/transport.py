@@ -12,8 +12,8 @@ import socket
 import ssl
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
-from functools import lru_cache
-from typing import Final
+from functools import lru_cache, partial
+from typing import Any, Final
 
 from aiohttp import (
     AddrInfoType,
@@ -38,10 +38,9 @@ from yarl import URL
 from fedsvc.config import Settings
 from fedsvc.domain.classify import Answer, TransportError
 from fedsvc.worker.addresses import AddressPolicy, AddressRefused
+from fedsvc.worker.connection import BODY_BYTES, AnswerConnection
 from fedsvc.worker.resolver import NameNotFound, PolicyResolver
 
-HEAD_BYTES: Final = 32_768
-BODY_BYTES: Final = 65_536
 #: seconds that a body may take once its head, which decides, is there
 BODY_WAIT_S: Final = 3.0
 #: seconds for which an idle connection is kept; most servers close theirs after 60 or more
@@ -130,8 +129,6 @@ class Transport:
         data = body if len(body) <= _ONE_WRITE_BYTES else io.BytesIO(body)
         response = await session.post(url, data=data, headers=headers, allow_redirects=False)
         try:
-            if _head_size(response) > HEAD_BYTES:
-                return Answer(error=TransportError.PROTOCOL, detail=f"head of over {HEAD_BYTES} bytes")
             content = response.content
             if content.is_eof():
                 # the usual case: the whole answer came in one read
@@ -146,7 +143,7 @@ class Transport:
 
     def _session(self, context: ssl.SSLContext, *, keep_alive: bool) -> ClientSession:
         settings = self._settings
-        connector = TCPConnector(
+        connector = _Connector(
             ssl=context,
             resolver=self._resolver,
             use_dns_cache=False,  # the resolver has one
@@ -180,6 +177,13 @@ class Transport:
         return socket.socket(family, kind, protocol)
 
 
+class _Connector(TCPConnector):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        factory: Any = partial(AnswerConnection, loop=asyncio.get_running_loop())
+        self._factory = factory
+
+
 def _ssl_context(ca_file: str) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if ca_file:
@@ -199,7 +203,9 @@ async def _with_body(response: ClientResponse, exchange: Exchange, deadline: asy
             body += chunk
             exchange.answer = _answer(response, bytes(body[:BODY_BYTES]))
     except ClientError:
-        pass  # cut off, or no valid chunks
+        pass  # cut off
+    # a second request may follow, in another form of signature: it has the whole time again
+    deadline.reschedule(ends)
     return exchange.answer or _answer(response, b"")
 
 
@@ -221,13 +227,6 @@ def _answer(response: ClientResponse, body: bytes) -> Answer:
         accept_signature=", ".join(headers.getall("Accept-Signature", ())),
         body_head=body,
     )
-
-
-def _head_size(response: ClientResponse) -> int:
-    size = len(response.raw_headers) * 4
-    for name, value in response.raw_headers:
-        size += len(name) + len(value)
-    return size
 
 
 def _failure(error: ClientError | OSError) -> Answer:

@@ -1,0 +1,1 @@
+"""What the network may not do to us: hostile servers and resolvers on loopback against the real deliverer."""
