@@ -25,8 +25,8 @@ THREADS: Final = 16
 #: names whose lookup is under way or waits for a thread
 MAX_PENDING: Final = 1024
 CACHED_NAMES: Final = 10_000
-#: of one name; an answer can hold thousands, each of which would be kept and connected to
-ADDRESSES: Final = 16
+#: of one name and family; an answer can hold thousands, each of which would be kept and connected to
+ADDRESSES: Final = 4
 #: the operating system tells no TTL; a minute is what most hosts' records allow
 TTL_S: Final = 60.0
 #: for names that do not exist
@@ -63,6 +63,13 @@ def look_up(host: str) -> Found:
     except OSError as error:
         raise NameLookupFailed(f"{host}: {error.strerror}") from None
     return tuple(dict.fromkeys(str(info[4][0]) for info in infos))
+
+
+def _first(found: Found) -> Found:
+    """As many as are of use, in their order."""
+    v4 = [address for address in found if ":" not in address][:ADDRESSES]
+    v6 = [address for address in found if ":" in address][:ADDRESSES]
+    return tuple(address for address in found if address in v4 or address in v6)
 
 
 class PolicyResolver(AbstractResolver):
@@ -135,7 +142,7 @@ class PolicyResolver(AbstractResolver):
     async def _look_up(self, host: str) -> Found:
         loop = asyncio.get_running_loop()
         try:
-            found = (await asyncio.wrap_future(self._threads.submit(host)))[:ADDRESSES]
+            found = _first(await asyncio.wrap_future(self._threads.submit(host)))
         except NameNotFound as error:
             self._remember(host, loop.time() + NEGATIVE_TTL_S, error)
             raise

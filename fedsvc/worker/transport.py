@@ -52,6 +52,8 @@ _HEADERS: Final = 128
 _LOOKUP_SHARE: Final = 0.8
 #: aiohttp warns of raw bytes beyond this, since it writes them in one go
 _ONE_WRITE_BYTES: Final = 2**20
+#: what becomes of a connection that was there before the connector had done with it
+_LOST: Final = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 
 class Exchange:
@@ -189,6 +191,7 @@ def _ssl_context(ca_file: str) -> ssl.SSLContext:
     if ca_file:
         context.load_verify_locations(cafile=ca_file)
     context.set_alpn_protocols(["http/1.1"])
+    context.hostname_checks_common_name = False  # RFC 9525: the alternative names alone tell who it is
     return context
 
 
@@ -246,6 +249,8 @@ def _kind(error: ClientError | OSError) -> TransportError:
             return TransportError.NXDOMAIN if isinstance(cause, NameNotFound) else TransportError.DNS
         case ClientSSLError():
             return TransportError.TLS
+        case ClientConnectorError() if isinstance(cause, _LOST):
+            return TransportError.TLS
         case ClientConnectorError():
             return TransportError.CONNECT
         case ServerDisconnectedError() | ClientOSError():
@@ -260,6 +265,8 @@ def _kind(error: ClientError | OSError) -> TransportError:
 
 def _detail(error: ClientError | OSError) -> str:
     match error:
+        case ClientConnectorError() if isinstance(error.os_error, _LOST):
+            return "closed during the TLS handshake"
         case ClientConnectorError():
             return str(error.os_error)
         case ClientResponseError():

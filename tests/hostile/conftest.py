@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -31,6 +32,10 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> Connections:
     return seen
 
 
+_trust = lru_cache(transport._ssl_context)
+
+
 @pytest.fixture(autouse=True)
-def short_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "BODY_WAIT_S", 0.3)
+    monkeypatch.setattr(transport, "_ssl_context", _trust)  # the trust store is read once
