@@ -35,7 +35,10 @@ class AnswerConnection(ResponseHandler):
         self._answered = False
         self._head_left = HEAD_BYTES
         self._body_left = BODY_BYTES
+        early, self._tail = self._tail, b""
         super().set_response_params(**params)
+        if early:
+            self.set_exception(HttpProcessingError(message="an answer before the request"))
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Takes a head that was parsed: the first that is final, no other."""
@@ -48,8 +51,10 @@ class AnswerConnection(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         if self._parser is None or not data:
-            super().data_received(data)  # before the request: kept for its answer
+            super().data_received(data)  # before the request: kept until then
             return
+        if self.exception() is not None:
+            return  # given up
         at = 0
         while at < len(data):
             if self._answered:
@@ -62,7 +67,7 @@ class AnswerConnection(ResponseHandler):
             at += len(piece)
             self._head_left -= len(piece)
             super().data_received(piece)
-            if self._exception is not None:
+            if self.exception() is not None:
                 return
             if self._head_left <= 0 and not self._answered:
                 self.set_exception(HttpProcessingError(message=f"head of over {HEAD_BYTES} bytes"))
@@ -86,7 +91,7 @@ class AnswerConnection(ResponseHandler):
         super().data_received(piece)
         if payload.is_eof():
             return len(piece) == len(data)
-        if self._body_left and self._exception is None:
+        if self._body_left and self.exception() is None:
             return True
         payload.feed_eof()  # what there is of it is read
         return False

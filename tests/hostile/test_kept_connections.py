@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from aiohttp.http_exceptions import HttpProcessingError
 
 from fedsvc.domain.delivery import Reason
+from fedsvc.worker.connection import AnswerConnection
 from fedsvc.worker.deliverer import Deliverer
 from hostile.remote import (
     ACCEPTED,
@@ -108,7 +110,9 @@ async def test_what_comes_on_an_idle_connection_ends_it(name: str) -> None:
         assert (remote.connections, len(remote.got)) == (2, 2)
 
 
-async def test_an_answer_before_the_request_leaves_the_true_one_to_nobody() -> None:
+@pytest.mark.parametrize("early", [ACCEPTED, ACCEPTED * 2, b"220 ready\r\n", b"H"])
+async def test_what_comes_before_the_request_answers_no_other(early: bytes) -> None:
+    """If it is seen in time it is no answer at all. If not it is taken for one, and the true one for none."""
     ended = asyncio.Event()
 
     class Hasty(Remote):
@@ -116,18 +120,33 @@ async def test_an_answer_before_the_request_leaves_the_true_one_to_nobody() -> N
             if self.connections:
                 await super().serve(reader, writer)
             self.connections += 1
-            writer.write(ACCEPTED)
-            await self.read(reader)
-            writer.write(POISON)
-            with suppress(ConnectionError):
+            writer.write(early)
+            try:
+                await self.read(reader)
+                writer.write(POISON)
                 assert await reader.read() == b""
-            ended.set()
+            finally:
+                ended.set()
 
     async with serving(ACCEPTED, kind=Hasty) as remote, delivering() as deliverer:
-        assert (await deliver(deliverer, remote.url)).verdict.status == 202
+        first = (await deliver(deliverer, remote.url)).verdict
+        assert (first.reason, first.status) in (
+            (Reason.PROTOCOL_ERROR, 0),
+            (Reason.OK, 202),
+            (Reason.GONE, 410),
+        )
         async with asyncio.timeout(PATIENCE):
             await ended.wait()
         assert (await deliver(deliverer, remote.url)).verdict.status == 202
+
+
+async def test_a_connection_that_spoke_before_it_was_asked_has_not_answered() -> None:
+    connection = AnswerConnection(asyncio.get_running_loop())
+    connection.data_received(ACCEPTED)
+    connection.set_response_params()
+    with pytest.raises(HttpProcessingError, match="before the request"):
+        await connection.read()
+    assert connection.should_close
 
 
 @pytest.mark.parametrize(
