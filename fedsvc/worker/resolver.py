@@ -11,17 +11,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
+from contextlib import suppress
 from typing import Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from fedsvc.worker.addresses import AddressPolicy, AddressRefused
 
-THREADS: Final = 16
+#: each waits, most of the time; a name whose servers are silent holds one for ten seconds or more
+THREADS: Final = 64
 #: names whose lookup is under way or waits for a thread
 MAX_PENDING: Final = 1024
 CACHED_NAMES: Final = 10_000
@@ -82,6 +83,7 @@ class PolicyResolver(AbstractResolver):
         self._threads = _DaemonThreads(look_up, THREADS)
         self._cache: OrderedDict[str, tuple[float, Found | NameNotFound]] = OrderedDict()
         self._pending: dict[str, asyncio.Task[Found]] = {}
+        self._closed = False
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -113,6 +115,7 @@ class PolicyResolver(AbstractResolver):
         return results
 
     async def close(self) -> None:
+        self._closed = True
         for task in self._pending.values():
             task.cancel()
         await asyncio.gather(*self._pending.values(), return_exceptions=True)
@@ -141,11 +144,20 @@ class PolicyResolver(AbstractResolver):
 
     async def _look_up(self, host: str) -> Found:
         loop = asyncio.get_running_loop()
+        job = self._threads.submit(host)
+        # who asked has gone by then; what has begun goes on, and serves the next who asks
+        give_up = loop.call_later(self._deadline_s, job.cancel)
         try:
-            found = _first(await asyncio.wrap_future(self._threads.submit(host)))
+            found = _first(await asyncio.wrap_future(job))
         except NameNotFound as error:
             self._remember(host, loop.time() + NEGATIVE_TTL_S, error)
             raise
+        except asyncio.CancelledError:
+            if self._closed:
+                raise
+            raise NameLookupFailed(f"{host}: no answer within {self._deadline_s:g} s") from None
+        finally:
+            give_up.cancel()
         self._remember(host, loop.time() + TTL_S, found)
         return found
 
@@ -162,18 +174,22 @@ class PolicyResolver(AbstractResolver):
 
 
 class _DaemonThreads:
-    """At most `limit` threads, started as they are needed, that run `look_up`."""
+    """At most `limit` threads, started as they are needed, that run `look_up`. The latest job is the first:
+    when names that hang keep all of them busy, the oldest have the least time left anyway."""
 
     def __init__(self, look_up: Lookup, limit: int) -> None:
         self._look_up = look_up
         self._limit = limit
         self._started = 0
         self._idle = threading.Semaphore(0)
-        self._jobs: SimpleQueue[tuple[Future[Found], str] | None] = SimpleQueue()
+        self._jobs: deque[tuple[Future[Found], str] | None] = deque()
+        #: at least as many as there are jobs
+        self._calls = threading.Semaphore(0)
 
     def submit(self, host: str) -> Future[Found]:
+        self._drop_cancelled()
         future: Future[Found] = Future()
-        self._jobs.put((future, host))
+        self._put((future, host))
         if not self._idle.acquire(blocking=False) and self._started < self._limit:
             self._started += 1
             threading.Thread(target=self._run, name=f"resolve-{self._started}", daemon=True).start()
@@ -181,10 +197,27 @@ class _DaemonThreads:
 
     def close(self) -> None:
         for _ in range(self._started):
-            self._jobs.put(None)
+            self._put(None)
+
+    def _put(self, job: tuple[Future[Found], str] | None) -> None:
+        self._jobs.append(job)
+        self._calls.release()
+
+    def _drop_cancelled(self) -> None:
+        """They are the oldest, to which no thread comes while there are others."""
+        with suppress(IndexError):  # a thread took the last
+            while (oldest := self._jobs[0]) is not None and oldest[0].cancelled():
+                self._jobs.popleft()
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while True:
+            self._calls.acquire()
+            try:
+                job = self._jobs.pop()
+            except IndexError:
+                continue  # it was dropped
+            if job is None:
+                return
             future, host = job
             if future.set_running_or_notify_cancel():
                 try:

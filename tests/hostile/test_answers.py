@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
+import zlib
 from contextlib import ExitStack
 from random import Random
 
 import pytest
 
-from fedsvc.domain.classify import Outcome
+from fedsvc.domain.classify import Outcome, snippet
 from fedsvc.domain.delivery import Reason
 from hostile.attacks import ATTACKS
 from hostile.remote import ACCEPTED, PATIENCE, Act, deliver, delivering, open_files, reset, serving
@@ -120,6 +122,27 @@ async def test_whatever_is_sent_is_no_defect_of_ours(seed: int) -> None:
             assert verdict.reason is not Reason.WORKER_ERROR, (verdict, sent[-1])
             assert verdict.detail.isprintable()
             assert verdict.snippet.isprintable()
+
+
+@pytest.mark.parametrize("how", ["length", "chunks", "transfer encoding"])
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate"])
+async def test_nothing_is_unpacked(encoding: str, how: str) -> None:
+    packed = (zlib.compress if encoding == "deflate" else gzip.compress)(b"open sesame")
+    head, body = {
+        "length": (f"Content-Encoding: {encoding}\r\nContent-Length: {len(packed)}", packed),
+        "chunks": (
+            f"Content-Encoding: {encoding}\r\nTransfer-Encoding: chunked",
+            b"%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed),
+        ),
+        "transfer encoding": (
+            f"Transfer-Encoding: {encoding}, chunked",
+            b"%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed),
+        ),
+    }[how]
+    answer = f"HTTP/1.1 500 x\r\n{head}\r\n\r\n".encode() + body
+    async with serving(answer) as remote, delivering() as deliverer:
+        verdict = (await deliver(deliverer, remote.url)).verdict
+    assert verdict.snippet == snippet(packed)
 
 
 HEADER_VALUES = {

@@ -13,7 +13,7 @@ from fedsvc.domain.delivery import Reason
 from hostile.attacks import ATTACKS
 from hostile.certificates import authority, server_context
 from hostile.conftest import Connections
-from hostile.remote import ACCEPTED, PRIVATE, deliver, delivering, serving
+from hostile.remote import ACCEPTED, PRIVATE, Remote, accepting, deliver, delivering, serving
 
 
 def redirect(location: str, status: int = 307, more: str = "") -> bytes:
@@ -149,6 +149,22 @@ async def test_a_redirect_from_https_to_http_is_not_followed(first: str, connect
         assert (verdict.outcome, verdict.reason) == (Outcome.PERMANENT, Reason.REDIRECTED)
         assert len(remote.got) == 1
         assert connected == [("127.0.0.1", remote.port)]
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "127.0.0.1", "169.254.169.254", "::1", "fd00::1"])
+async def test_a_redirect_to_a_name_of_our_own_network_is_refused(
+    address: str, monkeypatch: pytest.MonkeyPatch, connected: Connections
+) -> None:
+    def getaddrinfo(*_: object, **__: object) -> list[Any]:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return [(family, socket.SOCK_STREAM, 6, "", (address, 0))]
+
+    monkeypatch.setattr("fedsvc.worker.resolver.socket.getaddrinfo", getaddrinfo)
+    remote = Remote((redirect("http://intranet.example/"),))
+    async with accepting(remote.serve, "127.0.0.2") as port, delivering(allowed_cidrs="127.0.0.2/32") as it:
+        verdict = (await deliver(it, f"http://127.0.0.2:{port}/")).verdict
+    assert (verdict.outcome, verdict.reason) == (Outcome.PERMANENT, Reason.ADDRESS_REFUSED)
+    assert connected == [("127.0.0.2", port)]
 
 
 async def test_two_locations_lead_to_one_of_them_at_most() -> None:
