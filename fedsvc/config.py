@@ -197,6 +197,12 @@ class Settings(BaseModel):
     max_fan_out: int = Field(
         50_000, ge=1, le=1_000_000, description="Most inboxes in one FanOutActivity call."
     )
+    max_watchers: int = Field(
+        32,
+        ge=0,
+        le=10_000,
+        description="WatchOutcomes streams of one server process at a time, at most.",
+    )
     request_id_ttl: int = Field(
         3600, ge=60, description="Seconds for which a repeated request id gets the first answer."
     )

@@ -62,7 +62,7 @@ class Archive:
         )
         async with transaction(self.engine) as connection:
             row = (await connection.execute(query)).mappings().first()
-        return None if row is None else _delivery(row)
+        return None if row is None else delivery_of(row)
 
     async def list_by_activity(
         self,
@@ -80,7 +80,7 @@ class Archive:
             query = query.where(deliveries.c.state.in_([int(state) for state in states]))
         async with transaction(self.engine) as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [_delivery(row) for row in rows]
+        return [delivery_of(row) for row in rows]
 
     async def count_by_activity(self, activity_id: str) -> dict[DeliveryState, int]:
         query = (
@@ -180,7 +180,8 @@ def _row(d: Delivery) -> dict[str, Any]:
     }
 
 
-def _delivery(row: Any) -> Delivery:
+def delivery_of(row: Any) -> Delivery:
+    """Of a row of the table `deliveries`."""
     return Delivery(
         id=DeliveryId(row["partition"], row["sequence"]),
         state=DeliveryState(row["state"]),

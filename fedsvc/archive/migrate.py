@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from importlib.resources import files
 
 from alembic import command
@@ -17,7 +18,14 @@ from fedsvc.archive.engine import CONNECT_TIMEOUT, MIGRATION_TIMEOUT, create_eng
 from fedsvc.config import Settings
 from fedsvc.errors import ArchiveUnavailable
 
+#: tries, and seconds between them
+_TRIES = 40
+_PAUSE = 0.25
 _NEVER_MIGRATED = "the database is not migrated: run `fedsvc migrate`"
+
+
+class _Busy(Exception):
+    """Another process has locked the database."""
 
 
 def upgrade(settings: Settings) -> str:
@@ -52,6 +60,16 @@ async def check(engine: AsyncEngine) -> None:
 
 
 async def _run(settings: Settings, revision: str, *, down: bool = False) -> str:
+    # SQLite does not wait for another process that is just making the file what it is to be.
+    for _ in range(_TRIES):
+        try:
+            return await _try(settings, revision, down)
+        except _Busy:
+            await asyncio.sleep(_PAUSE)
+    raise ArchiveUnavailable("the database is locked by another process")
+
+
+async def _try(settings: Settings, revision: str, down: bool) -> str:
     engine = create_engine(settings, statement_timeout=MIGRATION_TIMEOUT)
     try:
         async with engine.connect() as connection:
@@ -60,6 +78,8 @@ async def _run(settings: Settings, revision: str, *, down: bool = False) -> str:
             return await connection.run_sync(_current) or ""
     except (SQLAlchemyError, OSError, TimeoutError) as error:
         problem = getattr(error, "orig", None) or error
+        if isinstance(problem, sqlite3.OperationalError) and "locked" in str(problem):
+            raise _Busy from None
         raise ArchiveUnavailable(f"the database does not answer: {type(problem).__name__}") from None
     finally:
         await engine.dispose()

@@ -57,6 +57,19 @@ deliveries = Table(
     Index(None, "activity_key", "partition", "sequence"),
     Index(None, "state", "completed_ms"),
     Index(None, "host", "completed_ms"),
+    Index(None, "partition", "outcome"),
+)
+
+#: what happened to hosts, inboxes and keys
+events = Table(
+    "events",
+    metadata,
+    Column("partition", SmallInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("type", SmallInteger, nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("detail", Text, nullable=False),
+    Index(None, "number"),
 )
 
 #: one row for each batch of parked deliveries that left Redis

@@ -59,6 +59,7 @@ class Signal(IntFlag):
     SLOWED = 4
     TOOK = 8
     INBOX_GONE = 16
+    KEY_REJECTED = 32
 
 
 NO_SIGNAL: Final = Signal(0)

@@ -26,6 +26,7 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
     <ns>:{pN}:dead                       stream    dead letters: d sequence, o packed outcome
     <ns>:{pN}:outcomes                   stream    every terminal outcome: d, s state, o packed outcome
     <ns>:{pN}:archived                   string    number of the last outcome that SQL has committed
+    <ns>:{pN}:trimmed                    string    number of the last outcome that is only in SQL
     <ns>:{pN}:spills                     hash      batch -> what of a lane is in SQL
     <ns>:{pN}:consumers                  zset      worker -> time (ms) at which its lease ends
     <ns>:{pN}:looked                     string    when (ms) a worker last looked for dead ones

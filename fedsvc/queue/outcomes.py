@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final, NamedTuple
+
+import orjson
 
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState
+from fedsvc.domain.events import EventType, HostEvent
 from fedsvc.errors import QueueCorrupt
 from fedsvc.queue import outcome
 from fedsvc.queue.keys import Keys
@@ -21,6 +24,16 @@ return 1
 """
 
 
+class Followed(NamedTuple):
+    entries: list[Delivery | HostEvent]
+    #: number of the last entry looked at
+    last: int
+    #: if not 0, the log up to this number is only in SQL, and `entries` are none
+    archived: int
+    #: the log ends before what was asked for: it is not the log that it was
+    restarted: bool
+
+
 class OutcomeLog:
     def __init__(self, link: Link, keys: Keys, settings: Settings) -> None:
         self._link = link
@@ -30,6 +43,7 @@ class OutcomeLog:
         self._archived = Script("archived")
         self._trim = Script("trim")
         self._bury = Script("bury")
+        self._follow = Script("follow")
         self._dead_ms = settings.dead_letter_retention * 1000
 
     async def lead(self, partition: int, name: str) -> bool:
@@ -45,20 +59,30 @@ class OutcomeLog:
     async def read(self, partition: int, after: int, limit: int) -> tuple[list[Delivery], int, int]:
         """Outcomes past number `after`, oldest first: those that can be read, the number of the last entry
         looked at, and how many entries that were."""
+        entries, last, count = await self.read_all(partition, after, limit)
+        return [entry for entry in entries if isinstance(entry, Delivery)], last, count
+
+    async def read_all(
+        self, partition: int, after: int, limit: int
+    ) -> tuple[list[Delivery | HostEvent], int, int]:
+        """As `read`, with the events."""
         entries = await self._link.call(
             "XRANGE", self._keys.partition(partition).outcomes, f"{after + 1}-0", "+", "COUNT", limit
         )
-        outcomes: list[Delivery] = []
-        for name, fields in entries:
-            number = int(name.split(b"-")[0])
-            try:
-                _, sequence, _, state, _, payload = fields
-                id = DeliveryId(partition, int(sequence))
-                outcomes.append(outcome.unpack(payload, id, DeliveryState(int(state)), number))
-            except (QueueCorrupt, ValueError):
-                continue  # not written by us; it must not block those behind it
-        last = int(entries[-1][0].split(b"-")[0]) if entries else after
-        return outcomes, last, len(entries)
+        return (*_entries(partition, entries, after), len(entries))
+
+    async def end(self, partition: int) -> int:
+        """Number of the last entry there is or was; 0 for none."""
+        prefix = self._keys.partition(partition).prefix
+        return int((await self._link.run(self._follow, prefix, [-1, 0]))[1])
+
+    async def follow(self, partition: int, after: int, limit: int) -> Followed:
+        """The log past `after`, if Redis still has all of that."""
+        prefix = self._keys.partition(partition).prefix
+        trimmed, end, entries = await self._link.run(self._follow, prefix, [after, limit])
+        read, last = _entries(partition, entries, after)
+        # A Redis that came back empty begins anew: what it gives has smaller numbers than what it had.
+        return Followed(read, last, int(trimmed), int(end) < after)
 
     async def commit(self, partition: int, after: int, number: int, count: int) -> None:
         """The archive has committed what `read` gave: `count` entries past `after`, up to `number`."""
@@ -74,3 +98,24 @@ class OutcomeLog:
         """End dead letters that are older than FEDSVC_DEAD_LETTER_RETENTION. Returns how many."""
         prefix = self._keys.partition(partition).prefix
         return int(await self._link.run(self._bury, prefix, [self._dead_ms, limit]))
+
+
+def _entries(partition: int, entries: Any, after: int) -> tuple[list[Delivery | HostEvent], int]:
+    """Those that can be read, and the number of the last."""
+    read: list[Delivery | HostEvent] = []
+    number = after
+    for name, fields in entries:
+        number = int(name.split(b"-")[0])
+        try:
+            _, sequence, _, state, _, payload = fields
+            if state == b"0":
+                told = orjson.loads(payload)
+                read.append(
+                    HostEvent(EventType[told["event"]], partition, number, told["host"], told["detail"])
+                )
+            else:
+                id = DeliveryId(partition, int(sequence))
+                read.append(outcome.unpack(payload, id, DeliveryState(int(state)), number))
+        except (QueueCorrupt, ValueError, KeyError, TypeError):
+            continue  # not written by us; it must not block those behind it
+    return read, number

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import REGISTRY
 
 from fedsvc.archive.archive import Archive
+from fedsvc.archive.archived_log import ArchivedLog
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.spill_store import SpillStore
 from fedsvc.config import Address, Settings
@@ -40,6 +41,7 @@ from fedsvc.server.pressure import Pressure
 from fedsvc.server.services.delivery import DeliveryService
 from fedsvc.server.services.keys import KeyService
 from fedsvc.server.services.operations import OperationsService
+from fedsvc.server.watch import Watchers
 from fedsvc.v1 import delivery_service_pb2, key_service_pb2, operations_service_pb2
 from fedsvc.v1.delivery_service_pb2_grpc import add_DeliveryServiceServicer_to_server
 from fedsvc.v1.key_service_pb2_grpc import add_KeyServiceServicer_to_server
@@ -102,6 +104,7 @@ class Server:
 
             server = grpc.aio.server(interceptors=[Observe()], options=self._options())
             pressure = Pressure(settings)
+            outcomes = OutcomeLog(link, keys, settings)
             delivery = DeliveryService(
                 settings,
                 Intake(settings, producer),
@@ -112,10 +115,11 @@ class Server:
                 SpillStore(engine),
                 Canceller(link, keys, settings),
                 pressure,
+                Watchers(settings, outcomes, ArchivedLog(engine), self._stopping),
             )
             add_DeliveryServiceServicer_to_server(delivery, server)
             hosts = Hosts(link, keys, settings)
-            cleanup = Cleanup(link, OutcomeLog(link, keys, settings), hosts, settings)
+            cleanup = Cleanup(link, outcomes, hosts, settings)
             operations = OperationsService(
                 link, StatsReader(link, keys, settings), reader, archive, hosts, cleanup, settings
             )

@@ -7,10 +7,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Attempt, Delivery
+from fedsvc.domain.events import EventType, HostEvent
 from fedsvc.errors import InvalidInput
 from fedsvc.queue.hosts import FOR_EVER, Circuit, HostState
 from fedsvc.queue.server_info import ServerInfo
 from fedsvc.queue.stats import DUE_WITHIN_S, QueueStats, RetryStats
+from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import operations_service_pb2 as operations
 from fedsvc.v1 import types_pb2 as types
 
@@ -59,6 +61,27 @@ def delivery(d: Delivery) -> types.Delivery:
         attempt_history=[attempt(a) for a in d.history],
         ordering_key=d.ordering_key,
         request_id=d.request_id,
+    )
+
+
+def seen(cursor: str, entry: Delivery | HostEvent | None) -> pb.WatchOutcomesResponse:
+    if entry is None:
+        return pb.WatchOutcomesResponse(cursor=cursor, heartbeat=True)
+    if isinstance(entry, Delivery):
+        return pb.WatchOutcomesResponse(
+            cursor=cursor,
+            event_type=pb.EVENT_TYPE_OUTCOME,
+            time=timestamp(entry.completed_ms),
+            delivery=delivery(entry),
+            host=entry.host,
+        )
+    return pb.WatchOutcomesResponse(
+        cursor=cursor,
+        event_type=pb.EventType.ValueType(entry.type),
+        time=timestamp(entry.number // 1000),
+        host=entry.host,
+        inbox=entry.detail if entry.type is EventType.INBOX_GONE else "",
+        key_id=entry.detail if entry.type is EventType.KEY_REJECTED else "",
     )
 
 

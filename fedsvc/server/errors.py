@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
@@ -44,6 +45,7 @@ _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Method = Callable[[Any, Request, Any], Awaitable[Response]]
+StreamMethod = Callable[[Any, Request, Any], AsyncGenerator[Response, None]]
 
 
 def status_of(error: Exception) -> status_pb2.Status:
@@ -92,6 +94,30 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], status: status_pb2.
         (("grpc-status-details-bin", status.SerializeToString()),),
     )
     raise AssertionError("abort returns never")
+
+
+def rpc_stream(method: StreamMethod[Request, Response]) -> StreamMethod[Request, Response]:
+    """As `rpc`, for a method that gives many responses and has all the time in the world."""
+
+    @functools.wraps(method)
+    async def wrapped(self: Any, request: Request, context: Any) -> AsyncGenerator[Response, None]:
+        try:
+            async with aclosing(method(self, request, context)) as responses:
+                async for response in responses:
+                    yield response
+            return
+        except FedsvcError as error:
+            status = status_of(error)
+            if status.code == code_pb2.INTERNAL:
+                log.error("rpc_failed", method=method.__name__, exc_info=error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            status = status_of(error)
+            log.error("rpc_failed", method=method.__name__, exc_info=error)
+        await abort(context, status)
+
+    return wrapped
 
 
 def rpc(method: Method[Request, Response]) -> Method[Request, Response]:

@@ -13,9 +13,11 @@ from typing import Final
 import structlog
 
 from fedsvc.archive.archive import Archive
+from fedsvc.archive.archived_log import ArchivedLog
 from fedsvc.archive.transaction import DataRefused
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery
+from fedsvc.domain.events import HostEvent
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
 from fedsvc.queue.outcomes import OutcomeLog
 from fedsvc.worker.beats import Beats
@@ -30,8 +32,8 @@ class _Batch:
     partition: int
     after: int  # the number past which it was read
     last: int  # of the last entry
-    count: int  # of entries, those that are no outcomes too
-    outcomes: list[Delivery]
+    count: int  # of entries, those that cannot be read too
+    entries: list[Delivery | HostEvent]
 
 
 class ArchivalHandler:
@@ -52,6 +54,7 @@ class ArchivalHandler:
     ) -> None:
         self._outcomes = outcomes
         self._archive = archive
+        self._log = ArchivedLog(archive.engine)
         self._beats = beats
         self._name = name
         self._partitions = range(settings.partitions)
@@ -91,9 +94,14 @@ class ArchivalHandler:
         ours = [p for p, leading in zip(self._partitions, leads, strict=True) if leading is True]
         read, more = await self._read_all(ours)
         batches = [batch for batch in read if isinstance(batch, _Batch)]
-        outcomes = [outcome for batch in batches for outcome in batch.outcomes]
+        entries = [entry for batch in batches for entry in batch.entries]
+        outcomes = [entry for entry in entries if isinstance(entry, Delivery)]
+        happened = [entry for entry in entries if isinstance(entry, HostEvent)]
         if outcomes:
             await self._store(outcomes)
+        if happened:
+            await self._log.record(happened)
+        if entries:
             self._heard = asyncio.get_running_loop().time()
         committed = await asyncio.gather(
             *(self._outcomes.commit(b.partition, b.after, b.last, b.count) for b in batches if b.count),
@@ -126,14 +134,14 @@ class ArchivalHandler:
     async def _read(self, partition: int, limit: int) -> _Batch:
         """Raises QueueUnavailable."""
         after = await self._outcomes.position(partition)
-        outcomes, last, count = await self._outcomes.read(partition, after, limit)
-        return _Batch(partition, after, last, count, outcomes)
+        entries, last, count = await self._outcomes.read_all(partition, after, limit)
+        return _Batch(partition, after, last, count, entries)
 
     async def _read_on(self, batch: _Batch, limit: int) -> None:
         """Raises QueueUnavailable."""
-        outcomes, batch.last, count = await self._outcomes.read(batch.partition, batch.last, limit)
+        entries, batch.last, count = await self._outcomes.read_all(batch.partition, batch.last, limit)
         batch.count += count
-        batch.outcomes += outcomes
+        batch.entries += entries
 
     async def _store(self, outcomes: list[Delivery]) -> None:
         """All but those that SQL can never hold: they must not block the ones behind them.

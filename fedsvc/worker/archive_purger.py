@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from fedsvc.archive.archive import Archive
+from fedsvc.archive.archived_log import ArchivedLog
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import DeliveryState
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
@@ -51,6 +52,8 @@ class ArchivePurger:
         """`now_ms`: Redis's clock, so that a worker whose own clock is ahead forgets nothing early."""
         self._outcomes = outcomes
         self._archive = archive
+        self._log = ArchivedLog(archive.engine)
+        self._event_retention_ms = settings.archive_retention * 1000
         self._now_ms = now_ms
         self._name = name
         self._retention_ms = {
@@ -85,4 +88,5 @@ class ArchivePurger:
             return False
         now_ms = self._now_ms()
         due = {state: now_ms - retention for state, retention in self._retention_ms.items()}
-        return await self._archive.purge(due, self.BATCH) >= self.BATCH
+        events = await self._log.purge(now_ms - self._event_retention_ms, self.BATCH)
+        return max(events, await self._archive.purge(due, self.BATCH)) >= self.BATCH

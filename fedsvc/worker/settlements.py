@@ -66,9 +66,12 @@ class Judge:
                 raise ValueError("a redirect must not leave the deliverer")
             case _:
                 assert_never(verdict.outcome)
+        signal = signal_of(verdict)
+        if settlement.state is DeliveryState.DEAD and verdict.reason is Reason.UNAUTHORIZED:
+            signal |= Signal.KEY_REJECTED
         return replace(
             settlement,
-            signal=signal_of(verdict),
+            signal=signal,
             latency_ms=tried.latency_ms,
             pause_ms=(verdict.retry_after_ms or 0) if verdict.slows_host else 0,
             learnt=tried.learnt,

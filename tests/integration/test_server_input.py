@@ -424,6 +424,7 @@ def unbuilt() -> list[tuple[str, str]]:
         "ResumeHost",
         "UpdateHostPolicy",
         "NotifyHostSeen",
+        "WatchOutcomes",
     }
     modules = {"delivery": pb, "operations": operations_service_pb2, "keys": key_service_pb2}
     return [

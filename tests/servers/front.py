@@ -20,6 +20,7 @@ from fedsvc.v1.operations_service_pb2_grpc import OperationsServiceStub
 
 @dataclass
 class Front:
+    target: str
     channel: grpc.aio.Channel
     http: str
     delivery: Any
@@ -48,6 +49,7 @@ async def front(settings: Settings, *, reflect: bool = True) -> AsyncIterator[Fr
             report["grpc"], options=[("grpc.max_send_message_length", 64 * 1024 * 1024)]
         ) as channel:
             yield Front(
+                report["grpc"],
                 channel,
                 report["http"],
                 DeliveryServiceStub(channel),

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
-from fedsvc.domain.inbox import Inbox, partition_of
+from fedsvc.domain.inbox import Inbox, host_of, partition_of
 from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
 from fedsvc.queue.consumer import NO_SIGNAL, Admitted, Consumer, Settled, Settlement, Shares, Signal
@@ -119,8 +119,9 @@ class Queue:
         record = admitted.record.tried(attempt, state)
         message = self.message("1")
         outcome = Delivery(
-            admitted.id, state, message.activity_id, "Like", message.actor, record.inbox, "h0.example",
-            "me.example", message.key_id, record.priority, record.attempts, reason, 200,
+            admitted.id, state, message.activity_id, "Like", message.actor, record.inbox,
+            host_of(record.inbox), "me.example", message.key_id, record.priority, record.attempts,
+            reason, 200,
             history=record.history,
         )  # fmt: skip
         settlement = Settlement(

@@ -16,8 +16,8 @@ local CLOSED, OPEN, HALF_OPEN = 0, 1, 2
 local H_PAUSED, H_GONE, H_DOWN, H_POLICY = 1, 2, 4, 8
 local NEVER = math.huge
 -- How answers bear on a host, bits of a signal: it answered, it failed, it asked us to slow down, it took what
--- we sent, its inbox is gone.
-local ANSWERED, FAILED, SLOWED, TOOK, GONE_INBOX = 1, 2, 4, 8, 16
+-- we sent, its inbox is gone, it does not take a key's signatures.
+local ANSWERED, FAILED, SLOWED, TOOK, GONE_INBOX, KEY_REJECTED = 1, 2, 4, 8, 16, 32
 -- Once a second at most is a limit cut down, for what is in flight fails together.
 local CUT_EVERY_MS = 1000
 

@@ -18,6 +18,12 @@
 -- Result: {1 if hosts have room again for what waits in their lanes, indexes (0-based) of those passed over}.
 
 local WIDTH = 4
+
+local function key_of(payload)
+  local good, parts = pcall(cjson.decode, payload)
+  return good and type(parts) == 'table' and parts[7] or ''
+end
+
 read_terms(ARGV[1])
 local result = { 0 }
 local total = (#ARGV - 1) / WIDTH
@@ -54,6 +60,7 @@ for i = 0, total - 1 do
     if dialect > 0 then h.dialect, h.spoke = dialect, NOW_MS end
     if attempted == 1 then tally('t', 1) end
     if math.floor(signal / GONE_INBOX) % 2 == 1 then tell('INBOX_GONE', h.name, inbox_of(stored)) end
+    if math.floor(signal / KEY_REJECTED) % 2 == 1 then tell('KEY_REJECTED', h.name, key_of(payload)) end
     -- Others may have marked it while it was on its way.
     if #record > 0 then record = string.sub(record, 1, 1) .. string.sub(stored, 2, 2) .. string.sub(record, 3) end
     if state == S_RETRY and (has(stored, FLAG_CANCEL) or has(stored, FLAG_SUPERSEDE)) then

@@ -21,6 +21,8 @@ for _, entry in ipairs(entries) do
 end
 if #entries > 0 then
   local last = string.match(entries[#entries][1], '^(%d+)-')
+  -- Whoever follows the log from before this has to ask the archive.
+  call('SET', P .. ':trimmed', last)
   call('XTRIM', OUTCOMES, 'MINID', text(tonumber(last) + 1) .. '-0')
 end
 return #entries

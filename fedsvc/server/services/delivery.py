@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from fedsvc.archive.archive import Archive
 from fedsvc.archive.spill_store import SpilledDelivery, SpilledMessage, SpillStore
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState
+from fedsvc.domain.events import EventType
 from fedsvc.domain.message import Message
 from fedsvc.errors import InvalidInput, NotFound, Overloaded, QueueCorrupt, RequestIdReused
 from fedsvc.queue.canceller import Canceller
@@ -24,11 +26,11 @@ from fedsvc.queue.reader import Reader
 from fedsvc.queue.record import Finished, shown, unpack
 from fedsvc.queue.spill import stored_fields
 from fedsvc.server import convert, pages
-from fedsvc.server.errors import rpc
+from fedsvc.server.errors import rpc, rpc_stream
 from fedsvc.server.intake import Intake, Submission, delivery_id, host_name
 from fedsvc.server.metrics import ACCEPTED, DUPLICATES, REJECTED
 from fedsvc.server.pressure import Pressure
-from fedsvc.server.unbuilt import unbuilt_stream
+from fedsvc.server.watch import Filter, Watchers
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import types_pb2
 from fedsvc.v1.delivery_service_pb2_grpc import DeliveryServiceServicer
@@ -44,8 +46,6 @@ _COUNTS: Final = 3
 
 
 class DeliveryService(DeliveryServiceServicer):
-    WatchOutcomes = unbuilt_stream("WatchOutcomes")
-
     def __init__(
         self,
         settings: Settings,
@@ -57,6 +57,7 @@ class DeliveryService(DeliveryServiceServicer):
         spilled: SpillStore,
         canceller: Canceller,
         pressure: Pressure,
+        watchers: Watchers,
     ) -> None:
         self._settings = settings
         self._intake = intake
@@ -67,6 +68,7 @@ class DeliveryService(DeliveryServiceServicer):
         self._spilled = spilled
         self._canceller = canceller
         self._pressure = pressure
+        self._watchers = watchers
 
     @rpc
     async def QueueActivity(self, request: pb.QueueActivityRequest, context: Any) -> pb.QueueActivityResponse:
@@ -203,6 +205,20 @@ class DeliveryService(DeliveryServiceServicer):
         found = {d.id: (d, message) for d, message, _ in await self._spilled.find(away)}
         return [spilled(*found[d.id]) if d.id in found and not d.inbox else d for d in deliveries]
 
+    @rpc_stream
+    async def WatchOutcomes(
+        self, request: pb.WatchOutcomesRequest, context: Any
+    ) -> AsyncGenerator[pb.WatchOutcomesResponse, None]:
+        takes = Filter(
+            events=frozenset(_event(number) for number in request.event_types),
+            states=frozenset(_state(number) for number in request.states),
+            activity_types=frozenset(request.activity_types),
+            hosts=frozenset(host_name(f"hosts[{i}]", host) for i, host in enumerate(request.hosts)),
+        )
+        async with aclosing(self._watchers.watch(request.cursor, takes)) as watched:
+            async for seen in watched:
+                yield convert.seen(seen.cursor, seen.entry)
+
     async def _queue(
         self, request: pb.QueueActivityRequest, request_id: str = ""
     ) -> pb.QueueActivityResponse:
@@ -313,6 +329,16 @@ def spilled(delivery: SpilledDelivery, message: SpilledMessage) -> Delivery:
         reason=last.reason if last else None,
         status=last.status if last else 0,
     )
+
+
+def _event(number: int) -> EventType | None:
+    """None for outcomes."""
+    if number == pb.EVENT_TYPE_OUTCOME:
+        return None
+    try:
+        return EventType(number)
+    except ValueError:
+        raise InvalidInput("event_types", f"{number} is not a type of event") from None
 
 
 def _state(number: int) -> DeliveryState:

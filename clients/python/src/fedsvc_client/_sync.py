@@ -25,7 +25,9 @@ from fedsvc_client._types import (
     Delivery,
     DeliveryPage,
     DeliveryState,
+    EventType,
     FanOut,
+    OutcomeEvent,
     Priority,
     QueuedActivity,
     QueueStats,
@@ -240,6 +242,46 @@ class FedsvcClient:
         application knows to be down."""
         request = operations_pb2.NotifyHostSeenRequest(host=host)
         return bool((self._call("operations", "NotifyHostSeen", request, timeout)).probing)
+
+    def watch_outcomes(
+        self,
+        cursor: str = "",
+        *,
+        event_types: Iterable[EventType | str] = (),
+        states: Iterable[DeliveryState | str] = (),
+        activity_types: Iterable[str] = (),
+        hosts: Iterable[str] = (),
+        heartbeats: bool = False,
+    ) -> Iterator[OutcomeEvent]:
+        """Outcomes and events as they happen, each at least once; without an end.
+
+        Keep the `cursor` of what you have handled, and begin with it the next time; an empty one begins now.
+        A connection that breaks is made again from where it was; the call ends with Unavailable when that
+        takes longer than the client's timeout. `heartbeats`: give signs of life too, at least every 15
+        seconds, whose cursors save reading again what was of no interest.
+        """
+        request = _wire.watch_request(cursor, event_types, states, activity_types, hosts)
+        pauses = Attempts(self._timeout).pauses()
+        while True:
+            call = self._connection().delivery.WatchOutcomes(request, metadata=metadata(self._token))
+            try:
+                for message in call:
+                    pauses = Attempts(self._timeout).pauses()
+                    request.cursor = message.cursor
+                    event = _wire.event(message)
+                    if heartbeats or event.type is not EventType.HEARTBEAT:
+                        yield event
+                wait = next(pauses, 0.0)  # the server has ended it in order
+            except grpc.RpcError as error:
+                again = next(pauses, None) if error.code() in RETRYABLE else None
+                if again is None:
+                    raise from_call(
+                        error.code(), error.details(), error.trailing_metadata() or (), ""
+                    ) from None
+                wait = again
+            finally:
+                call.cancel()
+            time.sleep(wait)
 
     def get_queue_stats(self, *, timeout: float | None = None) -> QueueStats:
         """What the queue holds and does."""

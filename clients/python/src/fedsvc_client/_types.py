@@ -160,6 +160,35 @@ class DeliveryPage:
     summary: Mapping[DeliveryState, int]
 
 
+class EventType(StrEnum):
+    OUTCOME = "OUTCOME"
+    INBOX_GONE = "INBOX_GONE"
+    HOST_DOWN = "HOST_DOWN"
+    HOST_UP = "HOST_UP"
+    KEY_REJECTED = "KEY_REJECTED"
+    #: nothing happened; only the cursor counts
+    HEARTBEAT = "HEARTBEAT"
+    #: of a newer server
+    UNSPECIFIED = "UNSPECIFIED"
+
+
+@dataclass(frozen=True)
+class OutcomeEvent:
+    """Something that `watch_outcomes` tells of."""
+
+    #: keep it once the event was handled: watching goes on from here
+    cursor: str
+    type: EventType
+    time: datetime | None = None
+    #: of an OUTCOME
+    delivery: Delivery | None = None
+    host: str = ""
+    #: of INBOX_GONE
+    inbox: str = ""
+    #: of KEY_REJECTED
+    key_id: str = ""
+
+
 @dataclass(frozen=True)
 class DeadLetterPage:
     dead_letters: tuple[Delivery, ...]

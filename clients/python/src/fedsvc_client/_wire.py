@@ -23,8 +23,10 @@ from fedsvc_client._types import (
     Delivery,
     DeliveryPage,
     DeliveryState,
+    EventType,
     FanOut,
     ItemError,
+    OutcomeEvent,
     Priority,
     PriorityStats,
     QueuedActivity,
@@ -84,6 +86,43 @@ def options(
         shared_inbox=shared_inbox,
         integrity_proof=integrity_proof,
         proof_key=signing_key(proof_key, proof_key_id) if proof_key or proof_key_id else None,
+    )
+
+
+def watch_request(
+    cursor: str,
+    event_types: Iterable[EventType | str],
+    wanted: Iterable[DeliveryState | str],
+    activity_types: Iterable[str],
+    hosts: Iterable[str],
+) -> delivery_pb2.WatchOutcomesRequest:
+    types = []
+    for name in event_types:
+        try:
+            types.append(delivery_pb2.EventType.Value(f"EVENT_TYPE_{str(name).upper()}"))
+        except ValueError:
+            raise InvalidRequest(f"{name} is not a type of event") from None
+    return delivery_pb2.WatchOutcomesRequest(
+        cursor=cursor,
+        event_types=types,
+        states=states(wanted),
+        activity_types=list(activity_types),
+        hosts=list(hosts),
+    )
+
+
+def event(message: delivery_pb2.WatchOutcomesResponse) -> OutcomeEvent:
+    if message.heartbeat:
+        return OutcomeEvent(message.cursor, EventType.HEARTBEAT)
+    name = _name(delivery_pb2.EventType, message.event_type, "EVENT_TYPE_")
+    return OutcomeEvent(
+        cursor=message.cursor,
+        type=EventType(name) if name in EventType.__members__ else EventType.UNSPECIFIED,
+        time=_time(message, "time"),
+        delivery=delivery(message.delivery) if message.HasField("delivery") else None,
+        host=message.host,
+        inbox=message.inbox,
+        key_id=message.key_id,
     )
 
 
