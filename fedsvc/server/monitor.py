@@ -59,13 +59,14 @@ class Monitor:
     async def look(self) -> None:
         try:
             async with asyncio.timeout(self.DEADLINE):
-                # A write, for a replica or a full server answers reads all the same.
                 await record_partitions(self._link, self._keys, self._settings)
                 if not self._checked:
                     await check_durability(self._link, self._settings)
                     self._checked = True
-                self._pressure.note(await server_info(self._link))
-            problem = ""
+                info = await server_info(self._link)
+                self._pressure.note(info)
+            # A replica answers reads all the same.
+            problem = "" if info.master else "Redis is a replica, which takes no writes"
         except ConfigurationError:
             raise
         except (FedsvcError, TimeoutError) as error:

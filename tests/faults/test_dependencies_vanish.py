@@ -9,11 +9,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fedsvc_client import AsyncFedsvcClient, DeliveryState, Unavailable
+from fedsvc_client import AsyncFedsvcClient, DeliveryState, FedsvcError, ResourceExhausted, Unavailable
 from servers.inbox import InboxServer
 from servers.processes import Fedsvc
 from servers.valkey import ValkeyServer, valkey_server
@@ -195,3 +196,90 @@ async def test_a_locked_archive_holds_no_delivery_up_and_catches_up(system: Syst
                 await asyncio.sleep(0.05)
         assert other.execute("SELECT count(*) FROM deliveries").fetchone() == (20,)
         other.close()
+
+
+async def test_a_redis_that_only_reads_is_not_ready_and_all_goes_on_when_it_writes_again(
+    system: System, rsa_pem: str
+) -> None:
+    """As after a failover that left us with the replica."""
+    await system.until_ready(True)
+    async with InboxServer() as inbox, AsyncFedsvcClient(system.target) as client:
+        with system.valkey.client() as redis:
+            redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+            with pytest.raises(Unavailable):
+                await client.queue_activity(
+                    activity(1), inbox.url(), private_key=rsa_pem, key_id=KEY_ID, timeout=2
+                )
+            await system.until_ready(False)
+            redis.execute_command("REPLICAOF", "NO", "ONE")
+        await system.until_ready(True)
+        queued = await client.queue_activity(activity(2), inbox.url(), private_key=rsa_pem, key_id=KEY_ID)
+        await delivered(client, queued.delivery_id)
+        assert (await client.get_queue_stats()).conserved
+
+
+async def test_a_full_redis_takes_nothing_new_and_finishes_what_it_has(system: System, rsa_pem: str) -> None:
+    await system.until_ready(True)
+    async with InboxServer() as inbox, AsyncFedsvcClient(system.target) as client:
+        soon = datetime.now(UTC) + timedelta(seconds=2)
+        queued = await client.queue_activity(
+            activity(1), inbox.url(), private_key=rsa_pem, key_id=KEY_ID, not_before=soon
+        )
+        with system.valkey.client() as redis:
+            redis.config_set("maxmemory-policy", "noeviction")
+            redis.config_set("maxmemory", 1024 * 1024)
+            await delivered(client, queued.delivery_id)
+            with pytest.raises(FedsvcError) as refused:
+                await client.queue_activity(
+                    activity(2), inbox.url(), private_key=rsa_pem, key_id=KEY_ID, timeout=2
+                )
+            assert isinstance(refused.value, (Unavailable, ResourceExhausted))
+            redis.config_set("maxmemory", 0)
+        await system.until_ready(True)
+        async with asyncio.timeout(20):
+            while True:  # the server looks at the memory from time to time
+                try:
+                    queued = await client.queue_activity(
+                        activity(2), inbox.url(), private_key=rsa_pem, key_id=KEY_ID
+                    )
+                    break
+                except ResourceExhausted:
+                    await asyncio.sleep(0.1)
+        await delivered(client, queued.delivery_id)
+
+
+async def test_a_slow_redis_only_makes_it_slow(system: System, rsa_pem: str) -> None:
+    await system.until_ready(True)
+    async with InboxServer() as inbox, AsyncFedsvcClient(system.target) as client:
+        with system.valkey.client() as redis:
+            for number in range(8):
+                redis.client_pause(300)  # milliseconds for which every command waits
+                await client.queue_activity(activity(number), inbox.url(), private_key=rsa_pem, key_id=KEY_ID)
+        await inbox.wait_for(8)
+        assert max(inbox.received.values()) == 1
+        await system.until_ready(True)
+
+
+@pytest.mark.parametrize("hours", [3, -3])
+async def test_a_clock_that_steps_loses_nothing_and_sends_nothing_twice(
+    system: System, rsa_pem: str, hours: int
+) -> None:
+    await system.until_ready(True)
+    async with InboxServer() as inbox, AsyncFedsvcClient(system.target) as client:
+        ids = []
+        for number in range(40):
+            if number == 20:
+                with system.valkey.client() as redis:
+                    for partition in range(16):
+                        redis.set(f"fedsvc:{{p{partition}}}:clock-shift", hours * 3_600_000)
+            queued = await client.queue_activity(
+                activity(number), inbox.url(), private_key=rsa_pem, key_id=KEY_ID
+            )
+            ids.append(queued.delivery_id)
+        for delivery_id in ids:
+            await delivered(client, delivery_id)
+        assert len(set(ids)) == 40
+        assert max(inbox.received.values()) == 1
+        await system.until_ready(True)
+        stats = await client.get_queue_stats()
+        assert (stats.delivered, stats.conserved) == (40, True)
