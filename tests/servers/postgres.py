@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PATIENCE = 60
+#: becomes another user, then the command
+AS_USER = """
+import os, pwd, sys
+os.setuid(pwd.getpwnam(sys.argv[1]).pw_uid)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def find_binaries() -> Path:
@@ -78,9 +85,10 @@ class PostgresServer:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _run(self, name: str, *arguments: str) -> None:
+        # Not by subprocess's own `user`: it forks, in a process whose gRPC threads take that badly.
+        to_user = [sys.executable, "-c", AS_USER, self._user] if self._user else []
         done = subprocess.run(
-            [str(self._binaries / name), *arguments],
-            user=self._user,
+            [*to_user, str(self._binaries / name), *arguments],
             cwd=self._scratch,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
