@@ -8,65 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from fedsvc import __version__
+from fedsvc.config_types import Address, Listen, Networks, Ports
 from fedsvc.errors import ConfigurationError
 
 #: names that existed before fedsvc and are kept; every other setting is FEDSVC_<NAME>
 INHERITED: Final = frozenset(
     {"REDIS_URL", "DATABASE_URL", "MAX_RETRY_DURATION", "TASK_TTL", "MAX_BATCH_SIZE"}
 )
-
-
-class Address(NamedTuple):
-    """Where to listen or connect: HOST:PORT, IPv6 hosts in brackets."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    host, colon, port = value.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError("expected HOST:PORT")
-    if host.startswith("[") != host.endswith("]"):
-        raise ValueError("expected HOST:PORT, with an IPv6 host in brackets")
-    return Address(host.strip("[]"), int(port))
-
-
-def _split(value: object) -> object:
-    if isinstance(value, str):
-        return [part for part in value.replace(",", " ").split() if part]
-    return value
-
-
-def _networks(value: object) -> object:
-    parts = _split(value)
-    if isinstance(parts, (list, tuple)):
-        return tuple(ip_network(p) if isinstance(p, str) else p for p in parts)
-    return parts
-
-
-def _ports(value: object) -> object:
-    parts = _split(value)
-    if isinstance(parts, (list, tuple, set, frozenset)):
-        return frozenset(int(p) for p in parts)
-    return parts
-
-
-Listen = Annotated[Address, BeforeValidator(parse_address)]
-Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_networks)]
-Ports = Annotated[frozenset[int], BeforeValidator(_ports)]
 
 
 class Settings(BaseModel):
@@ -248,6 +202,56 @@ class Settings(BaseModel):
         "", description="File with the key encryption keys, instead of FEDSVC_KEY_ENCRYPTION_KEYS."
     )
 
+    tokens: SecretStr = Field(
+        SecretStr(""),
+        description="Who may call: NAME:SCOPES:ORIGINS:SHA256 of the token in hex, separated by commas or "
+        "white space; scopes (deliver, operate, keys) and origins (hosts of key ids, * for all) joined by +. "
+        "`fedsvc tokens new` makes one. Empty: everybody who can connect.",
+    )
+    tokens_file: str = Field(
+        "", description="File with the tokens, instead of FEDSVC_TOKENS; read again when it changes."
+    )
+    tls_cert: str = Field(
+        "", description="PEM file of the server's certificate and its chain; read again when it changes."
+    )
+    tls_key: str = Field("", description="PEM file of the certificate's private key.")
+    tls_client_ca: str = Field(
+        "", description="PEM file of authorities: only clients that show a certificate of theirs may connect."
+    )
+    insecure: bool = Field(
+        False, description="Listen beyond this machine without tokens or TLS: something else guards the door."
+    )
+    token: SecretStr = Field(SecretStr(""), description="Token that the command line shows the server.")
+    token_file: str = Field("", description="File with that token, instead of FEDSVC_TOKEN.")
+    tls_ca: str = Field(
+        "", description="PEM file of authorities that the command line trusts the server by; turns TLS on."
+    )
+
+    caller_calls: float = Field(
+        0.0, ge=0, le=1e6, description="Calls per second of one caller to one server process; 0 for no limit."
+    )
+    caller_rate: float = Field(
+        0.0,
+        ge=0,
+        le=1e7,
+        description="Deliveries per second that one server process accepts of one caller; 0 for no limit.",
+    )
+    origin_rate: float = Field(
+        0.0,
+        ge=0,
+        le=1e7,
+        description="Deliveries per second that one server process accepts of one origin; 0 for no limit.",
+    )
+    limits: str = Field(
+        "",
+        description="Limits of single callers (NAME) and origins (@HOST) instead of the general ones: "
+        "NAME:calls=..:rate=..:bytes=..:fan_out=.. and @HOST:rate=..:bytes=.., separated by commas or "
+        "white space.",
+    )
+    max_calls: int = Field(
+        1000, ge=1, le=100_000, description="Calls that one server process works on at a time, at most."
+    )
+
     redis_timeout: float = Field(5.0, gt=0, le=300, description="Seconds within which Redis must answer.")
     durability: Literal["memory", "fsync", "replicated"] = Field(
         "memory",
@@ -271,23 +275,30 @@ class Settings(BaseModel):
     )
     log_format: Literal["json", "console"] = Field("json", description="How log lines look.")
 
+    def secret(self, field: str) -> str:
+        """What the setting `field`, or the file that `<field>_file` names, says; empty if neither is set.
+        Raises ConfigurationError."""
+        text: str = getattr(self, field).get_secret_value()
+        name = getattr(self, f"{field}_file")
+        if text or not name:
+            return text
+        try:
+            text = Path(name).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                self.variable(f"{field}_file"), f"cannot be read: {type(error).__name__}"
+            ) from None
+        if not text.strip():
+            raise ConfigurationError(self.variable(f"{field}_file"), "is empty")
+        return text.strip()
+
     def key_encryption_secret(self) -> str:
         """The key encryption keys, from variable or file. Raises ConfigurationError if there are none."""
-        text = self.key_encryption_keys.get_secret_value()
-        if text:
-            return text
-        if not self.key_encryption_keys_file:
+        text = self.secret("key_encryption_keys")
+        if not text:
             raise ConfigurationError(
                 "FEDSVC_KEY_ENCRYPTION_KEYS", "is not set; private keys are only stored encrypted"
             )
-        try:
-            text = Path(self.key_encryption_keys_file).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(
-                "FEDSVC_KEY_ENCRYPTION_KEYS_FILE", f"cannot be read: {type(error).__name__}"
-            ) from None
-        if not text.strip():
-            raise ConfigurationError("FEDSVC_KEY_ENCRYPTION_KEYS_FILE", "is empty")
         return text
 
     @classmethod

@@ -13,7 +13,8 @@ from typing import Any, Final
 import structlog
 
 from fedsvc.children import Child
-from fedsvc.config import Address, Settings
+from fedsvc.config import Settings
+from fedsvc.config_types import Address
 from fedsvc.domain.keys import KeyCipher
 from fedsvc.embedded import DataDir, EmbeddedServer
 from fedsvc.errors import ConfigurationError, FedsvcError

@@ -8,6 +8,11 @@
     │   └── InvalidKey
     ├── RequestIdReused         the request id belongs to another call
     ├── NotFound
+    ├── PermissionDenied        the caller has no right to this
+    ├── Unauthenticated         the caller has not shown who it is
+    ├── KeyInUse                deliveries need the key that is to be deleted
+    ├── Overloaded              no room for new work of this priority now
+    │   └── RateLimited         a caller or an origin brings more than it may
     ├── QueueUnavailable        Redis does not answer, or not as a writable master
     ├── QueueCorrupt            what Redis holds is not what fedsvc wrote
     ├── ArchiveUnavailable      the database does not answer, or is not migrated
@@ -35,11 +40,16 @@ __all__ = [
     "InvalidInbox",
     "InvalidInput",
     "InvalidKey",
+    "KeyInUse",
     "KeyUnavailable",
     "NotFound",
+    "Overloaded",
+    "PermissionDenied",
     "QueueCorrupt",
     "QueueUnavailable",
+    "RateLimited",
     "RequestIdReused",
+    "Unauthenticated",
 ]
 
 
@@ -60,12 +70,28 @@ class NotFound(FedsvcError):
     """What was asked for is neither in the queue nor in the archive."""
 
 
+class PermissionDenied(FedsvcError):
+    """The caller is known, and has no right to this."""
+
+
+class Unauthenticated(FedsvcError):
+    """The caller has not shown who it is."""
+
+
+class KeyInUse(FedsvcError):
+    """Deliveries that wait are signed with this key; it cannot be deleted now."""
+
+
 class Overloaded(FedsvcError):
     """There is no room for new work of this priority now. `retry_after_s`: seconds until to ask again."""
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Overloaded):
+    """A caller or an origin brings more than it may for now."""
 
 
 class QueueUnavailable(FedsvcError):

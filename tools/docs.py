@@ -15,7 +15,8 @@ import click
 import grpc
 
 from fedsvc.cli.main import cli
-from fedsvc.config import Address, Settings
+from fedsvc.config import Settings
+from fedsvc.config_types import Address
 from fedsvc.domain.delivery import DeliveryState, Reason
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,9 +18,8 @@ from fedsvc.errors import ConfigurationError
 @click.option("--key-id", required=True, metavar="URL", help="Id of the signing key, as receivers fetch it.")
 @click.option(
     "--key-file",
-    required=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Private key in PEM. Keys come from files only, never from arguments.",
+    help="Private key in PEM, if the server keeps none of this id: in files, never in arguments.",
 )
 @click.option("--priority", type=click.Choice(["urgent", "normal", "bulk"]), help="By the activity's type.")
 @click.option("--request-id", default="", help="Names the call: repeated, it gets the first answer.")
@@ -30,7 +29,7 @@ def enqueue(
     activity: BinaryIO,
     inboxes: tuple[str, ...],
     key_id: str,
-    key_file: Path,
+    key_file: Path | None,
     priority: str | None,
     request_id: str,
     target: str | None,
@@ -45,7 +44,7 @@ def enqueue(
     """
     body = activity.read()
     try:
-        pem = key_file.read_bytes().decode("ascii")
+        pem = key_file.read_bytes().decode("ascii") if key_file is not None else None
     except UnicodeDecodeError:
         raise ConfigurationError("--key-file", f"{key_file} is not PEM (text)") from None
     with connect(target) as client:

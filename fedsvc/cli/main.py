@@ -25,6 +25,8 @@ _COMMANDS: Final = {
     "enqueue": ("enqueue", "enqueue"),
     "stats": ("stats", "stats"),
     "dead": ("dead", "dead"),
+    "keys": ("keys", "keys"),
+    "tokens": ("tokens", "tokens"),
 }
 
 

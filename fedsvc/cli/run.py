@@ -16,6 +16,11 @@ _HTTP_LISTEN = click.option(
     metavar="HOST:PORT",
     help="Where to answer /healthz, /readyz, /metrics (FEDSVC_HTTP_LISTEN).",
 )
+_INSECURE = click.option(
+    "--insecure",
+    is_flag=True,
+    help="Listen beyond this machine without tokens or TLS (FEDSVC_INSECURE): something else guards it.",
+)
 _STATUS_FD = click.option("--status-fd", type=int, hidden=True)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -36,8 +41,9 @@ def _status(fd: int | None) -> Any:
 )
 @_LISTEN
 @_HTTP_LISTEN
+@_INSECURE
 @click.option("--json", "as_json", is_flag=True, help="Announce readiness as JSON.")
-def dev(data_dir: Path, listen: str | None, http_listen: str | None, as_json: bool) -> int:
+def dev(data_dir: Path, listen: str | None, http_listen: str | None, insecure: bool, as_json: bool) -> int:
     """Run everything: server, worker, an embedded Valkey and an SQLite archive.
 
     Prints one line when it serves. Ctrl-C stops it; started again on the same directory, it goes on with the
@@ -52,7 +58,7 @@ def dev(data_dir: Path, listen: str | None, http_listen: str | None, as_json: bo
     from fedsvc import dev as everything
     from fedsvc import logs
 
-    overrides: dict[str, Any] = {"listen": listen, "http_listen": http_listen}
+    overrides: dict[str, Any] = {"listen": listen, "http_listen": http_listen, "insecure": insecure or None}
     logs.configure(Settings.from_environment(**overrides), "dev")
 
     def announce(line: str) -> None:
@@ -66,12 +72,15 @@ def dev(data_dir: Path, listen: str | None, http_listen: str | None, as_json: bo
 @_LISTEN
 @_HTTP_LISTEN
 @click.option("--reflection", is_flag=True, help="Let callers ask for the contract (gRPC reflection).")
+@_INSECURE
 @_STATUS_FD
-def server(listen: str | None, http_listen: str | None, reflection: bool, status_fd: int | None) -> int:
+def server(
+    listen: str | None, http_listen: str | None, reflection: bool, insecure: bool, status_fd: int | None
+) -> int:
     """Run the gRPC front. Needs REDIS_URL, DATABASE_URL and key encryption keys."""
     from fedsvc import logs
 
-    settings = Settings.from_environment(listen=listen, http_listen=http_listen)
+    settings = Settings.from_environment(listen=listen, http_listen=http_listen, insecure=insecure or None)
     logs.configure(settings, "server")
     from fedsvc.server.app import run
 

@@ -23,10 +23,10 @@ def target_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def connect(target: str | None) -> FedsvcClient:
     """Raises ConfigurationError, or ClickException if the client is not installed."""
     try:
-        from fedsvc_client import FedsvcClient
+        from fedsvc_client import TLS, FedsvcClient
     except ImportError:
         raise click.ClickException("this command needs the package fedsvc-client") from None
-    if not target:
-        settings = Settings.from_environment()
-        target = settings.target or str(settings.listen)
-    return FedsvcClient(target, timeout=5.0)
+    settings = Settings.from_environment()
+    tls = TLS(ca_file=settings.tls_ca) if settings.tls_ca else False
+    place = target or settings.target or str(settings.listen)
+    return FedsvcClient(place, settings.secret("token") or None, timeout=5.0, tls=tls)

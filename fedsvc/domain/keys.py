@@ -94,6 +94,16 @@ def load_private_key(pem: str | bytes) -> PrivateKey:
     raise InvalidKey(_FIELD, "is not a valid private key" if key is None else _OTHER_ALGORITHM)
 
 
+def registered_name(key_id: str) -> str:
+    """Under which a registered key is stored; deliveries refer to it. It stays when the key is replaced."""
+    return "r" + hashlib.blake2b(key_id.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def is_registered(name: str) -> bool:
+    """Whether this is the name of a registered key, not a fingerprint."""
+    return name.startswith("r")
+
+
 def to_storable(key: PrivateKey) -> bytes:
     """PKCS#8 DER in clear: only ever to be encrypted."""
     return key._key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())

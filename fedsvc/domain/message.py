@@ -24,8 +24,8 @@ class Message:
     actor: str
     #: URL by which receivers find the public key; its host is the origin
     key_id: str
-    #: names the private key in the key store
-    key_fingerprint: str
+    #: of the private key in the key store: its fingerprint, or that of a registered one
+    key_name: str
     #: host of `key_id`: the instance that speaks
     origin: str
     content_type: str = CONTENT_TYPE
@@ -51,7 +51,7 @@ class Message:
                 self.activity_type,
                 self.actor,
                 self.key_id,
-                self.key_fingerprint,
+                self.key_name,
                 self.origin,
                 self.content_type,
                 self.ordering_key,
@@ -76,7 +76,7 @@ class Message:
             (
                 self.activity_id,
                 self.key_id,
-                self.key_fingerprint,
+                self.key_name,
                 self.content_type,
                 self.ordering_key,
                 self.supersede_key,

@@ -34,7 +34,12 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
     <ns>:{pN}:sequence                   string    the last number given out (microseconds)
     <ns>:{pN}:request:<id>               string    first answer to a request id; expires
     <ns>:{pN}:archiver                   string    lease of the process that archives this partition
-    <ns>:key:<fingerprint>               hash      an encrypted private key
+    <ns>:{pN}:key-uses                   hash      name of a registered key -> messages that need it
+    <ns>:key:<name>                      hash      an encrypted private key: of a call, by its fingerprint; or
+                                                   registered, by a name that stays when it is replaced
+    <ns>:key-names                       set       names of keys of calls
+    <ns>:registered-keys                 zset      `<origin> <key id>`, all of score 0
+    <ns>:leaving-keys                    set       ids of registered keys that are to be deleted
     <ns>:origins                         set       every origin that has ever sent something
     <ns>:partitions                      string    number of partitions, recorded at first start
     <ns>:clock-shift                     (per partition) string, milliseconds; tests move time with it
@@ -76,6 +81,10 @@ class PartitionKeys:
         return f"{self.prefix}:deliveries"
 
     @property
+    def key_uses(self) -> str:
+        return f"{self.prefix}:key-uses"
+
+    @property
     def spills(self) -> str:
         return f"{self.prefix}:spills"
 
@@ -113,8 +122,20 @@ class Keys:
     def partition(self, number: int) -> PartitionKeys:
         return _partition(self.namespace, number)
 
-    def private_key(self, fingerprint: str) -> str:
-        return f"{self.namespace}:key:{fingerprint}"
+    def private_key(self, name: str) -> str:
+        return f"{self.namespace}:key:{name}"
+
+    @property
+    def key_names(self) -> str:
+        return f"{self.namespace}:key-names"
+
+    @property
+    def registered_keys(self) -> str:
+        return f"{self.namespace}:registered-keys"
+
+    @property
+    def leaving_keys(self) -> str:
+        return f"{self.namespace}:leaving-keys"
 
     @property
     def partitions(self) -> str:

@@ -1,4 +1,8 @@
-"""Private keys, encrypted, by fingerprint. Deliveries refer to them; nothing else in Redis holds one."""
+"""Private keys, encrypted. Deliveries refer to them by name; nothing else in Redis holds one.
+
+Keys of calls are stored by their fingerprint and forgotten some time after their last use; registered ones
+(see `key_registry.py`) by a name that stays when they are replaced.
+"""
 
 from __future__ import annotations
 
@@ -46,13 +50,14 @@ class KeyStore:
         sealed = self._cipher.encrypt(to_storable(key), context=key.fingerprint.encode())
         # The head tells which key sealed it, without reading all of it at every call.
         head = sealed[: self._cipher.HEAD]
+        await self._link.call("SADD", self._keys.key_names, key.fingerprint)
         await self._link.call("HSET", name, "sealed", sealed, "head", head, "algorithm", key.algorithm)
         await self._link.call("EXPIRE", name, self._lifetime_s)
 
-    async def fetch(self, fingerprint: str) -> PrivateKey:
+    async def fetch(self, name: str) -> PrivateKey:
         """Raises KeyUnavailable if the key is unknown or cannot be opened, QueueUnavailable if Redis
         does not answer."""
-        sealed = await self._link.call("HGET", self._keys.private_key(fingerprint), "sealed")
+        sealed = await self._link.call("HGET", self._keys.private_key(name), "sealed")
         if sealed is None:
-            raise KeyUnavailable(f"key {fingerprint} is not stored")
-        return from_storable(self._cipher.decrypt(sealed, context=fingerprint.encode()))
+            raise KeyUnavailable(f"key {name} is not stored")
+        return from_storable(self._cipher.decrypt(sealed, context=name.encode()))

@@ -17,6 +17,7 @@ from fedsvc.config import Settings
 from fedsvc.domain.activity import activity_key
 from fedsvc.domain.delivery import DeliveryId, Priority
 from fedsvc.domain.inbox import Inbox, host_key, inbox_key, partition_of
+from fedsvc.domain.keys import is_registered
 from fedsvc.domain.message import Message
 from fedsvc.domain.priority import type_code
 from fedsvc.domain.relations import UNRELATED, Relation, Rule, group_of
@@ -157,6 +158,7 @@ class Producer:
             group_of(message.origin, relation.family),
             activity_key(relation.undoes).hex() if relation.rule is Rule.UNDONE else "",
             message.origin,
+            message.key_name if is_registered(message.key_name) else "",
         ]
         for inbox in inboxes:
             args += (inbox.url, inbox.key, inbox.host_key)

@@ -1,4 +1,7 @@
-"""The Lua scripts, each with the shared prelude and the parts that it names in a line `-- uses: a, b`."""
+"""The Lua scripts, each with the shared prelude and the parts that it names in a line `-- uses: a, b`.
+
+Those of transitions work on a partition; `-- uses: nothing` marks one that does not, and needs no prelude.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ class Script:
         self.name = name
         body = _read(name)
         used = _USES.search(body)
-        shared = [_read("prelude"), *(_read(part) for part in (used[1].split(", ") if used else ()))]
+        if used is not None and used[1] == "nothing":
+            shared = []
+        else:
+            shared = [_read("prelude"), *(_read(part) for part in (used[1].split(", ") if used else ()))]
         # A function of its own, since Lua allows one 200 local variables.
         parts = [*shared, f"local function main()\n{body}\nend\nreturn main()\n"]
         flags = "" if name in _TAKES_IN else "#!lua flags=allow-oom\n"

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from fedsvc.config import Settings
+from fedsvc.domain.keys import is_registered
+from fedsvc.domain.message import Message
 from fedsvc.queue.hosts import pack_terms
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
@@ -47,6 +49,12 @@ def stored_fields(value: bytes) -> bytes:
 def stored_group(value: bytes) -> bytes:
     """The group in what `stored` made."""
     return value[1 : 1 + value[0]]
+
+
+def _registered_key(fields: bytes) -> str:
+    """Name of the registered key that a message needs; empty if none."""
+    name = Message.unpack(b"", fields).key_name
+    return name if is_registered(name) else ""
 
 
 class SpillBatch(NamedTuple):
@@ -136,7 +144,7 @@ class Spill:
         """Bring a batch back. Returns how many deliveries, 0 if that was done before."""
         arguments: list[Argument] = [self._terms, number, len(messages)]
         for m in messages:
-            arguments += (m.number, m.body, m.fields, m.identity, m.group)
+            arguments += (m.number, m.body, m.fields, m.identity, m.group, _registered_key(m.fields))
         for sequence, record in deliveries:
             arguments += (sequence, record)
         return int(await self._link.run(self._unspill, self._keys.partition(partition).prefix, arguments))

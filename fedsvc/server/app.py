@@ -21,11 +21,14 @@ from fedsvc.archive.archive import Archive
 from fedsvc.archive.archived_log import ArchivedLog
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.spill_store import SpillStore
-from fedsvc.config import Address, Settings
+from fedsvc.config import Settings
+from fedsvc.config_types import Address
 from fedsvc.errors import ConfigurationError
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.cleanup import Cleanup
 from fedsvc.queue.hosts import Hosts
+from fedsvc.queue.key_keeper import KeyKeeper
+from fedsvc.queue.key_registry import KeyRegistry
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.keystore import KeyStore, key_cipher, key_lifetime_s
 from fedsvc.queue.link import Link
@@ -34,13 +37,17 @@ from fedsvc.queue.producer import Producer
 from fedsvc.queue.reader import Reader
 from fedsvc.queue.stats import StatsReader
 from fedsvc.server import http
+from fedsvc.server.auth import Authenticate
 from fedsvc.server.intake import Intake
 from fedsvc.server.interceptors import Observe
+from fedsvc.server.limits import Limits
 from fedsvc.server.monitor import Monitor
 from fedsvc.server.pressure import Pressure
 from fedsvc.server.services.delivery import DeliveryService
 from fedsvc.server.services.keys import KeyService
 from fedsvc.server.services.operations import OperationsService
+from fedsvc.server.tls import Certificates
+from fedsvc.server.tokens import TokenBook
 from fedsvc.server.watch import Watchers
 from fedsvc.v1 import delivery_service_pb2, key_service_pb2, operations_service_pb2
 from fedsvc.v1.delivery_service_pb2_grpc import add_DeliveryServiceServicer_to_server
@@ -102,12 +109,21 @@ class Server:
             producer = Producer(link, keys, settings)
             store = KeyStore(link, keys, cipher, lifetime_s=key_lifetime_s(settings))
 
-            server = grpc.aio.server(interceptors=[Observe()], options=self._options())
+            registry = KeyRegistry(link, keys, cipher, settings)
+            limits = Limits(settings)
+            tokens = TokenBook(settings)
+            self._check_door(tokens)
+            server = grpc.aio.server(
+                interceptors=[Observe(), Authenticate(tokens, limits)],
+                options=self._options(),
+                maximum_concurrent_rpcs=settings.max_calls,
+            )
             pressure = Pressure(settings)
             outcomes = OutcomeLog(link, keys, settings)
+            intake = Intake(settings, producer, store, registry, limits)
             delivery = DeliveryService(
                 settings,
-                Intake(settings, producer),
+                intake,
                 producer,
                 store,
                 reader,
@@ -116,6 +132,7 @@ class Server:
                 Canceller(link, keys, settings),
                 pressure,
                 Watchers(settings, outcomes, ArchivedLog(engine), self._stopping),
+                limits,
             )
             add_DeliveryServiceServicer_to_server(delivery, server)
             hosts = Hosts(link, keys, settings)
@@ -124,7 +141,7 @@ class Server:
                 link, StatsReader(link, keys, settings), reader, archive, hosts, cleanup, settings
             )
             add_OperationsServiceServicer_to_server(operations, server)
-            add_KeyServiceServicer_to_server(KeyService(), server)
+            add_KeyServiceServicer_to_server(KeyService(intake, registry), server)
             health = HealthServicer()
             health_pb2_grpc.add_HealthServicer_to_server(health, server)
             if self._reflect:
@@ -147,6 +164,7 @@ class Server:
             gc.freeze()
             loops = [
                 asyncio.create_task(monitor.run()),
+                asyncio.create_task(KeyKeeper(link, keys, cipher, registry).run()),
                 asyncio.create_task(self._follow(changed, health, monitor)),
                 asyncio.create_task(self._report(monitor, grpc_at, http_at)),
                 asyncio.create_task(self._stopping.wait()),
@@ -170,6 +188,8 @@ class Server:
         )
         return [
             ("grpc.max_receive_message_length", largest),
+            ("grpc.max_metadata_size", 16_384),
+            ("grpc.max_concurrent_streams", settings.max_calls),
             ("grpc.so_reuseport", 0),
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -177,10 +197,35 @@ class Server:
             ("grpc.max_connection_age_grace_ms", 30_000),
         ]
 
+    def _check_door(self, tokens: TokenBook) -> None:
+        """Raises ConfigurationError if strangers could come in."""
+        settings = self._settings
+        if settings.tls_client_ca and not settings.tls_cert:
+            raise ConfigurationError("FEDSVC_TLS_CLIENT_CA", "is of no use without FEDSVC_TLS_CERT")
+        if settings.listen.local or settings.insecure:
+            return
+        missing = [
+            name
+            for name, there in (
+                ("FEDSVC_TOKENS", not tokens.open),
+                ("FEDSVC_TLS_CERT and FEDSVC_TLS_KEY", bool(settings.tls_cert)),
+            )
+            if not there
+        ]
+        if missing:
+            raise ConfigurationError(
+                "FEDSVC_LISTEN",
+                f"others than this machine reach {settings.listen}: set {' and '.join(missing)}, or say "
+                "--insecure if something else guards it",
+            )
+
     def _bind(self, server: grpc.aio.Server) -> Address:
         address = self._settings.listen
         try:
-            port = server.add_insecure_port(str(address))
+            if self._settings.tls_cert or self._settings.tls_key:
+                port = server.add_secure_port(str(address), Certificates(self._settings).credentials())
+            else:
+                port = server.add_insecure_port(str(address))
         except RuntimeError:
             port = 0
         if not port:

@@ -8,11 +8,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Attempt, Delivery
 from fedsvc.domain.events import EventType, HostEvent
-from fedsvc.errors import InvalidInput
 from fedsvc.queue.hosts import FOR_EVER, Circuit, HostState
+from fedsvc.queue.key_registry import RegisteredKey
 from fedsvc.queue.server_info import ServerInfo
 from fedsvc.queue.stats import DUE_WITHIN_S, QueueStats, RetryStats
 from fedsvc.v1 import delivery_service_pb2 as pb
+from fedsvc.v1 import key_service_pb2 as keys
 from fedsvc.v1 import operations_service_pb2 as operations
 from fedsvc.v1 import types_pb2 as types
 
@@ -85,6 +86,19 @@ def seen(cursor: str, entry: Delivery | HostEvent | None) -> pb.WatchOutcomesRes
     )
 
 
+def key(k: RegisteredKey) -> keys.Key:
+    return keys.Key(
+        key_id=k.key_id,
+        origin=k.origin,
+        algorithm=keys.KEY_ALGORITHM_RSA if k.algorithm == "rsa" else keys.KEY_ALGORITHM_ED25519,
+        bits=k.bits,
+        fingerprint=k.fingerprint,
+        public_key_pem=k.public_pem,
+        create_time=timestamp(k.created_ms),
+        deletion_pending=k.leaving,
+    )
+
+
 def attempt(a: Attempt) -> types.Attempt:
     return types.Attempt(
         time=timestamp(a.time_ms),
@@ -92,10 +106,6 @@ def attempt(a: Attempt) -> types.Attempt:
         http_status=a.status,
         reason=types.Reason.ValueType(a.reason),
     )
-
-
-def item_error(error: InvalidInput, code: int) -> types.ItemError:
-    return types.ItemError(code=code, reason=error.code, message=error.problem, field=error.field)
 
 
 def queue_stats(stats: QueueStats, info: ServerInfo) -> operations.GetQueueStatsResponse:

@@ -3,6 +3,10 @@
     InvalidInput       INVALID_ARGUMENT    BadRequest names the field
     RequestIdReused    ALREADY_EXISTS
     NotFound           NOT_FOUND
+    Unauthenticated    UNAUTHENTICATED
+    PermissionDenied   PERMISSION_DENIED
+    KeyInUse,
+    KeyUnavailable     FAILED_PRECONDITION
     Overloaded         RESOURCE_EXHAUSTED  RetryInfo: by priority, bulk first
     QueueUnavailable,
     ArchiveUnavailable UNAVAILABLE         RetryInfo: nothing was done, repeat the call
@@ -29,11 +33,17 @@ from fedsvc.errors import (
     ArchiveUnavailable,
     FedsvcError,
     InvalidInput,
+    KeyInUse,
+    KeyUnavailable,
     NotFound,
     Overloaded,
+    PermissionDenied,
     QueueUnavailable,
+    RateLimited,
     RequestIdReused,
+    Unauthenticated,
 )
+from fedsvc.v1 import types_pb2
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +51,20 @@ DOMAIN: Final = "fedsvc"
 #: seconds after which a caller may try again
 _RETRY_AFTER: Final = 1
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+#: what is told of each exception; a subclass comes before its base
+_TOLD: Final[tuple[tuple[type[FedsvcError], int, str], ...]] = (
+    (RequestIdReused, code_pb2.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
+    (NotFound, code_pb2.NOT_FOUND, "NOT_FOUND"),
+    (Unauthenticated, code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    (PermissionDenied, code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED"),
+    (KeyInUse, code_pb2.FAILED_PRECONDITION, "KEY_IN_USE"),
+    (KeyUnavailable, code_pb2.FAILED_PRECONDITION, "KEY_UNAVAILABLE"),
+    (RateLimited, code_pb2.RESOURCE_EXHAUSTED, "RATE_LIMITED"),
+    (Overloaded, code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED"),
+    (QueueUnavailable, code_pb2.UNAVAILABLE, "QUEUE_UNAVAILABLE"),
+    (ArchiveUnavailable, code_pb2.UNAVAILABLE, "ARCHIVE_UNAVAILABLE"),
+)
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -50,34 +74,45 @@ StreamMethod = Callable[[Any, Request, Any], AsyncGenerator[Response, None]]
 
 def status_of(error: Exception) -> status_pb2.Status:
     """The status that tells a caller of `error`."""
-    details: list[Message] = []
+    code, reason = _code_and_reason(error)
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)]
     match error:
         case InvalidInput():
-            code, reason, text = code_pb2.INVALID_ARGUMENT, error.code, str(error)
             violation = error_details_pb2.BadRequest.FieldViolation(
                 field=error.field, description=error.problem
             )
             details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-        case RequestIdReused():
-            code, reason, text = code_pb2.ALREADY_EXISTS, "REQUEST_ID_REUSED", str(error)
-        case NotFound():
-            code, reason, text = code_pb2.NOT_FOUND, "NOT_FOUND", str(error)
         case Overloaded():
-            code, reason, text = code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED", str(error)
             details.append(_retry_info(error.retry_after_s))
         case QueueUnavailable() | ArchiveUnavailable():
-            queue = isinstance(error, QueueUnavailable)
-            code, reason = code_pb2.UNAVAILABLE, "QUEUE_UNAVAILABLE" if queue else "ARCHIVE_UNAVAILABLE"
-            text = str(error)
             details.append(_retry_info(_RETRY_AFTER))
         case _:
-            code, reason, text = code_pb2.INTERNAL, "INTERNAL", "internal error; see the server's log"
+            pass
+    text = "internal error; see the server's log" if code == code_pb2.INTERNAL else str(error)
     status = status_pb2.Status(code=code, message=text)
-    for detail in (error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN), *details):
+    for detail in details:
         packed = AnyMessage()
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def item_error(error: FedsvcError, item: str = "") -> types_pb2.ItemError:
+    """What is told of one of many; `item` names it in the request."""
+    code, reason = _code_and_reason(error)
+    field, text = item, str(error)
+    if isinstance(error, InvalidInput):
+        field, text = f"{item}.{error.field}" if item else error.field, error.problem
+    return types_pb2.ItemError(code=code, reason=reason, message=text, field=field)
+
+
+def _code_and_reason(error: Exception) -> tuple[int, str]:
+    if isinstance(error, InvalidInput):
+        return code_pb2.INVALID_ARGUMENT, error.code
+    for kind, code, reason in _TOLD:
+        if isinstance(error, kind):
+            return code, reason
+    return code_pb2.INTERNAL, "INTERNAL"
 
 
 def _retry_info(seconds: int) -> error_details_pb2.RetryInfo:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from fedsvc.config import Address
+from fedsvc.config_types import Address
 from fedsvc.server.monitor import Monitor
 
 

@@ -18,7 +18,11 @@ from fedsvc.domain.message import CONTENT_TYPE, Message
 from fedsvc.domain.priority import default_priority
 from fedsvc.domain.relations import relation_of
 from fedsvc.errors import InvalidActivity, InvalidInbox, InvalidInput, InvalidKey
+from fedsvc.queue.key_registry import KeyRegistry
+from fedsvc.queue.keystore import KeyStore
 from fedsvc.queue.producer import Place, Producer, Terms
+from fedsvc.server.caller import caller
+from fedsvc.server.limits import Limits
 from fedsvc.v1 import types_pb2
 
 #: characters
@@ -45,7 +49,8 @@ class Submission:
     """A valid activity with its key and terms, to be sent somewhere."""
 
     message: Message
-    key: PrivateKey
+    #: what the call brought; None if it named a registered one
+    key: PrivateKey | None
     terms: Terms
 
 
@@ -59,16 +64,23 @@ class Rejected:
 
 
 class Intake:
-    def __init__(self, settings: Settings, producer: Producer) -> None:
+    def __init__(
+        self, settings: Settings, producer: Producer, store: KeyStore, registry: KeyRegistry, limits: Limits
+    ) -> None:
         self._settings = settings
         self._producer = producer
+        self._store = store
+        self._registry = registry
+        self._limits = limits
         self._keys = PrivateKeyCache(settings.key_cache_size)
         self._checking = asyncio.Semaphore(_CHECKS)
         self._places: dict[str, Place] = {}
 
     async def submission(self, request: Any) -> Submission:
-        """Of a QueueActivityRequest or FanOutActivityRequest. Raises InvalidInput."""
-        activity = parse_activity(request.activity, max_bytes=self._settings.max_activity_bytes)
+        """Of a QueueActivityRequest or FanOutActivityRequest. Raises InvalidInput, PermissionDenied, and
+        QueueUnavailable if a registered key cannot be looked up."""
+        known = caller()
+        activity = parse_activity(request.activity, max_bytes=self._limits.max_bytes(known))
         options = request.options
         relation = relation_of(
             activity,
@@ -80,10 +92,12 @@ class Intake:
         if not key_id:
             raise InvalidKey("signing_key.key_id", "is required")
         origin = origin_of(key_id)
-        key = await self._key(request.signing_key.private_key_pem)
+        known.check_origin("signing_key.key_id", origin)
+        self._limits.check_size(origin, len(request.activity))
+        key, key_name = await self._key(request.signing_key)
         body, source = request.activity, ""
         if options.integrity_proof:
-            body, source = await self._proven(request, key)
+            body, source = await self._proven(request, key or await self._store.fetch(key_name))
         elif options.HasField("proof_key"):
             raise InvalidInput("options.proof_key", "is of no use without options.integrity_proof")
         message = Message(
@@ -92,7 +106,7 @@ class Intake:
             activity_type=activity.type,
             actor=activity.actor,
             key_id=key_id,
-            key_fingerprint=key.fingerprint,
+            key_name=key_name,
             origin=origin,
             content_type=self._content_type(options.content_type),
             ordering_key=relation.ordering_key,
@@ -112,7 +126,8 @@ class Intake:
             origin_of(method, field="options.proof_key.key_id")
             if origin_of(method) != origin_of(request.signing_key.key_id):
                 raise InvalidKey("options.proof_key.key_id", "is of another host than signing_key.key_id")
-            key = await self._key(options.proof_key.private_key_pem, "options.proof_key")
+            own, name = await self._key(options.proof_key, "options.proof_key")
+            key = own or await self._store.fetch(name)
         body = with_proof(request.activity, key, method, int(time.time()))
         if len(body) > self._settings.max_activity_bytes:
             raise InvalidActivity("activity", f"has {len(body)} bytes with its proof")
@@ -146,12 +161,23 @@ class Intake:
                 places[place.url] = place
         return list(places.values()), rejected, len(inboxes) - len(places) - len(rejected)
 
-    async def _key(self, pem: str, field: str = "signing_key") -> PrivateKey:
+    async def _key(self, given: Any, field: str = "signing_key") -> tuple[PrivateKey | None, str]:
+        """Of a SigningKey: the key that the call brought, if it did, and the name of the one to sign with."""
+        if not given.private_key_pem:
+            registered = await self._registry.usable(given.key_id)
+            if registered is None:
+                raise InvalidKey(
+                    f"{field}.private_key_pem", "is required: no key of this key_id is registered"
+                )
+            return None, registered.name
+        key = await self.checked(given.private_key_pem)
+        return key, key.fingerprint
+
+    async def checked(self, pem: str) -> PrivateKey:
+        """A private key, valid and known from then on. Raises InvalidKey."""
         known = self._keys.peek(pem)
         if known is not None:
             return known
-        if not pem:
-            raise InvalidKey(f"{field}.private_key_pem", "is required")
         async with self._checking:
             known = self._keys.peek(pem)  # somebody else's call may have brought it meanwhile
             if known is None:

@@ -7,6 +7,9 @@ from prometheus_client import Counter, Histogram
 ACCEPTED = Counter("fedsvc_accepted", "Deliveries accepted.")
 DUPLICATES = Counter("fedsvc_duplicates", "Deliveries asked for that had been accepted before.")
 REJECTED = Counter("fedsvc_rejected", "Deliveries asked for that were not acceptable.")
+REFUSED = Counter(
+    "fedsvc_refused_calls", "Calls refused for want of a right, by gRPC status code.", ("code",)
+)
 RPCS = Counter("fedsvc_rpcs", "Calls, by method and gRPC status code.", ("method", "code"))
 RPC_SECONDS = Histogram(
     "fedsvc_rpc_seconds",

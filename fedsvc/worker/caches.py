@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-from fedsvc.domain.keys import PrivateKey
+from fedsvc.domain.keys import PrivateKey, is_registered
 from fedsvc.domain.message import Message
 from fedsvc.queue.consumer import Consumer
 from fedsvc.queue.keystore import KeyStore
@@ -77,8 +78,21 @@ class MessageCache(SharedFetch[tuple[int, int], Message | None]):
         )
 
 
-class KeyCache(SharedFetch[str, PrivateKey]):
-    """By fingerprint."""
+class KeyCache:
+    """By name. A registered key may be replaced: what is known of it is good for FRESH seconds."""
 
-    def __init__(self, store: KeyStore, limit: int) -> None:
-        super().__init__(store.fetch, lambda _: 1, limit)
+    FRESH = 5.0
+
+    def __init__(self, store: KeyStore, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._called: SharedFetch[str, PrivateKey] = SharedFetch(store.fetch, lambda _: 1, limit)
+        self._registered: SharedFetch[tuple[str, int], PrivateKey] = SharedFetch(
+            lambda key: store.fetch(key[0]), lambda _: 1, limit
+        )
+        self._clock = clock
+
+    async def get(self, name: str) -> PrivateKey:
+        """Raises KeyUnavailable, QueueUnavailable."""
+        if is_registered(name):
+            # The old one is never asked for again, and goes as the cache fills.
+            return await self._registered.get((name, int(self._clock() / self.FRESH)))
+        return await self._called.get(name)

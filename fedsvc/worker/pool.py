@@ -13,7 +13,8 @@ from typing import Any, Final
 import structlog
 
 from fedsvc.children import Child
-from fedsvc.config import Address, Settings
+from fedsvc.config import Settings
+from fedsvc.config_types import Address
 from fedsvc.supervisor import Supervisor, problems_of
 
 log = structlog.get_logger(__name__)

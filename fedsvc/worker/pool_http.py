@@ -8,7 +8,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from fedsvc.config import Address
+from fedsvc.config_types import Address
 from fedsvc.errors import ConfigurationError
 from fedsvc.supervisor import Supervisor, problems_of
 

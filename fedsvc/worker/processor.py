@@ -347,7 +347,7 @@ class Processor:
             return overdue
         started_ms = self._consumer.clock.now_ms()
         try:
-            key = await self._keys.get(message.key_fingerprint)
+            key = await self._keys.get(message.key_name)
         except KeyUnavailable as error:
             return self._judge.untried(admitted, message, Reason.KEY_UNAVAILABLE, str(error), started_ms)
         tried = await self._deliverer.deliver(

@@ -40,7 +40,7 @@ def message_of(body: bytes) -> Message:
         activity_type="Like",
         actor="https://me.example/u/x",
         key_id="https://me.example/u/x#main-key",
-        key_fingerprint=KEY.fingerprint,
+        key_name=KEY.fingerprint,
         origin="me.example",
         digest=Message.digest_of(body),
     )

@@ -236,7 +236,11 @@ async def test_a_client_goes_on_where_it_was_when_the_server_is_restarted(
         watched = client.watch_outcomes(heartbeats=True)
         assert (await anext(watched)).type is Told.HEARTBEAT
         first = await desk.end(2)
-        got = [await anext(watched) for _ in range(2)]
+        got = []
+        while len(got) < 2:
+            event = await anext(watched)
+            if event.type is Told.OUTCOME:
+                got.append(event)
         with pytest.raises(ResourceExhausted):
             await anext(client.watch_outcomes())
         with pytest.raises(InvalidRequest, match="cursor"):
@@ -245,6 +249,7 @@ async def test_a_client_goes_on_where_it_was_when_the_server_is_restarted(
         with pytest.raises(grpc.aio.AioRpcError, match="event_types"):
             await anext(aiter(server.delivery.WatchOutcomes(bad)))
     second = await desk.end(2)
+    environment["FEDSVC_MAX_WATCHERS"] = "2"  # the server may count one that has gone for a moment
     async with front(Settings.from_environment(environment)), asyncio.timeout(20):
         while len(got) < 4:
             event = await anext(watched)

@@ -80,7 +80,7 @@ async def sent(inbox: Inbox, path: str = "/inbox", key_id: str = KEY_ID) -> Rece
         activity_type="Create",
         actor="https://me.example/u/x",
         key_id=key_id,
-        key_fingerprint=KEY.fingerprint,
+        key_name=KEY.fingerprint,
         origin="me.example",
         digest=Message.digest_of(BODY),
     )

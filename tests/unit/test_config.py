@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fedsvc.config import Address, Settings
+from fedsvc.config import Settings
+from fedsvc.config_types import Address
 from fedsvc.errors import ConfigurationError
 
 
@@ -93,7 +94,7 @@ def test_key_encryption_keys_come_from_the_variable_or_the_file(tmp_path: Path) 
     file.write_text("from-file\n")
     name = "FEDSVC_KEY_ENCRYPTION_KEYS"
     assert Settings.from_environment({name: "direct"}).key_encryption_secret() == "direct"
-    assert Settings.from_environment({f"{name}_FILE": str(file)}).key_encryption_secret() == "from-file\n"
+    assert Settings.from_environment({f"{name}_FILE": str(file)}).key_encryption_secret() == "from-file"
     for environment in ({}, {f"{name}_FILE": str(tmp_path / "none")}, {f"{name}_FILE": "/dev/null"}):
         with pytest.raises(ConfigurationError, match=name):
             Settings.from_environment(environment).key_encryption_secret()

@@ -41,7 +41,7 @@ def test_a_later_release_may_add_fields_at_the_end() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ["activity_id", "key_id", "key_fingerprint", "content_type", "digest", "ordering_key", "supersede_key"],
+    ["activity_id", "key_id", "key_name", "content_type", "digest", "ordering_key", "supersede_key"],
 )
 def test_messages_that_differ_in_what_is_sent_are_stored_apart(change: str) -> None:
     changed: Any = {change: "another"}

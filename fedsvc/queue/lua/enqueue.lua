@@ -17,7 +17,8 @@
 -- ARGV[9]  group in which it is superseded or supersedes, hex; '' for none
 -- ARGV[10] for the rule UNDO: key of the undone activity's id, hex, else ''
 -- ARGV[11] origin
--- ARGV[12...] triples: inbox, its key (8 bytes), key of its host (8 bytes)
+-- ARGV[12] name of the registered key that the message needs; '' if the call brought its own
+-- ARGV[13...] triples: inbox, its key (8 bytes), key of its host (8 bytes)
 --
 -- Rules: 0 none; 1 an explicit key: every unsent delivery of the group with an explicit key, to the same inbox;
 -- 2 Update: unsent Updates; 3 Delete: unsent Creates and Updates; 4 Undo: the undone activity, and if that was
@@ -27,7 +28,7 @@
 -- are no duplicates have consecutive sequences, in order. Indexes are 0-based.
 -- Error REUSED: the request id belongs to another call.
 
-local FIRST, STEP = 12, 3
+local FIRST, STEP = 13, 3
 local inboxes = (#ARGV - FIRST + 1) / STEP
 local priority, type_code, flags, rule, not_before, expire, request_ttl, index_ttl, window, lifetime =
   struct.unpack('>BBBBI8I4I8I8I8I4', ARGV[1])
@@ -195,6 +196,10 @@ if #fresh > 0 then
     local key = P .. ':message:' .. text(message)
     call('HSET', key, 'b', ARGV[5], 'm', ARGV[4], 'i', ARGV[3], 'n', #fresh)
     if order ~= '' then call('HSET', key, 'g', order) end
+    if ARGV[12] ~= '' then
+      call('HSET', key, 'k', ARGV[12])
+      use_key(ARGV[12], 1)
+    end
   end
 
   local scheduled = not_before > NOW_MS

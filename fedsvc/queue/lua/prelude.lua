@@ -95,6 +95,17 @@ local function drop(stream, entry)
 end
 local function release(message) released[message] = (released[message] or 0) + 1 end
 
+-- How many messages need a registered key, so that none is deleted before its time. Written at once.
+local KEY_USES = P .. ':key-uses'
+local function use_key(name, by)
+  if call('HINCRBY', KEY_USES, name, by) <= 0 then call('HDEL', KEY_USES, name) end
+end
+local function forget_message(key)
+  local name = call('HGET', key, 'k')
+  if name then use_key(name, -1) end
+  call('DEL', key)
+end
+
 -- Likewise, what is counted.
 local changes, counted = {}, {}
 local function count(name, by) changes[name] = (changes[name] or 0) + by end
@@ -121,7 +132,7 @@ local function flush()
   end
   for message, less in pairs(released) do
     local key = P .. ':message:' .. text(message)
-    if call('HINCRBY', key, 'n', -less) <= 0 then call('DEL', key) end
+    if call('HINCRBY', key, 'n', -less) <= 0 then forget_message(key) end
   end
   if last_number then call('SET', SEQUENCE, text(last_number)) end
   for name, by in pairs(changes) do

@@ -28,13 +28,21 @@ for i = 1, number do
   end
 end
 
+local needed = {}
 local head = call('LPOP', key)
 call('LTRIM', key, number, -1)
 call('LPUSH', key, head)
 for i = 1, number do
   local stub = moved(records[i], S_PARKED, SPILLED)
   store(ARGV[4 + i], string.sub(stub, 1, 26) .. '\0\0')
-  release(message_of(records[i]))
+  local message = message_of(records[i])
+  if not needed[message] then
+    needed[message] = true
+    -- In SQL it still needs its key.
+    local name = call('HGET', P .. ':message:' .. text(message), 'k')
+    if name then use_key(name, 1) end
+  end
+  release(message)
 end
 h['lane' .. lane] = h['lane' .. lane] - number
 call('HSET', SPILLS, ARGV[2], table.concat({ h.name, lane, ARGV[5], number, text(deadline) }, ' '))

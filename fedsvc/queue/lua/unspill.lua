@@ -5,8 +5,8 @@
 -- ARGV[1]  packed terms of all hosts
 -- ARGV[2]  batch
 -- ARGV[3]  how many messages
--- ARGV[4...] for each message: number, body, packed fields, identity, group or ''; then for each delivery, the
---          oldest first: sequence, record
+-- ARGV[4...] for each message: number, body, packed fields, identity, group or '', name of the registered key
+--          that it needs or ''; then for each delivery, the oldest first: sequence, record
 --
 -- Result: how many came back, 0 if that was done before.
 
@@ -25,9 +25,14 @@ for _ = 1, tonumber(ARGV[3]) do
   if call('EXISTS', message) == 0 then
     call('HSET', message, 'b', ARGV[at + 1], 'm', ARGV[at + 2], 'i', ARGV[at + 3], 'n', 0)
     if ARGV[at + 4] ~= '' then call('HSET', message, 'g', ARGV[at + 4]) end
+    if ARGV[at + 5] ~= '' then
+      call('HSET', message, 'k', ARGV[at + 5])
+      use_key(ARGV[at + 5], 1)
+    end
     created[#created + 1] = message
   end
-  at = at + 5
+  if ARGV[at + 5] ~= '' then use_key(ARGV[at + 5], -1) end
+  at = at + 6
 end
 
 local back, ended = {}, {}
@@ -65,7 +70,7 @@ for _, item in ipairs(ended) do
   recall(item[1], item[2], (cancelled or has(item[2], FLAG_CANCEL)) and S_CANCELLED or S_SUPERSEDED)
 end
 for _, message in ipairs(created) do
-  if call('HGET', message, 'n') == '0' then call('DEL', message) end
+  if call('HGET', message, 'n') == '0' then forget_message(message) end
 end
 save_hosts()
 flush()

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 import structlog
-from google.rpc import code_pb2
 
 from fedsvc.archive.archive import Archive
 from fedsvc.archive.spill_store import SpilledDelivery, SpilledMessage, SpillStore
@@ -18,7 +17,15 @@ from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState
 from fedsvc.domain.events import EventType
 from fedsvc.domain.message import Message
-from fedsvc.errors import InvalidInput, NotFound, Overloaded, QueueCorrupt, RequestIdReused
+from fedsvc.errors import (
+    InvalidInput,
+    KeyUnavailable,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    QueueCorrupt,
+    RequestIdReused,
+)
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.keystore import KeyStore
 from fedsvc.queue.producer import Place, Producer, Queued
@@ -26,8 +33,10 @@ from fedsvc.queue.reader import Reader
 from fedsvc.queue.record import Finished, shown, unpack
 from fedsvc.queue.spill import stored_fields
 from fedsvc.server import convert, pages
-from fedsvc.server.errors import rpc, rpc_stream
+from fedsvc.server.caller import caller
+from fedsvc.server.errors import item_error, rpc, rpc_stream
 from fedsvc.server.intake import Intake, Submission, delivery_id, host_name
+from fedsvc.server.limits import Limits
 from fedsvc.server.metrics import ACCEPTED, DUPLICATES, REJECTED
 from fedsvc.server.pressure import Pressure
 from fedsvc.server.watch import Filter, Watchers
@@ -58,7 +67,9 @@ class DeliveryService(DeliveryServiceServicer):
         canceller: Canceller,
         pressure: Pressure,
         watchers: Watchers,
+        limits: Limits,
     ) -> None:
+        self._limits = limits
         self._settings = settings
         self._intake = intake
         self._producer = producer
@@ -94,17 +105,17 @@ class DeliveryService(DeliveryServiceServicer):
     ) -> pb.FanOutActivityResponse:
         if not request.inboxes:
             raise InvalidInput("inboxes", "is empty")
-        if len(request.inboxes) > self._settings.max_fan_out:
-            raise InvalidInput(
-                "inboxes",
-                f"has {len(request.inboxes)} inboxes; {self._settings.max_fan_out} are allowed",
-            )
+        most = self._limits.max_fan_out(caller())
+        if len(request.inboxes) > most:
+            raise InvalidInput("inboxes", f"has {len(request.inboxes)} inboxes; {most} are allowed")
         submission = await self._intake.submission(request)
         self._pressure.check(submission.terms.priority)
+        self._limits.deliveries(caller(), submission.message.origin, len(request.inboxes))
         places, rejected, twice = await self._intake.places(request.inboxes)
         accepted = duplicates = 0
         if places:
-            await self._keys.ensure(submission.key)
+            if submission.key is not None:
+                await self._keys.ensure(submission.key)
             accepted, duplicates = await self._producer.fan_out(submission.message, places, submission.terms)
         ACCEPTED.inc(accepted)
         DUPLICATES.inc(duplicates + twice)
@@ -116,7 +127,7 @@ class DeliveryService(DeliveryServiceServicer):
                 pb.RejectedInbox(
                     index=r.index,
                     inbox=r.inbox[:2048],
-                    error=convert.item_error(r.error, code_pb2.INVALID_ARGUMENT),
+                    error=item_error(r.error),
                 )
                 for r in rejected
             ],
@@ -232,7 +243,9 @@ class DeliveryService(DeliveryServiceServicer):
         if request_id and not terms.request_id:
             terms = replace(terms, request_id=request_id)
         self._pressure.check(terms.priority)
-        await self._keys.ensure(submission.key)
+        self._limits.deliveries(caller(), submission.message.origin, 1)
+        if submission.key is not None:
+            await self._keys.ensure(submission.key)
         queued = await self._producer.enqueue(submission.message, place, terms)
         (DUPLICATES if queued.duplicate else ACCEPTED).inc()
         return pb.QueueActivityResponse(
@@ -246,28 +259,8 @@ class DeliveryService(DeliveryServiceServicer):
         try:
             derived = f"{request_id}#{index}" if request_id else ""
             return pb.QueueActivityResult(index=index, accepted=await self._queue(request, derived))
-        except InvalidInput as error:
-            named = InvalidInput(f"requests[{index}].{error.field}", error.problem)
-            named.code = error.code
-            return pb.QueueActivityResult(
-                index=index, error=convert.item_error(named, code_pb2.INVALID_ARGUMENT)
-            )
-        except Overloaded as error:
-            refused = types_pb2.ItemError(
-                code=code_pb2.RESOURCE_EXHAUSTED,
-                reason="OVERLOADED",
-                message=str(error),
-                field=f"requests[{index}]",
-            )
-            return pb.QueueActivityResult(index=index, error=refused)
-        except RequestIdReused as error:
-            reused = types_pb2.ItemError(
-                code=code_pb2.ALREADY_EXISTS,
-                reason="REQUEST_ID_REUSED",
-                message=str(error),
-                field=f"requests[{index}].request_id",
-            )
-            return pb.QueueActivityResult(index=index, error=reused)
+        except (InvalidInput, KeyUnavailable, Overloaded, PermissionDenied, RequestIdReused) as error:
+            return pb.QueueActivityResult(index=index, error=item_error(error, f"requests[{index}]"))
 
     async def _shown(self, queued: Queued, submission: Submission, place: Place) -> Delivery:
         """The delivery as it was accepted; a duplicate as it is now."""

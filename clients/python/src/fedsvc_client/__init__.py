@@ -8,6 +8,7 @@ with FedsvcClient("127.0.0.1:50051") as client:
 """
 
 from fedsvc_client._async import AsyncFedsvcClient
+from fedsvc_client._channel import TLS
 from fedsvc_client._exceptions import (
     DeadlineExceeded,
     FedsvcError,
@@ -33,18 +34,21 @@ from fedsvc_client._types import (
     EventType,
     FanOut,
     ItemError,
+    KeyPage,
     OutcomeEvent,
     Priority,
     PriorityStats,
     QueuedActivity,
     QueueStats,
     Rates,
+    RegisteredKey,
     RejectedInbox,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "TLS",
     "AsyncFedsvcClient",
     "Attempt",
     "BatchItem",
@@ -61,6 +65,7 @@ __all__ = [
     "FieldViolation",
     "InvalidRequest",
     "ItemError",
+    "KeyPage",
     "NotFound",
     "OutcomeEvent",
     "PermissionDenied",
@@ -69,6 +74,7 @@ __all__ = [
     "QueueStats",
     "QueuedActivity",
     "Rates",
+    "RegisteredKey",
     "RejectedInbox",
     "RequestIdReused",
     "ResourceExhausted",

@@ -12,11 +12,13 @@ import grpc
 import grpc.aio
 
 from fedsvc_client import _wire
-from fedsvc_client._channel import RETRYABLE, Attempts, channel_options, metadata
+from fedsvc_client._channel import RETRYABLE, TLS, Attempts, channel_options, metadata
 from fedsvc_client._exceptions import from_call
 from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
+from fedsvc_client._proto import key_service_pb2 as key_pb2
 from fedsvc_client._proto import operations_service_pb2 as operations_pb2
 from fedsvc_client._proto.delivery_service_pb2_grpc import DeliveryServiceStub
+from fedsvc_client._proto.key_service_pb2_grpc import KeyServiceStub
 from fedsvc_client._proto.operations_service_pb2_grpc import OperationsServiceStub
 from fedsvc_client._types import (
     BatchItem,
@@ -27,10 +29,12 @@ from fedsvc_client._types import (
     DeliveryState,
     EventType,
     FanOut,
+    KeyPage,
     OutcomeEvent,
     Priority,
     QueuedActivity,
     QueueStats,
+    RegisteredKey,
 )
 from fedsvc_client._wire import Activity
 
@@ -42,11 +46,15 @@ def _owner() -> tuple[int, int]:
 class _Connection:
     """A channel with its stubs, of one process and event loop."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, tls: TLS | None) -> None:
         self.owner = _owner()
-        self.channel = grpc.aio.insecure_channel(target, options=channel_options())
+        if tls is None:
+            self.channel = grpc.aio.insecure_channel(target, options=channel_options())
+        else:
+            self.channel = grpc.aio.secure_channel(target, tls.credentials(), options=channel_options())
         self.delivery = DeliveryServiceStub(self.channel)
         self.operations = OperationsServiceStub(self.channel)
+        self.keys = KeyServiceStub(self.channel)
 
 
 class AsyncFedsvcClient:
@@ -59,11 +67,16 @@ class AsyncFedsvcClient:
     same request id until then. All raise `FedsvcError`.
     """
 
-    def __init__(self, target: str, token: str | None = None, *, timeout: float = 10.0) -> None:
-        """`target`: HOST:PORT, or any gRPC target such as `dns:///fedsvc:50051`."""
+    def __init__(
+        self, target: str, token: str | None = None, *, timeout: float = 10.0, tls: TLS | bool = False
+    ) -> None:
+        """`target`: HOST:PORT, or any gRPC target such as `dns:///fedsvc:50051`. `token`: as
+        `fedsvc tokens new` printed it. `tls`: True trusts the server by the system's authorities; see `TLS`
+        for others."""
         self._target = target
         self._token = token
         self._timeout = timeout
+        self._tls = tls if isinstance(tls, TLS) else TLS() if tls else None
         self._held: _Connection | None = None
         self._closed = False
 
@@ -306,13 +319,72 @@ class AsyncFedsvcClient:
         response = await self._call("operations", "GetDeadLetter", request, timeout)
         return _wire.delivery(response.dead_letter), response.activity
 
+    async def put_key(
+        self,
+        key_id: str,
+        private_key: str | bytes,
+        *,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> RegisteredKey:
+        """Register a signing key, or replace the one of this id: later calls need only name it."""
+        request = key_pb2.PutKeyRequest(
+            key_id=key_id,
+            private_key_pem=_wire.pem(private_key),
+            request_id=request_id or _wire.new_request_id(),
+        )
+        return _wire.registered_key((await self._call("keys", "PutKey", request, timeout)).key)
+
+    async def rotate_key(
+        self,
+        key_id: str,
+        private_key: str | bytes,
+        *,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> RegisteredKey:
+        """Replace a registered key: what waits is signed with the new one. Raises NotFound."""
+        request = key_pb2.RotateKeyRequest(
+            key_id=key_id,
+            private_key_pem=_wire.pem(private_key),
+            request_id=request_id or _wire.new_request_id(),
+        )
+        return _wire.registered_key((await self._call("keys", "RotateKey", request, timeout)).key)
+
+    async def get_key(self, key_id: str, *, timeout: float | None = None) -> RegisteredKey:
+        """What may be told of a registered key. Raises NotFound."""
+        request = key_pb2.GetKeyRequest(key_id=key_id)
+        return _wire.registered_key((await self._call("keys", "GetKey", request, timeout)).key)
+
+    async def list_keys(
+        self, *, origin: str = "", page_size: int = 0, page_token: str = "", timeout: float | None = None
+    ) -> KeyPage:
+        """One page of registered keys, by origin and id."""
+        request = key_pb2.ListKeysRequest(origin=origin, page_size=page_size, page_token=page_token)
+        return _wire.key_page(await self._call("keys", "ListKeys", request, timeout))
+
+    async def delete_key(
+        self,
+        key_id: str,
+        *,
+        when_unused: bool = False,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> bool:
+        """Forget a registered key. Returns True if that comes later, when nothing needs it any more. Raises
+        NotFound, and InvalidRequest (reason KEY_IN_USE) if deliveries need it and not `when_unused`."""
+        request = key_pb2.DeleteKeyRequest(
+            key_id=key_id, when_unused=when_unused, request_id=request_id or _wire.new_request_id()
+        )
+        return bool((await self._call("keys", "DeleteKey", request, timeout)).deferred)
+
     def _connection(self) -> _Connection:
         if self._closed:
             raise ValueError("the client is closed")
         held = self._held
         if held is None or held.owner != _owner():
             # One of another process or loop belongs there; here it is only forgotten.
-            held = self._held = _Connection(self._target)
+            held = self._held = _Connection(self._target, self._tls)
         return held
 
     async def _call(self, service: str, method: str, request: Any, timeout: float | None) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,6 +16,24 @@ FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 #: bytes of one message
 LARGEST = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class TLS:
+    """How to trust the server, and how it can trust us. Files are in PEM, read when a connection is made."""
+
+    #: authorities to trust; the system's if not given
+    ca_file: str | Path | None = None
+    #: our own certificate with its chain, and its key, for a server that wants one
+    cert_file: str | Path | None = None
+    key_file: str | Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        def read(path: str | Path | None) -> bytes | None:
+            return None if path is None else Path(path).read_bytes()
+
+        return grpc.ssl_channel_credentials(read(self.ca_file), read(self.key_file), read(self.cert_file))
+
 
 RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED})
 

@@ -204,6 +204,29 @@ class PriorityStats:
 
 
 @dataclass(frozen=True)
+class RegisteredKey:
+    """A signing key that the server keeps, without what is secret."""
+
+    key_id: str
+    #: host of its id: the instance that it signs for
+    origin: str
+    #: RSA or ED25519
+    algorithm: str
+    bits: int
+    fingerprint: str
+    public_key_pem: str
+    create_time: datetime | None
+    #: it is deleted once nothing needs it any more
+    deletion_pending: bool
+
+
+@dataclass(frozen=True)
+class KeyPage:
+    keys: tuple[RegisteredKey, ...]
+    next_page_token: str
+
+
+@dataclass(frozen=True)
 class Rates:
     """Per second, over `window`."""
 

@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from fedsvc_client._exceptions import InvalidRequest
 from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
+from fedsvc_client._proto import key_service_pb2 as key_pb2
 from fedsvc_client._proto import operations_service_pb2 as operations_pb2
 from fedsvc_client._proto import types_pb2
 from fedsvc_client._types import (
@@ -26,12 +27,14 @@ from fedsvc_client._types import (
     EventType,
     FanOut,
     ItemError,
+    KeyPage,
     OutcomeEvent,
     Priority,
     PriorityStats,
     QueuedActivity,
     QueueStats,
     Rates,
+    RegisteredKey,
     RejectedInbox,
 )
 
@@ -57,9 +60,29 @@ def activity_bytes(activity: Activity) -> bytes:
         raise InvalidRequest(f"activity cannot be written as JSON: {error}") from None
 
 
+def pem(private_key: str | bytes | None) -> str:
+    return private_key.decode() if isinstance(private_key, bytes) else private_key or ""
+
+
 def signing_key(private_key: str | bytes | None, key_id: str) -> delivery_pb2.SigningKey:
-    pem = private_key.decode() if isinstance(private_key, bytes) else private_key or ""
-    return delivery_pb2.SigningKey(key_id=key_id, private_key_pem=pem)
+    return delivery_pb2.SigningKey(key_id=key_id, private_key_pem=pem(private_key))
+
+
+def registered_key(m: key_pb2.Key) -> RegisteredKey:
+    return RegisteredKey(
+        key_id=m.key_id,
+        origin=m.origin,
+        algorithm=_name(key_pb2.KeyAlgorithm, m.algorithm, "KEY_ALGORITHM_"),
+        bits=m.bits,
+        fingerprint=m.fingerprint,
+        public_key_pem=m.public_key_pem,
+        create_time=_time(m, "create_time"),
+        deletion_pending=m.deletion_pending,
+    )
+
+
+def key_page(m: key_pb2.ListKeysResponse) -> KeyPage:
+    return KeyPage(tuple(registered_key(key) for key in m.keys), m.next_page_token)
 
 
 def options(

@@ -1,0 +1,88 @@
+"""`fedsvc keys`: signing keys that the server keeps."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import click
+
+from fedsvc.cli.output import emit, moment
+from fedsvc.cli.target import connect, target_option
+from fedsvc.errors import ConfigurationError
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def keys() -> None:
+    """Signing keys that the server keeps, so that calls need only name them."""
+
+
+@keys.command()
+@click.argument("key_id")
+@click.option(
+    "--key-file",
+    required=True,
+    type=click.File("rb"),
+    help="Private key in PEM (- for standard input). Keys come from files only, never from arguments.",
+)
+@click.option("--rotate", is_flag=True, help="There must be one already.")
+@target_option
+@_JSON
+def put(key_id: str, key_file: BinaryIO, rotate: bool, target: str | None, as_json: bool) -> None:
+    """Register the key KEY_ID, or replace it: what waits is signed with the new one.
+
+    \b
+    Example:
+      fedsvc keys put https://me.example/u/ada#main-key --key-file ada.pem
+    """
+    try:
+        pem = key_file.read(65_536).decode("ascii")
+    except UnicodeDecodeError:
+        raise ConfigurationError("--key-file", "is not PEM (text)") from None
+    with connect(target) as client:
+        key = client.rotate_key(key_id, pem) if rotate else client.put_key(key_id, pem)
+    emit(key, as_json, f"{key.key_id}: {key.algorithm} of {key.bits} bits, fingerprint {key.fingerprint}")
+
+
+@keys.command("list")
+@click.option("--origin", default="", metavar="HOST", help="Only those of this instance.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many."
+)
+@click.option("--page-token", default="", help="Go on where a list before ended.")
+@target_option
+@_JSON
+def list_(origin: str, limit: int, page_token: str, target: str | None, as_json: bool) -> None:
+    """List registered keys; nothing secret is shown."""
+    from rich.console import Console
+    from rich.table import Table
+
+    with connect(target) as client:
+        page = client.list_keys(origin=origin, page_size=limit, page_token=page_token)
+    if as_json:
+        emit(page, True, "")
+        return
+    table = Table()
+    table.add_column("key id", overflow="fold")
+    for name in ("algorithm", "bits", "registered", "state"):
+        table.add_column(name)
+    for key in page.keys:
+        state = "leaving" if key.deletion_pending else "in use"
+        table.add_row(key.key_id, key.algorithm.lower(), str(key.bits), moment(key.create_time), state)
+    Console(markup=False, emoji=False).print(table if page.keys else "There are no registered keys.")
+    if page.next_page_token:
+        click.echo(f"There are more: --page-token {page.next_page_token}")
+
+
+@keys.command()
+@click.argument("key_id")
+@click.option("--when-unused", is_flag=True, help="If deliveries need it, delete it when they have ended.")
+@target_option
+@_JSON
+def delete(key_id: str, when_unused: bool, target: str | None, as_json: bool) -> None:
+    """Forget the key KEY_ID. Refused while deliveries need it."""
+    with connect(target) as client:
+        deferred = client.delete_key(key_id, when_unused=when_unused)
+    text = f"{key_id} is deleted once nothing needs it" if deferred else f"{key_id} is deleted"
+    emit({"key_id": key_id, "deferred": deferred}, as_json, text)

@@ -1,0 +1,62 @@
+"""What settings are made of: addresses, networks, ports, and how they are written."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Annotated, NamedTuple
+
+from pydantic import BeforeValidator
+
+
+class Address(NamedTuple):
+    """Where to listen or connect: HOST:PORT, IPv6 hosts in brackets."""
+
+    host: str
+    port: int
+
+    @property
+    def local(self) -> bool:
+        """Whether nobody but this machine reaches it."""
+        try:
+            return ip_address(self.host.partition("%")[0]).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("expected HOST:PORT")
+    if host.startswith("[") != host.endswith("]"):
+        raise ValueError("expected HOST:PORT, with an IPv6 host in brackets")
+    return Address(host.strip("[]"), int(port))
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return [part for part in value.replace(",", " ").split() if part]
+    return value
+
+
+def _networks(value: object) -> object:
+    parts = _split(value)
+    if isinstance(parts, (list, tuple)):
+        return tuple(ip_network(p) if isinstance(p, str) else p for p in parts)
+    return parts
+
+
+def _ports(value: object) -> object:
+    parts = _split(value)
+    if isinstance(parts, (list, tuple, set, frozenset)):
+        return frozenset(int(p) for p in parts)
+    return parts
+
+
+Listen = Annotated[Address, BeforeValidator(parse_address)]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_networks)]
+Ports = Annotated[frozenset[int], BeforeValidator(_ports)]

@@ -1,0 +1,25 @@
+-- leave_key: a step in the deletion of a registered key.
+-- uses: nothing
+--
+-- KEYS[1]  the key's hash
+-- ARGV[1]  `mark`: no new call may use it; `gone`: nothing needs it either; `unmark`: it stays after all;
+--          `delete`: forget it
+-- ARGV[2]  stamp of this deletion, ms; every step but the first is only done for the same one
+--
+-- Result: stamp of the deletion under way; nothing if there is none.
+
+local leaving = redis.call('HGET', KEYS[1], 'leaving')
+if ARGV[1] == 'mark' then
+  if redis.call('EXISTS', KEYS[1]) == 0 then return false end
+  if not leaving then redis.call('HSET', KEYS[1], 'leaving', ARGV[2]) end
+  return leaving or ARGV[2]
+end
+if leaving ~= ARGV[2] then return false end
+if ARGV[1] == 'gone' then
+  redis.call('HSET', KEYS[1], 'gone', '1')
+elseif ARGV[1] == 'unmark' then
+  redis.call('HDEL', KEYS[1], 'leaving', 'gone')
+else
+  redis.call('DEL', KEYS[1])
+end
+return leaving

@@ -1,0 +1,136 @@
+"""How much of one caller, and of one origin, a server process takes in: rates and sizes.
+
+Token buckets that may go into debt: a call is let in while there is anything left, and pays for all that it
+brings, so that a fan-out larger than the bucket is possible and is paid for afterwards. Each server process
+counts for itself.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from fedsvc.config import Settings
+from fedsvc.errors import ConfigurationError, InvalidInput, RateLimited
+from fedsvc.server.caller import Caller
+
+#: seconds of its rate that a bucket holds
+_BURST_S: Final = 5.0
+#: buckets that are kept, at most; the longest unused is forgotten
+_MOST: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """None: the general limit. Rates are per second, 0 for none."""
+
+    calls: float | None = None
+    rate: float | None = None
+    bytes: int | None = None
+    fan_out: int | None = None
+
+
+class _Bucket:
+    __slots__ = ("_at", "_left", "_rate")
+
+    def __init__(self, rate: float, now: float) -> None:
+        self._rate = rate
+        self._left = max(1.0, rate * _BURST_S)
+        self._at = now
+
+    def take(self, n: float, now: float) -> float:
+        """Seconds until there is something again; 0 if there was, and `n` were taken."""
+        most = max(1.0, self._rate * _BURST_S)
+        self._left = min(most, self._left + (now - self._at) * self._rate)
+        self._at = now
+        # In steps of one: less than a whole one is nothing.
+        if self._left >= 1.0 or self._left >= most:
+            self._left -= n
+            return 0.0
+        return (1.0 - self._left) / self._rate
+
+
+class Limits:
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Raises ConfigurationError."""
+        self._settings = settings
+        self._clock = clock
+        self._single = _parse(settings.limits)
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def call(self, caller: Caller) -> None:
+        """One call. Raises RateLimited."""
+        own = self._single.get(caller.name)
+        rate = self._settings.caller_calls if own is None or own.calls is None else own.calls
+        self._take(f"calls {caller.name}", rate, 1, f"more than {rate:g} calls a second of {caller.name}")
+
+    def deliveries(self, caller: Caller, origin: str, n: int) -> None:
+        """`n` deliveries of an origin. Raises RateLimited."""
+        for name, general, told in (
+            (f"@{origin}", self._settings.origin_rate, origin),
+            (caller.name, self._settings.caller_rate, caller.name),
+        ):
+            own = self._single.get(name)
+            rate = general if own is None or own.rate is None else own.rate
+            self._take(f"rate {name}", rate, n, f"more than {rate:g} deliveries a second of {told}")
+
+    def max_bytes(self, caller: Caller) -> int:
+        """Of one activity, for all that is known before it is read."""
+        own = self._single.get(caller.name)
+        return self._settings.max_activity_bytes if own is None or own.bytes is None else own.bytes
+
+    def check_size(self, origin: str, size: int) -> None:
+        """Of one activity of an origin, in bytes. Raises InvalidInput."""
+        own = self._single.get(f"@{origin}")
+        if own is not None and own.bytes is not None and size > own.bytes:
+            raise InvalidInput("activity", f"has {size} bytes; {own.bytes} are allowed for {origin}")
+
+    def max_fan_out(self, caller: Caller) -> int:
+        own = self._single.get(caller.name)
+        return self._settings.max_fan_out if own is None or own.fan_out is None else own.fan_out
+
+    def _take(self, name: str, rate: float, n: float, problem: str) -> None:
+        if not rate:
+            return
+        now = self._clock()
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = _Bucket(rate, now)
+            if len(self._buckets) > _MOST:
+                self._buckets.popitem(last=False)
+        self._buckets.move_to_end(name)
+        wait = bucket.take(n, now)
+        if wait:
+            raise RateLimited(problem, math.ceil(wait))
+
+
+def _parse(text: str) -> dict[str, Limit]:
+    found: dict[str, Limit] = {}
+    for place, part in enumerate(text.replace(",", " ").split(), 1):
+        # From the right: an origin may be an IPv6 address.
+        name, values = part, {}
+        while "=" in name.rpartition(":")[2]:
+            name, _, pair = name.rpartition(":")
+            key, _, value = pair.partition("=")
+            try:
+                number = float(value)
+                fits = 0 <= number <= 1e9 and (key in ("calls", "rate") or number == int(number) >= 1)
+                if not fits or key not in _KINDS[name.startswith("@") or "@" in name[:1]]:
+                    raise ValueError
+            except ValueError:
+                raise ConfigurationError("FEDSVC_LIMITS", f"entry {place}: {pair} is not a limit") from None
+            values[key] = number if key in ("calls", "rate") else int(number)
+        if not values or not name.strip("@") or name in found:
+            raise ConfigurationError(
+                "FEDSVC_LIMITS", f"entry {place} is not NAME:limit=.. or @HOST:limit=.., or comes twice"
+            )
+        found[name] = Limit(**values)  # type: ignore[arg-type]
+    return found
+
+
+#: by whether it is of an origin
+_KINDS: Final = {False: ("calls", "rate", "bytes", "fan_out"), True: ("rate", "bytes")}
