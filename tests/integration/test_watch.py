@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from fedsvc_client import AsyncFedsvcClient, FedsvcClient, InvalidRequest, ResourceExhausted
+from fedsvc_client import AsyncFedsvcClient, FedsvcClient, InvalidRequest, OutcomeEvent, ResourceExhausted
 from fedsvc_client import EventType as Told
 from hypothesis import HealthCheck, given
 from hypothesis import settings as given_settings
@@ -236,7 +236,7 @@ async def test_a_client_goes_on_where_it_was_when_the_server_is_restarted(
         watched = client.watch_outcomes(heartbeats=True)
         assert (await anext(watched)).type is Told.HEARTBEAT
         first = await desk.end(2)
-        got = []
+        got: list[OutcomeEvent] = []
         while len(got) < 2:
             event = await anext(watched)
             if event.type is Told.OUTCOME:
