@@ -23,6 +23,7 @@ from fedsvc.archive.engine import create_engine
 from fedsvc.archive.spill_store import SpillStore
 from fedsvc.config import Address, Settings
 from fedsvc.errors import ConfigurationError
+from fedsvc.handlers.registry import Registry
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.cleanup import Cleanup
 from fedsvc.queue.hosts import Hosts
@@ -91,6 +92,7 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
         cipher = key_cipher(settings)
+        handlers = Registry.load()
         async with AsyncExitStack() as stack:
             link = Link.from_settings(settings)
             stack.push_async_callback(link.close)
@@ -107,7 +109,7 @@ class Server:
             outcomes = OutcomeLog(link, keys, settings)
             delivery = DeliveryService(
                 settings,
-                Intake(settings, producer),
+                Intake(settings, producer, handlers),
                 producer,
                 store,
                 reader,

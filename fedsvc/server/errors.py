@@ -1,6 +1,7 @@
 """What callers see when something is wrong: `google.rpc.Status` with details, never a stack trace.
 
     InvalidInput       INVALID_ARGUMENT    BadRequest names the field
+    HandlerFailed      FAILED_PRECONDITION the handler of the activity's type is broken; is logged
     RequestIdReused    ALREADY_EXISTS
     NotFound           NOT_FOUND
     Overloaded         RESOURCE_EXHAUSTED  RetryInfo: by priority, bulk first
@@ -28,6 +29,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from fedsvc.errors import (
     ArchiveUnavailable,
     FedsvcError,
+    HandlerFailed,
     InvalidInput,
     NotFound,
     Overloaded,
@@ -58,6 +60,8 @@ def status_of(error: Exception) -> status_pb2.Status:
                 field=error.field, description=error.problem
             )
             details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+        case HandlerFailed():
+            code, reason, text = code_pb2.FAILED_PRECONDITION, "HANDLER_FAILED", str(error)
         case RequestIdReused():
             code, reason, text = code_pb2.ALREADY_EXISTS, "REQUEST_ID_REUSED", str(error)
         case NotFound():

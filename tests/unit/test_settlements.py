@@ -11,6 +11,7 @@ from fedsvc.domain.classify import Outcome, Verdict
 from fedsvc.domain.delivery import Attempt, DeliveryId, DeliveryState, Priority, Reason
 from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
+from fedsvc.handlers.registry import Registry
 from fedsvc.queue.consumer import Admitted, Clock, Settlement, Signal
 from fedsvc.queue.record import FLAG_EXPIRES, Record
 from fedsvc.worker.settlements import Judge
@@ -35,7 +36,7 @@ class Fixed(Clock):
 
 @pytest.fixture
 def judge() -> Judge:
-    return Judge(Settings.from_environment({}), Fixed(), lambda: 0.0)
+    return Judge(Settings.from_environment({}), Fixed(), lambda: 0.0, Registry.built_in())
 
 
 def admitted(attempts: int = 0, *, flags: int = 0, deadline_ms: int = NOW_MS + 3_600_000) -> Admitted:

@@ -18,7 +18,7 @@ from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState
 from fedsvc.domain.events import EventType
 from fedsvc.domain.message import Message
-from fedsvc.errors import InvalidInput, NotFound, Overloaded, QueueCorrupt, RequestIdReused
+from fedsvc.errors import HandlerFailed, InvalidInput, NotFound, Overloaded, QueueCorrupt, RequestIdReused
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.keystore import KeyStore
 from fedsvc.queue.producer import Place, Producer, Queued
@@ -252,6 +252,14 @@ class DeliveryService(DeliveryServiceServicer):
             return pb.QueueActivityResult(
                 index=index, error=convert.item_error(named, code_pb2.INVALID_ARGUMENT)
             )
+        except HandlerFailed as error:
+            failed = types_pb2.ItemError(
+                code=code_pb2.FAILED_PRECONDITION,
+                reason="HANDLER_FAILED",
+                message=str(error),
+                field=f"requests[{index}].activity",
+            )
+            return pb.QueueActivityResult(index=index, error=failed)
         except Overloaded as error:
             refused = types_pb2.ItemError(
                 code=code_pb2.RESOURCE_EXHAUSTED,
