@@ -38,10 +38,42 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+#: its retry policy can be had until a file is there
+FRAGILE = """
+from pathlib import Path
+from fedsvc.handlers import DEFAULT_POLICY, Handler
+
+class Fragile(Handler):
+    types = ("Fragile",)
+
+    @property
+    def retry(self):
+        if Path(__file__).with_name("broken").exists():
+            raise LookupError("policy")
+        return DEFAULT_POLICY
+"""
+
+
+def write(directory: Path, name: str, entry_point: str, code: str) -> None:
+    """A package as if it had been installed."""
+    metadata = directory / f"{name}-1.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(f"[fedsvc.handlers]\n{entry_point}\n")
+    (directory / f"{name}.py").write_text(code)
+
+
 @pytest.fixture(scope="module")
-def dev(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fedsvc]:
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("fragile")
+    write(directory, "fragile", "fragile = fragile:Fragile", FRAGILE)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def dev(installed: Path, fragile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fedsvc]:
     settings = {
-        "PYTHONPATH": str(installed),
+        "PYTHONPATH": f"{installed}{os.pathsep}{fragile}",
         "FEDSVC_ALLOW_HTTP": "true",
         "FEDSVC_ALLOWED_CIDRS": "127.0.0.0/8",
         "FEDSVC_RETRY_SCALE": "0.001",
@@ -116,17 +148,36 @@ async def test_a_plugin_s_retry_policy_holds_and_it_hears_of_the_end(dev: Fedsvc
             await asyncio.sleep(0.02)
 
 
+async def test_a_handler_that_breaks_in_a_worker_makes_dead_letters_and_blocks_nothing(
+    dev: Fedsvc, fragile: Path, rsa_pem: str
+) -> None:
+    async def takes_likes(host: str, body: bytes) -> web.Response:
+        return web.Response(status=202 if b"Like" in body else 500)
+
+    (fragile / "broken").touch()
+    async with (
+        InboxServer(takes_likes, ("127.82.0.2",)) as inbox,
+        AsyncFedsvcClient(dev.ready()[0]) as client,
+    ):
+        url = inbox.url("127.82.0.2")
+        broken, like = [
+            await client.queue_activity(activity(kind, 1), url, private_key=rsa_pem, key_id=KEY_ID)
+            for kind in ("Fragile", "Like")
+        ]
+        delivery = await ended(client, broken.delivery_id)
+        assert (delivery.state, delivery.reason) == (DeliveryState.DEAD, "HANDLER_ERROR")
+        assert delivery.http_status == 500
+        assert delivery.response_snippet == "the handler of Fragile, fragile.Fragile, failed; see the log"
+        assert (await ended(client, like.delivery_id)).state is DeliveryState.DELIVERED
+    assert "LookupError" in dev.stderr
+
+
 @pytest.mark.parametrize("command", ["dev", "server", "worker", "worker-process"])
 def test_a_plugin_that_cannot_be_used_is_one_line_at_start(
     tmp_path: Path, encryption_key: str, command: str
 ) -> None:
-    metadata = tmp_path / "broken-1.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text("[fedsvc.handlers]\nvotes = broken:Votes\n")
-    (tmp_path / "broken.py").write_text(
-        "from fedsvc.handlers import Handler\nclass Votes(Handler):\n    types = ('Like',)\n"
-    )
+    code = "from fedsvc.handlers import Handler\nclass Votes(Handler):\n    types = ('Like',)\n"
+    write(tmp_path, "broken", "votes = broken:Votes", code)
     kept = {k: v for k, v in os.environ.items() if not k.startswith("FEDSVC_")}
     settings = {
         "PYTHONPATH": str(tmp_path),
