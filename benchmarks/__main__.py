@@ -50,7 +50,7 @@ def activity(number: int) -> dict[str, Any]:
         "id": f"https://me.example/activities/{number}",
         "type": "Announce",
         "actor": "https://me.example/u/ada",
-        "object": {"type": "Page", "content": "x" * 1800},
+        "object": {"id": "https://me.example/page", "type": "Page", "content": "x" * 1760},
     }
 
 

@@ -6,6 +6,7 @@
     │   ├── InvalidActivity
     │   ├── InvalidInbox
     │   └── InvalidKey
+    ├── HandlerFailed           a handler of an activity type is broken; names it
     ├── RequestIdReused         the request id belongs to another call
     ├── NotFound
     ├── PermissionDenied        the caller has no right to this
@@ -36,6 +37,7 @@ __all__ = [
     "ArchiveUnavailable",
     "ConfigurationError",
     "FedsvcError",
+    "HandlerFailed",
     "InvalidActivity",
     "InvalidInbox",
     "InvalidInput",
@@ -60,6 +62,16 @@ class ConfigurationError(FedsvcError):
         super().__init__(f"{setting}: {problem}")
         self.setting = setting
         self.problem = problem
+
+
+class HandlerFailed(FedsvcError):
+    """The handler of an activity type raised what it must not, or gave what cannot be used. The cause is in
+    `__cause__`."""
+
+    def __init__(self, handler: str, activity_type: str) -> None:
+        super().__init__(f"the handler of {activity_type}, {handler}, failed; see the log")
+        self.handler = handler
+        self.activity_type = activity_type
 
 
 class RequestIdReused(FedsvcError):

@@ -7,7 +7,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-CODE = ["fedsvc", "clients/python/src", "tests", "tools", "benchmarks"]
+CODE = [
+    "fedsvc",
+    "clients/python/src",
+    "tests",
+    "tools",
+    "benchmarks",
+    "docs/examples/fedsvc-example-handler",
+]
 #: seconds for one check
 PATIENCE = 300
 

@@ -42,9 +42,10 @@ def percentile(values: list[float], part: float) -> float:
 
 def activity(id: str, kind: str = "Announce", size: int = 2000) -> dict[str, Any]:
     start = {"id": id, "@context": "https://www.w3.org/ns/activitystreams", "type": kind}
-    rest = {"actor": "https://me.example/u/ada", "object": {"type": "Page", "content": ""}}
+    page = {"id": f"{id}/page", "type": "Page", "content": ""}
+    rest = {"actor": "https://me.example/u/ada", "object": page}
     missing = size - len(json.dumps({**start, **rest}, separators=(",", ":")))
-    return {**start, **rest, "object": {"type": "Page", "content": "x" * max(0, missing)}}
+    return {**start, **rest, "object": {**page, "content": "x" * max(0, missing)}}
 
 
 class Site:

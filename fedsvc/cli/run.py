@@ -31,6 +31,14 @@ def _status(fd: int | None) -> Any:
     return None if fd is None else status_writer(fd)
 
 
+def _check_handlers() -> None:
+    """Each process loads them for itself; where one starts others, an error should end it at once. Raises
+    ConfigurationError."""
+    from fedsvc.handlers.registry import Registry
+
+    Registry.load()
+
+
 @click.command()
 @click.option(
     "--data-dir",
@@ -60,6 +68,7 @@ def dev(data_dir: Path, listen: str | None, http_listen: str | None, insecure: b
 
     overrides: dict[str, Any] = {"listen": listen, "http_listen": http_listen, "insecure": insecure or None}
     logs.configure(Settings.from_environment(**overrides), "dev")
+    _check_handlers()
 
     def announce(line: str) -> None:
         told = dict(part.split("=", 1) for part in line.split(": ", 1)[1].split())
@@ -98,6 +107,7 @@ def worker(processes: int | None, http_listen: str | None, status_fd: int | None
     settings = Settings.from_environment(processes=processes, http_listen=http_listen)
     settings.key_encryption_secret()
     logs.configure(settings, "worker")
+    _check_handlers()
     from fedsvc.worker.pool import run
 
     return run(settings, status=_status(status_fd))

@@ -1,6 +1,6 @@
-"""What must be true of an activity to be delivered at all.
+"""What must be true of an activity, whatever its type, to be delivered at all.
 
-Strict about what every receiver would refuse, lenient about the rest: extensions pass untouched, and so do
+What its type asks for beside that its handler says (`fedsvc.handlers`). Extensions pass untouched, and so do
 duplicate keys (the last counts for us; the bytes that are sent are the caller's own).
 Source: ActivityStreams 2.0, section 2; ActivityPub, section 3.
 """
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -36,6 +37,13 @@ class Activity:
     inner_object_id: str = ""
     #: of the target, as Add and Remove have one
     target_id: str = ""
+    #: the whole of it, for its handler to look at; whoever keeps an Activity keeps all of this in memory
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+def is_url(text: str) -> bool:
+    """Whether it is an absolute http(s) URL, as far as a cheap look tells."""
+    return len(text) <= MAX_ID and _URL.fullmatch(text) is not None and text.isprintable()
 
 
 def parse_activity(body: bytes, *, max_bytes: int) -> Activity:
@@ -50,21 +58,29 @@ def parse_activity(body: bytes, *, max_bytes: int) -> Activity:
         raise InvalidActivity("activity", f"is not JSON: {str(error)[:200]}") from None
     if not isinstance(document, dict):
         raise InvalidActivity("activity", "is not a JSON object")
-    inner = _first(document.get("object"))
+    inner = first(document.get("object"))
     return Activity(
         id=_url("activity.id", document.get("id")),
         type=_type(document.get("type")),
         actor=_actor(document.get("actor")),
         object_id=_id_of(inner),
-        object_type=_told(_first(inner.get("type")) if isinstance(inner, dict) else None, MAX_TYPE),
-        inner_object_id=_id_of(_first(inner.get("object"))) if isinstance(inner, dict) else "",
-        target_id=_id_of(_first(document.get("target"))),
+        object_type=_told(first(inner.get("type")) if isinstance(inner, dict) else None, MAX_TYPE),
+        inner_object_id=_id_of(first(inner.get("object"))) if isinstance(inner, dict) else "",
+        target_id=_id_of(first(document.get("target"))),
+        document=document,
     )
 
 
 def activity_key(activity_id: str) -> bytes:
     """16 bytes that stand for an activity id in indexes."""
     return hashlib.blake2b(activity_id.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+def first(value: Any) -> Any:
+    """JSON-LD makes no difference between a value and a list of it; an empty list is none."""
+    if isinstance(value, list):
+        return value[0] if value else None
+    return value
 
 
 def _url(field: str, value: Any) -> str:
@@ -74,14 +90,14 @@ def _url(field: str, value: Any) -> str:
         raise InvalidActivity(field, "is not a string")
     if len(value) > MAX_ID:
         raise InvalidActivity(field, f"is longer than {MAX_ID} characters")
-    if not _URL.fullmatch(value) or not value.isprintable():
+    if not is_url(value):
         raise InvalidActivity(field, "is not an absolute http(s) URL")
     return value
 
 
 def _type(value: Any) -> str:
     """JSON-LD allows several types; the first is the one that servers go by."""
-    value = _first(value)
+    value = first(value)
     if value is None or value == "":
         raise InvalidActivity("activity.type", "is missing")
     if not isinstance(value, str):
@@ -92,17 +108,10 @@ def _type(value: Any) -> str:
 
 
 def _actor(value: Any) -> str:
-    value = _first(value)
+    value = first(value)
     if isinstance(value, dict):
         value = value.get("id")
     return _url("activity.actor", value)
-
-
-def _first(value: Any) -> Any:
-    """JSON-LD makes no difference between a value and a list of it; an empty list is none."""
-    if isinstance(value, list):
-        return value[0] if value else None
-    return value
 
 
 def _id_of(value: Any) -> str:

@@ -7,12 +7,15 @@ second, and they must stay spread out also once the longest delay is reached, wh
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from fedsvc.domain.classify import Outcome, Verdict
 from fedsvc.domain.delivery import Reason
 
+#: a policy's retries, at most
+MAX_RETRIES: Final = 100
 #: share of a delay that the jitter may take away
 JITTER: Final = 0.2
 #: retries after a 401 or 403: the remote may have failed to fetch our key, but a block stays a block
@@ -30,20 +33,18 @@ class RetryPolicy:
     first_delay_s: float
     longest_delay_s: float
 
+    def problem(self) -> str:
+        """What is wrong with its numbers, in words; empty if nothing is."""
+        if type(self.retries) is not int or not 0 <= self.retries <= MAX_RETRIES:
+            return f"retries is no whole number from 0 to {MAX_RETRIES}"
+        for name, least in (("factor", 1.0), ("first_delay_s", 0.001), ("longest_delay_s", 0.001)):
+            number = getattr(self, name)
+            if not isinstance(number, (int, float)) or not least <= number < math.inf:
+                return f"{name} is no number of at least {least}"
+        return ""
+
 
 DEFAULT_POLICY: Final = RetryPolicy(10, 2.0, 60, 3600)
-_POLICIES: Final = {
-    "Create": RetryPolicy(10, 2.0, 60, 3600),
-    "Update": RetryPolicy(10, 2.0, 60, 3600),
-    "Delete": RetryPolicy(8, 1.5, 30, 1800),
-    "Follow": RetryPolicy(8, 2.0, 60, 1800),
-    "Like": RetryPolicy(5, 1.5, 30, 600),
-    "Dislike": RetryPolicy(5, 1.5, 30, 600),
-    "Accept": RetryPolicy(5, 1.5, 30, 900),
-    "Reject": RetryPolicy(5, 1.5, 30, 900),
-    "Announce": RetryPolicy(6, 2.0, 45, 1200),
-    "Undo": RetryPolicy(7, 1.8, 45, 1800),
-}
 
 
 class RetryAt(NamedTuple):
@@ -55,10 +56,6 @@ class GiveUp(NamedTuple):
 
 
 Decision = RetryAt | GiveUp
-
-
-def policy_for(activity_type: str) -> RetryPolicy:
-    return _POLICIES.get(activity_type, DEFAULT_POLICY)
 
 
 def delay_ms(policy: RetryPolicy, attempts_made: int, *, scale: float = 1.0, jitter: float = 0.0) -> int:

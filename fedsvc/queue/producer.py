@@ -15,11 +15,11 @@ from typing import Final, NamedTuple
 
 from fedsvc.config import Settings
 from fedsvc.domain.activity import activity_key
+from fedsvc.domain.activity_types import type_code
 from fedsvc.domain.delivery import DeliveryId, Priority
 from fedsvc.domain.inbox import Inbox, host_key, inbox_key, partition_of
 from fedsvc.domain.keys import is_registered
 from fedsvc.domain.message import Message
-from fedsvc.domain.priority import type_code
 from fedsvc.domain.relations import UNRELATED, Relation, Rule, group_of
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link

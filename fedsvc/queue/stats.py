@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fedsvc.config import Settings
+from fedsvc.domain.activity_types import type_name
 from fedsvc.domain.delivery import Priority, Reason
-from fedsvc.domain.priority import type_name
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.script import Script

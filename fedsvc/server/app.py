@@ -24,6 +24,7 @@ from fedsvc.archive.spill_store import SpillStore
 from fedsvc.config import Settings
 from fedsvc.config_types import Address
 from fedsvc.errors import ConfigurationError
+from fedsvc.handlers.registry import Registry
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.cleanup import Cleanup
 from fedsvc.queue.hosts import Hosts
@@ -98,6 +99,7 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
         cipher = key_cipher(settings)
+        handlers = Registry.load()
         async with AsyncExitStack() as stack:
             link = Link.from_settings(settings)
             stack.push_async_callback(link.close)
@@ -120,7 +122,7 @@ class Server:
             )
             pressure = Pressure(settings)
             outcomes = OutcomeLog(link, keys, settings)
-            intake = Intake(settings, producer, store, registry, limits)
+            intake = Intake(settings, producer, handlers, store, registry, limits)
             delivery = DeliveryService(
                 settings,
                 intake,

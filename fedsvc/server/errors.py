@@ -1,6 +1,7 @@
 """What callers see when something is wrong: `google.rpc.Status` with details, never a stack trace.
 
     InvalidInput       INVALID_ARGUMENT    BadRequest names the field
+    HandlerFailed      FAILED_PRECONDITION the handler of the activity's type is broken; is logged
     RequestIdReused    ALREADY_EXISTS
     NotFound           NOT_FOUND
     Unauthenticated    UNAUTHENTICATED
@@ -32,6 +33,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from fedsvc.errors import (
     ArchiveUnavailable,
     FedsvcError,
+    HandlerFailed,
     InvalidInput,
     KeyInUse,
     KeyUnavailable,
@@ -54,6 +56,7 @@ _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 #: what is told of each exception; a subclass comes before its base
 _TOLD: Final[tuple[tuple[type[FedsvcError], int, str], ...]] = (
+    (HandlerFailed, code_pb2.FAILED_PRECONDITION, "HANDLER_FAILED"),
     (RequestIdReused, code_pb2.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
     (NotFound, code_pb2.NOT_FOUND, "NOT_FOUND"),
     (Unauthenticated, code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED"),

@@ -6,24 +6,27 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+import structlog
 
 from fedsvc.config import Settings
-from fedsvc.domain.activity import Activity, parse_activity
+from fedsvc.domain.activity import parse_activity
 from fedsvc.domain.delivery import DeliveryId, Priority
 from fedsvc.domain.inbox import origin_of, parse_inbox
 from fedsvc.domain.integrity import with_proof
 from fedsvc.domain.keys import PrivateKey, PrivateKeyCache, load_private_key
 from fedsvc.domain.message import CONTENT_TYPE, Message
-from fedsvc.domain.priority import default_priority
-from fedsvc.domain.relations import relation_of
-from fedsvc.errors import InvalidActivity, InvalidInbox, InvalidInput, InvalidKey
+from fedsvc.errors import HandlerFailed, InvalidActivity, InvalidInbox, InvalidInput, InvalidKey
+from fedsvc.handlers.registry import Registry, Rules
 from fedsvc.queue.key_registry import KeyRegistry
 from fedsvc.queue.keystore import KeyStore
 from fedsvc.queue.producer import Place, Producer, Terms
 from fedsvc.server.caller import caller
 from fedsvc.server.limits import Limits
 from fedsvc.v1 import types_pb2
+
+log = structlog.get_logger(__name__)
 
 #: characters
 _MAX_REQUEST_ID: Final = 128
@@ -54,6 +57,12 @@ class Submission:
     terms: Terms
 
 
+class _Head(NamedTuple):
+    id: str
+    type: str
+    actor: str
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """An inbox of a fan-out that cannot be accepted."""
@@ -65,10 +74,17 @@ class Rejected:
 
 class Intake:
     def __init__(
-        self, settings: Settings, producer: Producer, store: KeyStore, registry: KeyRegistry, limits: Limits
+        self,
+        settings: Settings,
+        producer: Producer,
+        handlers: Registry,
+        store: KeyStore,
+        registry: KeyRegistry,
+        limits: Limits,
     ) -> None:
         self._settings = settings
         self._producer = producer
+        self._handlers = handlers
         self._store = store
         self._registry = registry
         self._limits = limits
@@ -77,17 +93,16 @@ class Intake:
         self._places: dict[str, Place] = {}
 
     async def submission(self, request: Any) -> Submission:
-        """Of a QueueActivityRequest or FanOutActivityRequest. Raises InvalidInput, PermissionDenied, and
-        QueueUnavailable if a registered key cannot be looked up."""
+        """Of a QueueActivityRequest or FanOutActivityRequest. Raises InvalidInput, HandlerFailed,
+        PermissionDenied, and QueueUnavailable if a registered key cannot be looked up."""
         known = caller()
-        activity = parse_activity(request.activity, max_bytes=self._limits.max_bytes(known))
+        head, rules = self._read(request.activity, self._limits.max_bytes(known))
         options = request.options
-        relation = relation_of(
-            activity,
+        relation = rules.relation.asked(
             ordering_key=_text("options.ordering_key", options.ordering_key, _MAX_KEY),
             supersede_key=_text("options.supersede_key", options.supersede_key, _MAX_KEY),
         )
-        terms = replace(self._terms(request, activity), relation=relation)
+        terms = replace(self._terms(request, rules.priority), relation=relation)
         key_id = request.signing_key.key_id
         if not key_id:
             raise InvalidKey("signing_key.key_id", "is required")
@@ -102,9 +117,9 @@ class Intake:
             raise InvalidInput("options.proof_key", "is of no use without options.integrity_proof")
         message = Message(
             body=body,
-            activity_id=activity.id,
-            activity_type=activity.type,
-            actor=activity.actor,
+            activity_id=head.id,
+            activity_type=head.type,
+            actor=head.actor,
             key_id=key_id,
             key_name=key_name,
             origin=origin,
@@ -116,6 +131,18 @@ class Intake:
             source=source,
         )
         return Submission(message, key, terms)
+
+    def _read(self, body: bytes, max_bytes: int) -> tuple[_Head, Rules]:
+        """What is kept of an activity; the parsed document, which is many times as large, is not."""
+        activity = parse_activity(body, max_bytes=max_bytes)
+        try:
+            rules = self._handlers.rules(activity)
+        except HandlerFailed as error:
+            log.error(
+                "handler_failed", handler=error.handler, type=error.activity_type, exc_info=error.__cause__
+            )
+            raise
+        return _Head(activity.id, activity.type, activity.actor), rules
 
     async def _proven(self, request: Any, key: PrivateKey) -> tuple[bytes, str]:
         """The activity with its proof, and what names it: a proof tells its time, so that the same call, come
@@ -186,7 +213,7 @@ class Intake:
                 self._keys.add(pem, known)
         return known
 
-    def _terms(self, request: Any, activity: Activity) -> Terms:
+    def _terms(self, request: Any, by_type: Priority) -> Terms:
         options = request.options
         now_ms = time.time() * 1000
         not_before_ms = _time_ms("options.not_before", options, "not_before")
@@ -198,7 +225,7 @@ class Intake:
         if expire_ms and expire_ms <= not_before_ms:
             raise InvalidInput("options.expire_time", "is not later than options.not_before")
         if options.priority == types_pb2.PRIORITY_UNSPECIFIED:
-            priority = default_priority(activity.type)
+            priority = by_type
         elif options.priority in _PRIORITIES:
             priority = _PRIORITIES[options.priority]
         else:

@@ -21,6 +21,7 @@ from fedsvc.archive.migrate import check
 from fedsvc.archive.spill_store import SpillStore
 from fedsvc.config import Settings
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
+from fedsvc.handlers.registry import Registry
 from fedsvc.queue.consumer import Consumer
 from fedsvc.queue.hosts import Hosts
 from fedsvc.queue.keys import Keys
@@ -38,6 +39,7 @@ from fedsvc.worker.lifecycle_manager import LifecycleManager
 from fedsvc.worker.memory import MemoryWatch
 from fedsvc.worker.metrics import Metrics
 from fedsvc.worker.processor import Processor
+from fedsvc.worker.reactions import Reactions
 from fedsvc.worker.retry_manager import RetryManager
 from fedsvc.worker.signer import Signer
 from fedsvc.worker.spiller import Spiller
@@ -73,6 +75,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
         cipher = key_cipher(settings)
+        handlers = Registry.load()
         async with AsyncExitStack() as stack:
             link = Link.from_settings(settings)
             stack.push_async_callback(link.close)
@@ -91,6 +94,8 @@ class Worker:
             stack.push_async_callback(deliverer.close)
             await deliverer.start()
             store = KeyStore(link, keys, cipher, lifetime_s=key_lifetime_s(settings))
+            reactions = Reactions(handlers)
+            stack.push_async_callback(asyncio.to_thread, reactions.close)
             processor = Processor(
                 settings,
                 consumer,
@@ -99,6 +104,8 @@ class Worker:
                 KeyCache(store, settings.key_cache_size),
                 beats,
                 Metrics(),
+                handlers,
+                reactions,
             )
             retries = RetryManager(settings, consumer, processor, beats)
             outcomes = OutcomeLog(link, keys, settings)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Histogram
 
+from fedsvc.domain.activity_types import type_code
 from fedsvc.domain.delivery import Delivery
-from fedsvc.domain.priority import type_code
 from fedsvc.worker.settlements import Tried
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

@@ -23,10 +23,12 @@ from fedsvc.domain.keys import PrivateKey
 from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
 from fedsvc.errors import KeyUnavailable, QueueCorrupt, QueueUnavailable
+from fedsvc.handlers.registry import Registry
 from fedsvc.queue.consumer import Admitted, Consumer, Handed, Settlement
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.caches import KeyCache, MessageCache
 from fedsvc.worker.metrics import Metrics
+from fedsvc.worker.reactions import Reactions
 from fedsvc.worker.settlements import Judge, Tried
 from fedsvc.worker.settler import Settler
 from fedsvc.worker.shares import ShareKeeper
@@ -80,6 +82,8 @@ class Processor:
         keys: KeyCache,
         beats: Beats,
         metrics: Metrics,
+        handlers: Registry,
+        reactions: Reactions,
     ) -> None:
         self._consumer = consumer
         self._deliverer = deliverer
@@ -87,13 +91,14 @@ class Processor:
         self._keys = keys
         self._beats = beats
         self._metrics = metrics
-        self._judge = Judge(settings, consumer.clock, random.random)
+        self._judge = Judge(settings, consumer.clock, random.random, handlers)
         self.settler = Settler(
             consumer,
             beats,
             self._settled,
             woken=lambda partition: self.poke((partition,)),
             busy=lambda: len(self._flying) >= self.BUSY,
+            confirmed=lambda done: reactions.tell(done.outcome) if done.outcome is not None else None,
         )
         self._partitions = settings.partitions
         self._concurrency = settings.concurrency

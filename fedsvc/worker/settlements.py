@@ -6,14 +6,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Protocol, assert_never
 
+import structlog
+
 from fedsvc.config import Settings
 from fedsvc.domain.classify import Outcome, Verdict
 from fedsvc.domain.delivery import Attempt, DeliveryState, Reason
 from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
-from fedsvc.domain.retry import GiveUp, RetryAt, decide, policy_for
+from fedsvc.domain.retry import DEFAULT_POLICY, GiveUp, RetryAt, decide
+from fedsvc.errors import HandlerFailed
+from fedsvc.handlers.registry import Registry
 from fedsvc.queue.consumer import Admitted, Clock, Settlement, Signal
 from fedsvc.queue.record import shown
+
+log = structlog.get_logger(__name__)
 
 _NOTHING: Final = Message(b"", "", "", "", "", "", "")
 
@@ -47,8 +53,11 @@ class Tried(Protocol):
 
 
 class Judge:
-    def __init__(self, settings: Settings, clock: Clock, random: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, random: Callable[[], float], handlers: Registry
+    ) -> None:
         """`random`: a number in [0, 1), for jitter."""
+        self._handlers = handlers
         self._clock = clock
         self._random = random
         self._scale = settings.retry_scale
@@ -103,8 +112,15 @@ class Judge:
     def _failed(self, admitted: Admitted, message: Message, verdict: Verdict, attempt: Attempt) -> Settlement:
         record = admitted.record
         deadline_ms = record.deadline_s * 1000
+        policy = DEFAULT_POLICY
+        if verdict.outcome is Outcome.RETRY:
+            try:
+                policy = self._handlers.retry(message.activity_type)
+            except HandlerFailed as error:
+                log.error("handler_failed", handler=error.handler, exc_info=error.__cause__)
+                verdict = Verdict(Outcome.PERMANENT, Reason.HANDLER_ERROR, verdict.status, detail=str(error))
         decision = decide(
-            policy_for(message.activity_type),
+            policy,
             verdict,
             record.tries + 1,
             now_ms=self._clock.now_ms(),

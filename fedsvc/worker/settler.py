@@ -32,9 +32,12 @@ class Settler:
         settled: Callable[[Settlement], None],
         woken: Callable[[int], None],
         busy: Callable[[], bool],
+        confirmed: Callable[[Settlement], None] = lambda _: None,
     ) -> None:
         """`settled` is called for each when its flight has ended, by us or by somebody else; `woken` for a
-        partition whose lanes may give more; `busy` says whether many deliveries are on their way."""
+        partition whose lanes may give more; `busy` says whether many deliveries are on their way; `confirmed`
+        is called for each that Redis took from us."""
+        self._confirmed = confirmed
         self._consumer = consumer
         self._beats = beats
         self._settled = settled
@@ -110,6 +113,8 @@ class Settler:
             self._count -= 1
             if index in passed_over:
                 log.info("settled_by_another", delivery=str(settlement.admitted.id))
+            else:
+                self._confirmed(settlement)
             self._settled(settlement)
         if woken:
             self._woken(partition)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -320,6 +321,31 @@ class Refusing(Consumer):
         if answer is not None:
             raise answer
         return await super().settle(partition, settlements)
+
+
+async def test_of_two_who_settle_one_delivery_the_first_has_it_confirmed(
+    queue: Queue,
+) -> None:
+    await queue.enqueue("1")
+    (admitted,) = await queue.admit(1)
+    outcome = await queue.get(admitted.id)
+    confirmed: list[str] = []
+
+    def note(name: str, _: Settlement) -> None:
+        confirmed.append(name)
+
+    for name in ("first", "second"):
+        settler = Settler(
+            queue.consumer("one"), Beats("settle"), lambda _: None, woken=lambda _: None, busy=lambda: False,
+            confirmed=partial(note, name),
+        )  # fmt: skip
+        settler.add(Settlement(admitted, DeliveryState.DELIVERED, True, outcome=outcome))
+        running = asyncio.create_task(settler.run())
+        async with asyncio.timeout(10):
+            await settler.drained()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert confirmed == ["first"]
 
 
 async def test_no_settlement_is_lost_when_redis_goes_away_among_those_tried_one_by_one(queue: Queue) -> None:

@@ -42,6 +42,14 @@ def test_every_page_speaks_of_what_exists(name: str) -> None:
     assert list(docs.problems(ROOT / name)) == []
 
 
+def test_the_code_of_the_page_on_handlers_is_that_of_the_example() -> None:
+    example = ROOT / "docs/examples/fedsvc-example-handler"
+    files = "".join(path.read_text() for path in example.glob("*.*"))
+    blocks = re.findall(r"```(?:python|toml)\n(.*?)```", (ROOT / "docs/handlers.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    assert [block for block in blocks if block not in files] == []
+
+
 def test_the_pages_are_found() -> None:
     assert {"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/reference/settings.md"} <= {*PAGES}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,7 @@ def sources() -> Iterator[Path]:
     yield from (ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / ".ci/run")
 
 
-def found(pattern: str, paths: Iterator[Path]) -> list[str]:
+def found(pattern: str, paths: Iterable[Path]) -> list[str]:
     looked_for = re.compile(pattern, re.MULTILINE)
     return [
         f"{path.relative_to(ROOT)}: {match[0]}"

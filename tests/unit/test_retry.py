@@ -14,8 +14,8 @@ from fedsvc.domain.retry import (
     RetryPolicy,
     decide,
     delay_ms,
-    policy_for,
 )
+from fedsvc.handlers.registry import Registry
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -66,7 +66,7 @@ def test_each_type_follows_its_row_of_the_table(
     types: list[str], retries: int, delays_s: list[float], longest_s: float
 ) -> None:
     for name in types:
-        policy = policy_for(name)
+        policy = Registry.built_in().retry(name)
         assert policy.retries == retries
         assert [delay_ms(policy, n) for n in range(1, len(delays_s) + 1)] == [int(d * 1000) for d in delays_s]
         assert delay_ms(policy, 1000) == longest_s * 1000

@@ -11,6 +11,9 @@ from fedsvc.domain.classify import Outcome, Verdict
 from fedsvc.domain.delivery import Attempt, DeliveryId, DeliveryState, Priority, Reason
 from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
+from fedsvc.domain.retry import RetryPolicy
+from fedsvc.handlers import Handler
+from fedsvc.handlers.registry import Registry
 from fedsvc.queue.consumer import Admitted, Clock, Settlement, Signal
 from fedsvc.queue.record import FLAG_EXPIRES, Record
 from fedsvc.worker.settlements import Judge
@@ -35,7 +38,7 @@ class Fixed(Clock):
 
 @pytest.fixture
 def judge() -> Judge:
-    return Judge(Settings.from_environment({}), Fixed(), lambda: 0.0)
+    return Judge(Settings.from_environment({}), Fixed(), lambda: 0.0, Registry.built_in())
 
 
 def admitted(attempts: int = 0, *, flags: int = 0, deadline_ms: int = NOW_MS + 3_600_000) -> Admitted:
@@ -68,6 +71,36 @@ def test_a_failure_that_may_pass_is_tried_again_later(judge: Judge) -> None:
     assert settlement.record.attempts == 1
     assert settlement.record.last_reason is Reason.UNAVAILABLE
     assert settlement.outcome is None
+
+
+class Broken(Handler):
+    @property
+    def retry(self) -> RetryPolicy:  # type: ignore[override]
+        raise KeyError("policy")
+
+
+@pytest.fixture
+def broken() -> Judge:
+    """One that goes by a handler whose retry policy cannot be had."""
+    return Judge(Settings.from_environment({}), Fixed(), lambda: 0.0, Registry({"Like": Broken()}))
+
+
+def test_a_failure_whose_retry_policy_cannot_be_had_is_a_dead_letter_that_names_the_handler(
+    broken: Judge,
+) -> None:
+    settlement = judged(broken, Verdict(Outcome.RETRY, Reason.UNAVAILABLE, 503, "try later"))
+    assert settlement.state is DeliveryState.DEAD
+    assert settlement.outcome is not None
+    assert (settlement.outcome.reason, settlement.outcome.status) == (Reason.HANDLER_ERROR, 503)
+    assert "Broken, failed" in settlement.outcome.snippet
+    assert settlement.outcome.history[-1].reason is Reason.UNAVAILABLE
+
+
+def test_a_broken_retry_policy_matters_only_where_it_is_needed(broken: Judge) -> None:
+    assert judged(broken, Verdict(Outcome.DELIVERED, Reason.OK, 202)).state is DeliveryState.DELIVERED
+    gone = judged(broken, Verdict(Outcome.PERMANENT, Reason.GONE, 410)).outcome
+    assert gone is not None
+    assert gone.reason is Reason.GONE
 
 
 def test_a_permanent_failure_is_a_dead_letter_with_its_reason(judge: Judge) -> None:

@@ -18,6 +18,7 @@ from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState
 from fedsvc.domain.events import EventType
 from fedsvc.domain.message import Message
 from fedsvc.errors import (
+    HandlerFailed,
     InvalidInput,
     KeyUnavailable,
     NotFound,
@@ -259,7 +260,14 @@ class DeliveryService(DeliveryServiceServicer):
         try:
             derived = f"{request_id}#{index}" if request_id else ""
             return pb.QueueActivityResult(index=index, accepted=await self._queue(request, derived))
-        except (InvalidInput, KeyUnavailable, Overloaded, PermissionDenied, RequestIdReused) as error:
+        except (
+            HandlerFailed,
+            InvalidInput,
+            KeyUnavailable,
+            Overloaded,
+            PermissionDenied,
+            RequestIdReused,
+        ) as error:
             return pb.QueueActivityResult(index=index, error=item_error(error, f"requests[{index}]"))
 
     async def _shown(self, queued: Queued, submission: Submission, place: Place) -> Delivery:

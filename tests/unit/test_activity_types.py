@@ -1,7 +1,6 @@
 import pytest
 
-from fedsvc.domain.delivery import Priority
-from fedsvc.domain.priority import OTHER_TYPE, default_priority, type_code, type_name
+from fedsvc.domain.activity_types import OTHER_TYPE, type_code, type_name
 
 CODES = {
     "Create": 1,
@@ -20,21 +19,6 @@ CODES = {
     "Flag": 14,
     "Move": 15,
 }
-
-
-@pytest.mark.parametrize("name", ["Follow", "Accept", "Reject", "Undo", "Block", "Like", "Dislike"])
-def test_what_a_person_waits_for_is_urgent(name: str) -> None:
-    assert default_priority(name) is Priority.URGENT
-
-
-@pytest.mark.parametrize("name", ["Create", "Update", "Flag", "Add", "Remove", "Move"])
-def test_content_is_normal(name: str) -> None:
-    assert default_priority(name) is Priority.NORMAL
-
-
-@pytest.mark.parametrize("name", ["Announce", "Delete", "View", "like", ""])
-def test_mass_traffic_and_unknown_types_are_bulk(name: str) -> None:
-    assert default_priority(name) is Priority.BULK
 
 
 @pytest.mark.parametrize(("name", "code"), CODES.items())
