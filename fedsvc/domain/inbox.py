@@ -70,6 +70,18 @@ def origin_of(key_id: str, field: str = "signing_key.key_id") -> str:
         raise InvalidKey(field, str(error)) from None
 
 
+def parse_host(text: str) -> str:
+    """A host name or address by itself, in normal form. Raises ValueError."""
+    shown = f"[{text}]" if ":" in text and not text.startswith("[") else text
+    try:
+        found = _normal_form(f"https://{shown}/", allow_http=False)
+    except ValueError:
+        raise ValueError("is not a host name") from None
+    if found.url != f"https://{f'[{found.host}]' if ':' in found.host else found.host}/":
+        raise ValueError("is not a host name")
+    return found.host
+
+
 def host_of(url: str) -> str:
     """Host of an inbox in normal form, without port; empty for no URL at all."""
     authority = url.split("/", 3)[2] if url.count("/") >= 2 else ""

@@ -13,7 +13,7 @@ import structlog
 from fedsvc.config import Settings
 from fedsvc.domain.activity import parse_activity
 from fedsvc.domain.delivery import DeliveryId, Priority
-from fedsvc.domain.inbox import origin_of, parse_inbox
+from fedsvc.domain.inbox import origin_of, parse_host, parse_inbox
 from fedsvc.domain.integrity import with_proof
 from fedsvc.domain.keys import PrivateKey, PrivateKeyCache, load_private_key
 from fedsvc.domain.message import CONTENT_TYPE, Message
@@ -260,14 +260,10 @@ def host_name(field: str, text: str) -> str:
     """Of a request, in normal form. Raises InvalidInput."""
     if not text:
         raise InvalidInput(field, "is required")
-    shown = f"[{text}]" if ":" in text and not text.startswith("[") else text
     try:
-        inbox = parse_inbox(f"https://{shown}/")
-    except InvalidInbox:
-        raise InvalidInput(field, "is not a host name") from None
-    if inbox.url != f"https://{f'[{inbox.host}]' if ':' in inbox.host else inbox.host}/":
-        raise InvalidInput(field, "is not a host name")
-    return inbox.host
+        return parse_host(text)
+    except ValueError as error:
+        raise InvalidInput(field, str(error)) from None
 
 
 def _text(field: str, text: str, limit: int) -> str:

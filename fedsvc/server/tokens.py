@@ -17,8 +17,8 @@ from typing import Final
 import structlog
 
 from fedsvc.config import Settings
-from fedsvc.domain.inbox import parse_inbox
-from fedsvc.errors import ConfigurationError, InvalidInbox
+from fedsvc.domain.inbox import parse_host
+from fedsvc.errors import ConfigurationError
 from fedsvc.server.caller import Caller, Scope
 from fedsvc.server.watched_files import WatchedFiles
 
@@ -91,10 +91,9 @@ def _entry(text: str, place: str) -> Entry:
 
 def _origin(host: str) -> str:
     try:
-        shown = f"[{host}]" if ":" in host else host
-        return parse_inbox(f"https://{shown}/").host
-    except InvalidInbox:
-        raise ValueError("an origin is not a host name") from None
+        return parse_host(host)
+    except ValueError as error:
+        raise ValueError(f"an origin {error}") from None
 
 
 class TokenBook:
