@@ -65,7 +65,8 @@ class KeyKeeper:
                 self._link.call("HGET", slot, "leaving"), self._link.call("TIME")
             )
             if stamp is not None:
-                if int(now[0]) * 1000 - int(stamp) < self.GRACE_MS or await self._registry.uses(name):
+                now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+                if now_ms - int(stamp) < self.GRACE_MS or await self._registry.uses(name):
                     continue
                 if await self._link.run(self._leave, slot, ["delete", stamp]) is None:
                     continue  # it is wanted again
