@@ -106,6 +106,8 @@ def item_error(error: FedsvcError, item: str = "") -> types_pb2.ItemError:
     field, text = item, str(error)
     if isinstance(error, InvalidInput):
         field, text = f"{item}.{error.field}" if item else error.field, error.problem
+    elif isinstance(error, HandlerFailed):
+        field = f"{item}.activity" if item else "activity"
     return types_pb2.ItemError(code=code, reason=reason, message=text, field=field)
 
 

@@ -425,6 +425,11 @@ def unbuilt() -> list[tuple[str, str]]:
         "UpdateHostPolicy",
         "NotifyHostSeen",
         "WatchOutcomes",
+        "PutKey",
+        "GetKey",
+        "ListKeys",
+        "DeleteKey",
+        "RotateKey",
     }
     modules = {"delivery": pb, "operations": operations_service_pb2, "keys": key_service_pb2}
     return [

@@ -1,7 +1,8 @@
 """The exceptions of the client.
 
     FedsvcError
-    ├── InvalidRequest        the server refuses the input; `violations` names the fields
+    ├── InvalidRequest        the server refuses the input; `violations` names the fields, or `reason` (as
+    │                         KEY_IN_USE) says what stands in the way
     ├── RequestIdReused       the request id belongs to another call
     ├── NotFound              there is no such delivery or dead letter
     ├── PermissionDenied      the token is missing, unknown or not enough

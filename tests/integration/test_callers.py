@@ -1,0 +1,335 @@
+"""Who may do what, through the real server: tokens, scopes, origins, limits, and doors that stay shut."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from fedsvc_client import (
+    AsyncFedsvcClient,
+    FedsvcClient,
+    InvalidRequest,
+    PermissionDenied,
+    ResourceExhausted,
+)
+from google.protobuf import empty_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from servers.front import Front, front
+from servers.valkey import ValkeyServer
+
+from fedsvc.config import Settings
+from fedsvc.errors import ConfigurationError
+from fedsvc.server.app import SERVICES
+from fedsvc.server.auth import EVERYWHERE, rights
+from fedsvc.server.caller import Caller, Scope
+from fedsvc.server.tokens import entry_text, new_token
+from fedsvc.v1 import delivery_service_pb2 as pb
+from fedsvc.v1 import key_service_pb2 as keys_pb
+from fedsvc.v1 import operations_service_pb2 as operations_pb
+
+DELIVER, OPERATE, KEYS = Scope.DELIVER, Scope.OPERATE, Scope.KEYS
+CALLERS = {
+    "piefed": Caller("piefed", frozenset({DELIVER, KEYS}), frozenset({"me.example"})),
+    "other": Caller("other", frozenset({DELIVER, KEYS}), frozenset({"other.example", "second.example"})),
+    "local-operator": Caller("local-operator", frozenset({OPERATE}), frozenset({"me.example"})),
+    "admin": Caller("admin", frozenset(Scope), None),
+}
+TOKENS = {name: new_token() for name in CALLERS}
+ME = "https://me.example/u/ada#main-key"
+OTHER = "https://other.example/u/bob#main-key"
+#: their stubs have no types
+REFLECTION: Any = reflection_pb2_grpc
+ASK: Any = reflection_pb2
+
+Start = Callable[..., Any]
+
+
+def activity(origin: str = "me.example", number: int = 1) -> dict[str, Any]:
+    actor = f"https://{origin}/u/ada"
+    return {
+        "id": f"https://{origin}/a/{number}",
+        "type": "Like",
+        "actor": actor,
+        "object": "https://third.example/1",
+    }
+
+
+@pytest.fixture
+def start(valkey: ValkeyServer, namespace: str, encryption_key: str, tmp_path: Path) -> Start:
+    """A server, with these settings beside the ones that it needs."""
+
+    def with_settings(*, reflect: bool = True, **more: str) -> Any:
+        environment = {
+            "REDIS_URL": valkey.url,
+            "DATABASE_URL": f"sqlite:///{tmp_path / 'archive.db'}",
+            "FEDSVC_NAMESPACE": namespace,
+            "FEDSVC_KEY_ENCRYPTION_KEYS": encryption_key,
+            "FEDSVC_LISTEN": "127.0.0.1:0",
+            "FEDSVC_HTTP_LISTEN": "127.0.0.1:0",
+            "FEDSVC_TOKENS": ",".join(entry_text(CALLERS[name], token) for name, token in TOKENS.items()),
+            **{f"FEDSVC_{name.upper()}": value for name, value in more.items()},
+        }
+        return front(Settings.from_environment(environment), reflect=reflect)
+
+    return with_settings
+
+
+@pytest.fixture
+async def server(start: Start) -> AsyncIterator[Front]:
+    async with start() as running:
+        yield running
+
+
+def shown(name: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {TOKENS[name]}"),)
+
+
+def requests() -> list[str]:
+    """Every method there is that answers once."""
+    found = []
+    for service in SERVICES:
+        name = service.rpartition(".")[2]
+        files = [module.DESCRIPTOR for module in (pb, operations_pb, keys_pb)]
+        (described,) = [file.services_by_name[name] for file in files if name in file.services_by_name]
+        for method in described.methods:
+            found.append(f"/{service}/{method.name}")
+    return found
+
+
+async def code_of(channel: grpc.aio.Channel, method: str, metadata: Any) -> grpc.StatusCode:
+    """What an empty request is answered with; streams are read to their first word."""
+    stream = method.rpartition("/")[2].startswith("Watch")
+    make = channel.unary_stream if stream else channel.unary_unary
+    call: Any = make(method, request_serializer=empty_pb2.Empty.SerializeToString)(
+        empty_pb2.Empty(), metadata=metadata, timeout=20
+    )
+    try:
+        if not stream:
+            await call
+        elif await call.read() is grpc.aio.EOF:
+            return grpc.StatusCode(await call.code())
+        call.cancel()
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+
+
+@pytest.mark.parametrize("method", requests())
+async def test_every_method_is_open_to_its_scopes_and_to_nobody_else(server: Front, method: str) -> None:
+    assert await code_of(server.channel, method, None) is grpc.StatusCode.UNAUTHENTICATED
+    for name, known in CALLERS.items():
+        code = await code_of(server.channel, method, shown(name))
+        allowed = bool(rights(method) & known.scopes)
+        if method in EVERYWHERE and known.origins is not None:
+            allowed = False
+        assert (code not in REFUSED) == allowed, (name, code)
+        if not allowed:
+            assert code is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        (),
+        (("authorization", ""),),
+        (("authorization", "Bearer"),),
+        (("authorization", "Bearer "),),
+        (("authorization", TOKENS["admin"]),),
+        (("authorization", f"Basic {TOKENS['admin']}"),),
+        (("authorization", f"Bearer {TOKENS['admin'][:-1]}"),),
+        (("authorization", f"Bearer {TOKENS['admin']}x"),),
+        (("authorization", f"Bearer {TOKENS['admin']}"), ("authorization", f"Bearer {TOKENS['piefed']}")),
+        (("x-authorization", f"Bearer {TOKENS['admin']}"),),
+    ],
+)
+async def test_what_is_not_one_known_token_is_refused(server: Front, metadata: Any) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await server.operations.GetQueueStats(operations_pb.GetQueueStatsRequest(), metadata=metadata)
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert TOKENS["admin"] not in str(error.value.details())
+    trailers = dict(tuple(pair) for pair in error.value.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert (info.reason, info.domain) == ("UNAUTHENTICATED", "fedsvc")
+
+
+async def test_health_needs_no_token_and_reflection_does(server: Front) -> None:
+    health: Any = health_pb2_grpc.HealthStub(server.channel)
+    answer = await health.Check(health_pb2.HealthCheckRequest(service=""))
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    reflection = REFLECTION.ServerReflectionStub(server.channel)
+    ask = ASK.ServerReflectionRequest(list_services="")
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await anext(aiter(reflection.ServerReflectionInfo(iter([ask]))))
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    answered = await anext(aiter(reflection.ServerReflectionInfo(iter([ask]), metadata=shown("piefed"))))
+    assert {service.name for service in answered.list_services_response.service} >= set(SERVICES)
+
+
+async def test_reflection_can_be_off(start: Start) -> None:
+    async with start(reflect=False) as server:
+        reflection = REFLECTION.ServerReflectionStub(server.channel)
+        ask = ASK.ServerReflectionRequest(list_services="")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await anext(aiter(reflection.ServerReflectionInfo(iter([ask]), metadata=shown("admin"))))
+        assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_an_instance_never_sends_as_another(server: Front, rsa_pem: str) -> None:
+    async with (
+        AsyncFedsvcClient(server.target, TOKENS["piefed"]) as piefed,
+        AsyncFedsvcClient(server.target, TOKENS["other"]) as other,
+        AsyncFedsvcClient(server.target, TOKENS["admin"]) as admin,
+    ):
+        inbox = "https://third.example/inbox"
+        with pytest.raises(PermissionDenied, match=r"piefed may not sign for other\.example"):
+            await piefed.queue_activity(activity(), inbox, private_key=rsa_pem, key_id=OTHER)
+        with pytest.raises(PermissionDenied, match=r"other\.example"):
+            await piefed.fan_out(activity(), [inbox], private_key=rsa_pem, key_id=OTHER)
+        with pytest.raises(PermissionDenied, match=r"other\.example"):
+            await piefed.put_key(OTHER, rsa_pem)
+        await other.put_key(OTHER, rsa_pem)
+        for call in (
+            piefed.get_key(OTHER),
+            piefed.rotate_key(OTHER, rsa_pem),
+            piefed.delete_key(OTHER),
+            piefed.queue_activity(activity(), inbox, key_id=OTHER),
+            piefed.get_key("https://third.example/u/x#k"),
+        ):
+            with pytest.raises(PermissionDenied, match="piefed may not sign for"):
+                await call
+        with pytest.raises(InvalidRequest, match="another host than"):
+            await piefed.queue_activity(
+                activity(), inbox, key_id=ME, private_key=rsa_pem,
+                integrity_proof=True, proof_key_id=OTHER, proof_key=rsa_pem,
+            )  # fmt: skip
+        mine = await piefed.queue_activity(activity(), inbox, private_key=rsa_pem, key_id=ME)
+        assert mine.delivery.delivery_id
+        await admin.queue_activity(activity("other.example"), inbox, private_key=rsa_pem, key_id=OTHER)
+        stats = await admin.get_queue_stats()
+        assert stats.accepted == 2
+
+
+async def test_one_bad_apple_of_many_is_told_and_the_others_are_taken(server: Front, rsa_pem: str) -> None:
+    def request(origin: str, key_id: str) -> pb.QueueActivityRequest:
+        return pb.QueueActivityRequest(
+            activity=json.dumps(activity(origin)).encode(),
+            inbox="https://third.example/inbox",
+            signing_key=pb.SigningKey(key_id=key_id, private_key_pem=rsa_pem),
+        )
+
+    answer = await server.delivery.QueueActivities(
+        pb.QueueActivitiesRequest(requests=[request("me.example", ME), request("other.example", OTHER)]),
+        metadata=shown("piefed"),
+    )
+    first, second = answer.results
+    assert first.accepted.delivery.delivery_id
+    assert (second.error.code, second.error.reason) == (7, "PERMISSION_DENIED")
+    assert second.error.field.startswith("requests[1]")
+
+
+async def test_registered_keys_are_listed_by_those_who_may_use_them(server: Front, rsa_pem: str) -> None:
+    async with (
+        AsyncFedsvcClient(server.target, TOKENS["piefed"]) as piefed,
+        AsyncFedsvcClient(server.target, TOKENS["other"]) as other,
+        AsyncFedsvcClient(server.target, TOKENS["admin"]) as admin,
+    ):
+        made = [f"https://{o}/u/{n}#k" for o in ("other.example", "second.example") for n in range(3)]
+        for key_id in made:
+            await other.put_key(key_id, rsa_pem)
+        await piefed.put_key(ME, rsa_pem)
+        assert [key.key_id for key in (await piefed.list_keys()).keys] == [ME]
+        assert (await piefed.list_keys(origin="other.example")).keys == ()
+        assert {key.key_id for key in (await admin.list_keys()).keys} == {ME, *made}
+        seen: list[str] = []
+        token = ""
+        while True:
+            page = await other.list_keys(page_size=2, page_token=token)
+            assert len(page.keys) <= 2
+            seen += [key.key_id for key in page.keys]
+            token = page.next_page_token
+            if not token:
+                break
+        assert seen == made
+        page = await other.list_keys(origin="second.example", page_size=2)
+        assert [key.key_id for key in page.keys] == made[3:5]
+        with pytest.raises(InvalidRequest, match="page_token"):
+            await other.list_keys(origin="other.example", page_token=page.next_page_token)
+
+
+async def test_a_caller_that_calls_too_often_is_told_when_to_come_back(start: Start, rsa_pem: str) -> None:
+    limits = "piefed:calls=0.01 other:fan_out=2:bytes=400 @second.example:rate=0.001"
+    async with start(limits=limits) as server:
+        ask = operations_pb.GetQueueStatsRequest()
+        await server.operations.GetQueueStats(ask, metadata=shown("piefed"))
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await server.operations.GetQueueStats(ask, metadata=shown("piefed"))
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        trailers = dict(tuple(pair) for pair in error.value.trailing_metadata() or ())
+        status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+        info, again = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        assert [d.Unpack(info) or d.Unpack(again) for d in status.details] == [True, True]
+        assert info.reason == "RATE_LIMITED"
+        assert 50 < again.retry_delay.seconds <= 100
+        await server.operations.GetQueueStats(ask, metadata=shown("admin"))
+
+        async with AsyncFedsvcClient(server.target, TOKENS["other"], timeout=5) as other:
+            inboxes = [f"https://h{n}.example/inbox" for n in range(3)]
+            sent = activity("other.example")
+            with pytest.raises(InvalidRequest, match="inboxes"):
+                await other.fan_out(sent, inboxes, private_key=rsa_pem, key_id=OTHER)
+            done = await other.fan_out(sent, inboxes[:2], private_key=rsa_pem, key_id=OTHER)
+            assert done.accepted == 2
+            long = {**sent, "summary": "x" * 400}
+            with pytest.raises(InvalidRequest, match="400 are allowed"):
+                await other.queue_activity(long, inboxes[0], private_key=rsa_pem, key_id=OTHER)
+            second = "https://second.example/u/eve#k"
+            await other.queue_activity(
+                activity("second.example"), inboxes[0], private_key=rsa_pem, key_id=second
+            )
+            with pytest.raises(ResourceExhausted, match=r"second\.example") as exhausted:
+                await other.queue_activity(
+                    activity("second.example", 2), inboxes[0], private_key=rsa_pem, key_id=second
+                )
+            assert exhausted.value.retry_after
+
+
+async def test_the_blocking_client_shows_its_token_too(server: Front) -> None:
+    def ask(token: str | None) -> int:
+        with FedsvcClient(server.target, token, timeout=5) as client:
+            return client.get_queue_stats().accepted
+
+    assert await asyncio.to_thread(ask, TOKENS["piefed"]) == 0
+    for wrong in (None, "fedsvc_wrong"):
+        with pytest.raises(PermissionDenied, match="token"):
+            await asyncio.to_thread(ask, wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        ({"listen": "0.0.0.0:0", "tokens": ""}, "FEDSVC_TOKENS and FEDSVC_TLS_CERT and FEDSVC_TLS_KEY"),
+        ({"listen": "0.0.0.0:0"}, "FEDSVC_TLS_CERT and FEDSVC_TLS_KEY"),
+        ({"listen": "[::]:0"}, "FEDSVC_TLS_CERT"),
+        ({"listen": "192.0.2.1:0"}, "FEDSVC_TLS_CERT"),
+    ],
+)
+async def test_a_door_that_strangers_reach_is_not_opened_unguarded(
+    start: Start, settings: dict[str, str], missing: str
+) -> None:
+    with pytest.raises(ConfigurationError, match="FEDSVC_LISTEN") as error:
+        async with start(**settings):
+            pass
+    assert missing in str(error.value)
+    assert "--insecure" in str(error.value)
