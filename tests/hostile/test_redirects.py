@@ -7,11 +7,11 @@ import socket
 from typing import Any
 
 import pytest
+from servers.certificates import authority, server_context
 
 from fedsvc.domain.classify import Outcome
 from fedsvc.domain.delivery import Reason
 from hostile.attacks import ATTACKS
-from hostile.certificates import authority, server_context
 from hostile.conftest import Connections
 from hostile.remote import ACCEPTED, PRIVATE, Remote, accepting, deliver, delivering, serving
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from servers.certificates import authority, bundle, self_signed, server_context
 
 from fedsvc.domain.classify import Outcome
 from fedsvc.domain.delivery import Reason
 from fedsvc.worker.deliverer import AttemptResult
 from hostile.attacks import ATTACKS
-from hostile.certificates import authority, bundle, self_signed, server_context
 from hostile.remote import ACCEPTED, PATIENCE, Act, Item, accepting, deliver, delivering, drip, pour, serving
 
 CA = authority()

@@ -1,0 +1,167 @@
+"""TLS of the gRPC side: who is trusted, and certificates that change while the server runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from fedsvc_client import TLS, AsyncFedsvcClient, FedsvcClient, Unavailable
+from servers.certificates import Authority, authority
+from servers.front import front
+from servers.valkey import ValkeyServer
+
+from fedsvc.config import Settings
+from fedsvc.errors import ConfigurationError
+from fedsvc.server import tls as module
+from fedsvc.server.caller import Caller
+from fedsvc.server.tokens import entry_text, new_token
+from fedsvc.server.watched_files import LOOK_EVERY, WatchedFiles
+
+TOKEN = new_token()
+OURS, THEIRS = authority("ours"), authority("theirs")
+Start = Callable[..., Any]
+
+
+def install(directory: Path, issuer: Authority, *, common_name: str = "server") -> None:
+    """The server's certificate and key; both at once, as a mounted secret changes."""
+    fresh = issuer.certify("127.0.0.1", "localhost", common_name=common_name)
+    for name in ("cert.pem", "key.pem"):
+        (directory / "next").write_bytes(fresh.read_bytes())
+        (directory / "next").rename(directory / name)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    install(tmp_path, OURS)
+    return tmp_path
+
+
+@pytest.fixture
+def start(valkey: ValkeyServer, namespace: str, encryption_key: str, files: Path) -> Start:
+    @asynccontextmanager
+    async def with_settings(**more: str) -> AsyncIterator[str]:
+        environment = {
+            "REDIS_URL": valkey.url,
+            "DATABASE_URL": f"sqlite:///{files / 'archive.db'}",
+            "FEDSVC_NAMESPACE": namespace,
+            "FEDSVC_KEY_ENCRYPTION_KEYS": encryption_key,
+            "FEDSVC_LISTEN": "127.0.0.1:0",
+            "FEDSVC_HTTP_LISTEN": "127.0.0.1:0",
+            "FEDSVC_TOKENS": entry_text(Caller("admin"), TOKEN),
+            "FEDSVC_TLS_CERT": str(files / "cert.pem"),
+            "FEDSVC_TLS_KEY": str(files / "key.pem"),
+            **{f"FEDSVC_{name.upper()}": value for name, value in more.items()},
+        }
+        async with front(Settings.from_environment(environment)) as server:
+            yield server.target.replace("0.0.0.0", "127.0.0.1")
+
+    return with_settings
+
+
+async def ask(target: str, tls: TLS | bool, *, timeout: float = 5.0) -> int:
+    async with AsyncFedsvcClient(target, TOKEN, timeout=timeout, tls=tls) as client:
+        return (await client.get_queue_stats()).accepted
+
+
+async def refused(target: str, tls: TLS | bool) -> None:
+    with pytest.raises(Unavailable):
+        await ask(target, tls, timeout=1.0)
+
+
+async def name_of(target: str) -> str:
+    """Common name of the certificate that is shown now."""
+    host, _, port = target.rpartition(":")
+    context = ssl.create_default_context(cafile=OURS.file)
+    _, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    (attribute,) = x509.load_der_x509_certificate(shown).subject
+    return str(attribute.value)
+
+
+async def test_a_server_that_others_reach_is_trusted_by_its_authority_only(start: Start) -> None:
+    async with start(listen="0.0.0.0:0") as target:  # with tokens and TLS it may
+        assert await ask(target, TLS(ca_file=OURS.file)) == 0
+        await refused(target, TLS(ca_file=THEIRS.file))
+        await refused(target, True)
+        await refused(target, False)
+
+        def blocking() -> int:
+            with FedsvcClient(target, TOKEN, timeout=5.0, tls=TLS(ca_file=OURS.file)) as client:
+                return client.get_queue_stats().accepted
+
+        assert await asyncio.to_thread(blocking) == 0
+
+
+async def test_with_mutual_tls_only_clients_of_the_authority_come_in(start: Start, tmp_path: Path) -> None:
+    usage = ExtendedKeyUsageOID.CLIENT_AUTH
+    own = OURS.certify(common_name="piefed", usage=usage)
+    foreign = THEIRS.certify(common_name="piefed", usage=usage)
+    async with start(tls_client_ca=str(OURS.file)) as target:
+        assert await ask(target, TLS(ca_file=OURS.file, cert_file=own, key_file=own)) == 0
+        await refused(target, TLS(ca_file=OURS.file))
+        await refused(target, TLS(ca_file=OURS.file, cert_file=foreign, key_file=foreign))
+
+
+async def test_certificates_are_read_again_when_they_change_and_bad_ones_are_not_taken(
+    start: Start, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(module, "WatchedFiles", lambda paths: WatchedFiles(paths, lambda: now))
+    async with start() as target:
+        assert await name_of(target) == "server"
+        async with AsyncFedsvcClient(target, TOKEN, timeout=5.0, tls=TLS(ca_file=OURS.file)) as client:
+            await client.get_queue_stats()
+            install(files, OURS, common_name="second")
+            assert await name_of(target) == "server", "it was looked at just now"
+            now += LOOK_EVERY
+            assert await name_of(target) == "second"
+            good = (files / "cert.pem").read_bytes()
+            for bad in (b"", b"nonsense", OURS.certify("127.0.0.1").read_bytes(), None):
+                if bad is None:
+                    (files / "cert.pem").unlink()
+                else:  # the key of another certificate
+                    (files / "cert.pem").write_bytes(bad)
+                now += LOOK_EVERY
+                assert await name_of(target) == "second"
+            (files / "cert.pem").write_bytes(good)
+            install(files, OURS, common_name="third")
+            now += LOOK_EVERY
+            assert await name_of(target) == "third"
+            await client.get_queue_stats()  # who was connected has noticed nothing
+
+
+@pytest.mark.parametrize(
+    ("settings", "variable"),
+    [
+        ({"tls_key": ""}, "FEDSVC_TLS_KEY"),
+        ({"tls_cert": ""}, "FEDSVC_TLS_CERT"),
+        ({"tls_cert": "/nonexistent"}, "FEDSVC_TLS_CERT"),
+        ({"tls_client_ca": "/nonexistent"}, "FEDSVC_TLS_CLIENT_CA"),
+        ({"tls_client_ca": os.devnull}, "FEDSVC_TLS_CLIENT_CA"),
+        ({"tls_key": str(OURS.certify("127.0.0.1"))}, "FEDSVC_TLS_CERT"),
+        ({"tls_cert": "", "tls_key": "", "tls_client_ca": str(OURS.file)}, "FEDSVC_TLS_CLIENT_CA"),
+    ],
+)
+async def test_settings_that_do_not_go_together_are_named(
+    start: Start, settings: dict[str, str], variable: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=variable):
+        async with start(**settings):
+            pass
+
+
+def test_a_certificate_file_has_its_key() -> None:
+    """What the tests take for granted of the certificates that they make."""
+    made = OURS.certify("127.0.0.1").read_bytes()
+    public = x509.load_pem_x509_certificate(made).public_key()
+    assert load_pem_private_key(made, None).public_key() == public
