@@ -20,6 +20,9 @@ MAX_RETRIES: Final = 100
 JITTER: Final = 0.2
 #: retries after a 401 or 403: the remote may have failed to fetch our key, but a block stays a block
 UNAUTHORIZED_RETRIES: Final = 3
+#: seconds, before FEDSVC_RETRY_SCALE, for which a name may not exist: a registration that lapsed and was renewed,
+#: or name servers that were set up wrongly, are put right within a day
+NAME_GRACE_S: Final = 86_400.0
 #: a last try is made this long before the end of a delivery's time (or a tenth of it, if shorter)
 LAST_TRY_MARGIN_MS: Final = 60_000
 
@@ -82,7 +85,8 @@ def decide(
     """What follows a failed attempt. `attempts_made` (from 1) includes it; `expire_ms` 0 is never.
 
     - A permanent verdict is given up with its own reason, as is a refusal (401, 403) after
-      UNAUTHORIZED_RETRIES; other verdicts when the retries are used up (RETRIES_EXHAUSTED).
+      UNAUTHORIZED_RETRIES; other verdicts when the retries are used up (RETRIES_EXHAUSTED), but a name
+      that does not exist not before NAME_GRACE_S.
     - Retry-After is a lower bound: never sooner than the remote asks, nor than our own backoff. It is
       spread out upwards a little, so that what a host held back does not return in one instant.
     - A try that would fall past the end of the delivery's time (its age limit or its expiry) is
@@ -98,7 +102,9 @@ def decide(
     if verdict.reason in (Reason.UNAUTHORIZED, Reason.FORBIDDEN):
         if attempts_made > min(UNAUTHORIZED_RETRIES, policy.retries):
             return GiveUp(verdict.reason)
-    elif attempts_made > policy.retries:
+    elif attempts_made > policy.retries and not (
+        verdict.reason is Reason.DNS_NOT_FOUND and now_ms - accepted_ms < NAME_GRACE_S * 1000 * scale
+    ):
         return GiveUp(Reason.RETRIES_EXHAUSTED)
 
     end_ms, too_late = accepted_ms + max_retry_ms, Reason.MAX_AGE

@@ -60,6 +60,7 @@ class Signal(IntFlag):
     TOOK = 8
     INBOX_GONE = 16
     KEY_REJECTED = 32
+    NO_NAME = 64
 
 
 NO_SIGNAL: Final = Signal(0)

@@ -9,14 +9,15 @@ from typing import Any, Final, NamedTuple
 
 from fedsvc.config import Settings
 from fedsvc.domain.inbox import partition_of
+from fedsvc.domain.retry import NAME_GRACE_S
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.script import Script
 from fedsvc.queue.topology import Argument
 
 #: as in lua/hosts.lua
-_TERMS: Final = struct.Struct(">HHHddddddddd")
-_HOST: Final = struct.Struct(">BBBHHHIIIffffdddddddddBd")
+_TERMS: Final = struct.Struct(">HHHdddddddddd")
+_HOST: Final = struct.Struct(">BBBHHHIIIffffdddddddddBdd")
 _POLICY: Final = struct.Struct(">Hdd")
 _PAUSED, _GONE, _DOWN = 1, 2, 4
 #: milliseconds; stands for a pause without an end
@@ -32,7 +33,7 @@ class Circuit(IntEnum):
     OPEN = 1
     HALF_OPEN = 2
     PAUSED = 3  # by an operator, whatever the circuit says
-    GONE = 4
+    GONE = 4  # so its shared inbox says, and nothing there has taken anything for long
 
 
 class HostPolicy(NamedTuple):
@@ -82,6 +83,7 @@ def pack_terms(settings: Settings) -> bytes:
         settings.recovery_doubling * scale,
         settings.max_retry_duration * 1000,
         settings.signature_memory * 1000,
+        NAME_GRACE_S * 1000 * settings.retry_scale,
     )
 
 
@@ -134,7 +136,7 @@ def _state(host: str, packed: bytes, reason: bytes, policy: bytes, now: Any, _: 
         return HostState(host, Circuit.CLOSED, 0, 0, 1.0, 0, 0.0, 0, 0, 0, 0, 0, "", HostPolicy())
     (
         circuit, flags, _turn, flying, failures, _opens, *lanes, limit, latency, _usual, _tokens, _filled,
-        pause, probe, since, success, failure, _recovered, _cut, _barrier, _dialect, _spoke,
+        pause, probe, since, success, failure, _recovered, _cut, _barrier, _dialect, _spoke, _gone,
     ) = _HOST.unpack(packed)  # fmt: skip
     paused = pause > int(now)
     state = Circuit(circuit)

@@ -108,7 +108,7 @@ class _HostStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HostState.V
     HOST_STATE_PAUSED: _HostState.ValueType  # 4
     """An operator has paused it."""
     HOST_STATE_GONE: _HostState.ValueType  # 5
-    """It has said that it is gone."""
+    """Its shared inbox has said for long that it is gone, and nothing there has taken anything meanwhile."""
 
 class HostState(_HostState, metaclass=_HostStateEnumTypeWrapper):
     """State of a host's circuit."""
@@ -124,7 +124,7 @@ HOST_STATE_HALF_OPEN: HostState.ValueType  # 3
 HOST_STATE_PAUSED: HostState.ValueType  # 4
 """An operator has paused it."""
 HOST_STATE_GONE: HostState.ValueType  # 5
-"""It has said that it is gone."""
+"""Its shared inbox has said for long that it is gone, and nothing there has taken anything meanwhile."""
 Global___HostState: _TypeAlias = HostState  # noqa: Y015
 
 class _HostOrder:

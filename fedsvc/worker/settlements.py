@@ -30,6 +30,8 @@ def signal_of(verdict: Verdict) -> Signal:
     signal = Signal(0)
     if verdict.counts_against_host:
         signal |= Signal.FAILED
+        if verdict.reason is Reason.DNS_NOT_FOUND:
+            signal |= Signal.NO_NAME
     elif verdict.status:
         signal |= Signal.ANSWERED
     if verdict.slows_host:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
 import pytest
 from servers.queue import Queue, open_queue
@@ -476,3 +476,54 @@ async def test_live_workers_keep_what_they_do_when_redis_was_away(queue: Queue) 
     await queue.pass_time(int(queue.settings.lease * 900))
     assert await queue.reclaim("b") == []
     assert (await queue.settle(held, DeliveryState.DELIVERED)).passed_over == set()
+
+
+async def test_a_name_that_does_not_exist_is_given_a_day_whatever_is_set_for_other_failures(
+    valkey: ValkeyServer, namespace: str
+) -> None:
+    async with open_queue(valkey.url, namespace, FEDSVC_HOST_DOWN_AFTER="3600") as queue:
+        await queue.enqueue("1")
+        missing = Signal.FAILED | Signal.NO_NAME
+        (admitted,) = await queue.admit(1)
+        for hours in (0, 12, 11.9, 0.2):
+            await queue.pass_time(int(hours * HOUR_MS))
+            assert await events(queue) == []
+            await queue.promote()
+            for admitted in [admitted] if hours == 0 else await queue.admit(1):
+                await queue.settle(
+                    admitted, DeliveryState.RETRY, Reason.DNS_NOT_FOUND, wait_ms=1, signal=missing
+                )
+        assert await events(queue) == ["HOST_DOWN"]
+
+
+def gone(queue: Queue, admitted: Admitted) -> Awaitable[object]:
+    signal = Signal.ANSWERED | Signal.INBOX_GONE
+    return queue.settle(admitted, DeliveryState.DEAD, Reason.GONE, signal=signal)
+
+
+async def test_a_host_is_gone_when_its_shared_inbox_says_so_for_a_day_and_nothing_there_works(
+    queue: Queue,
+) -> None:
+    async def sent(number: int, *, shared: bool = True) -> Admitted:
+        await queue.enqueue(str(number), path="/shared" if shared else "/other", shared_inbox=shared)
+        (admitted,) = await queue.admit(1)
+        return admitted
+
+    await gone(queue, await sent(1))
+    await queue.pass_time(25 * HOUR_MS)
+    await queue.deliver(await sent(2, shared=False))
+    await gone(queue, await sent(3))
+    assert (await queue.hosts.get(HOST)).circuit is Circuit.CLOSED, "another inbox works"
+    await queue.pass_time(23 * HOUR_MS)
+    await gone(queue, await sent(4))
+    await queue.pass_time(HOUR_MS)
+    await gone(queue, await sent(5, shared=False))
+    assert (await queue.hosts.get(HOST)).circuit is Circuit.CLOSED, "that was one person's inbox"
+    await gone(queue, await sent(6))
+    assert (await queue.hosts.get(HOST)).circuit is Circuit.GONE
+    await gone(queue, await sent(7))
+    assert [e for e in await events(queue) if e != "INBOX_GONE"] == ["HOST_DOWN"], "said once"
+    await queue.deliver(await sent(8, shared=False))
+    assert (await queue.hosts.get(HOST)).circuit is Circuit.CLOSED
+    assert [e for e in await events(queue) if e != "INBOX_GONE"] == ["HOST_DOWN", "HOST_UP"]
+    assert (await queue.conserved()).counter("dead") == 6, "each was tried: nobody is given up unheard"

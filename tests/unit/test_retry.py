@@ -112,6 +112,13 @@ def test_the_last_retry_is_granted_and_none_after_it() -> None:
     assert decided(attempts=11) == GiveUp(Reason.RETRIES_EXHAUSTED)
 
 
+def test_a_name_that_does_not_exist_is_not_given_up_before_a_day() -> None:
+    missing = Verdict(Outcome.RETRY, Reason.DNS_NOT_FOUND)
+    assert isinstance(decided(missing, attempts=11, after_ms=23 * HOUR), RetryAt)
+    assert decided(missing, attempts=11, after_ms=24 * HOUR) == GiveUp(Reason.RETRIES_EXHAUSTED)
+    assert decided(missing, attempts=1, after_ms=48 * HOUR) == GiveUp(Reason.MAX_AGE)
+
+
 @pytest.mark.parametrize("reason", [Reason.UNAUTHORIZED, Reason.FORBIDDEN])
 def test_a_refusal_is_retried_three_times_and_keeps_its_reason(reason: Reason) -> None:
     verdict = Verdict(Outcome.RETRY, reason)

@@ -5,26 +5,29 @@
 -- all hosts share, as hosts.py packs them.
 
 local HOSTS, POLICIES, WAKE = P .. ':hosts', P .. ':policies', P .. ':wake'
-local HOST = '>BBBI2I2I2I4I4I4ffffdddddddddBd'
-local HOST_SIZE = 1 * 4 + 2 * 3 + 4 * 3 + 4 * 4 + 8 * 10
+local HOST = '>BBBI2I2I2I4I4I4ffffdddddddddBdd'
+local HOST_SIZE = 1 * 4 + 2 * 3 + 4 * 3 + 4 * 4 + 8 * 11
 local HOST_FIELDS = {
   'circuit', 'flags', 'turn', 'flying', 'failures', 'opens', 'lane1', 'lane2', 'lane3', 'limit', 'latency',
   'usual', 'tokens', 'filled', 'pause', 'probe', 'since', 'success', 'failure', 'recovered', 'cut', 'barrier',
-  'dialect', 'spoke',
+  'dialect', 'spoke', 'gone',
 }
 local CLOSED, OPEN, HALF_OPEN = 0, 1, 2
 local H_PAUSED, H_GONE, H_DOWN, H_POLICY = 1, 2, 4, 8
 local NEVER = math.huge
 -- How answers bear on a host, bits of a signal: it answered, it failed, it asked us to slow down, it took what
--- we sent, its inbox is gone, it does not take a key's signatures.
-local ANSWERED, FAILED, SLOWED, TOOK, GONE_INBOX, KEY_REJECTED = 1, 2, 4, 8, 16, 32
+-- we sent, its inbox is gone, it does not take a key's signatures, its name does not exist.
+local ANSWERED, FAILED, SLOWED, TOOK, GONE_INBOX, KEY_REJECTED, NO_NAME = 1, 2, 4, 8, 16, 32, 64
 -- Once a second at most is a limit cut down, for what is in flight fails together.
 local CUT_EVERY_MS = 1000
+
+local function has_bit(signal, bit) return math.floor(signal / bit) % 2 == 1 end
 
 local terms = {}
 local function read_terms(packed)
   terms.limit, terms.start, terms.failures, terms.rate, terms.burst, terms.first, terms.longest, terms.down_after,
-    terms.ramp_rate, terms.ramp_ms, terms.longest_pause, terms.dialect_ms = struct.unpack('>I2I2I2ddddddddd', packed)
+    terms.ramp_rate, terms.ramp_ms, terms.longest_pause, terms.dialect_ms, terms.grace =
+    struct.unpack('>I2I2I2dddddddddd', packed)
 end
 
 local hosts, woken = {}, 0
@@ -63,7 +66,7 @@ local function host(name)
   if packed and #packed == HOST_SIZE then
     h.circuit, h.flags, h.turn, h.flying, h.failures, h.opens, h.lane1, h.lane2, h.lane3, h.limit, h.latency,
       h.usual, h.tokens, h.filled, h.pause, h.probe, h.since, h.success, h.failure, h.recovered, h.cut,
-      h.barrier, h.dialect, h.spoke = struct.unpack(HOST, packed)
+      h.barrier, h.dialect, h.spoke, h.gone = struct.unpack(HOST, packed)
     if math.floor(h.flags / H_POLICY) % 2 == 1 then
       local policy = call('HGET', POLICIES, name)
       if policy then
@@ -108,7 +111,6 @@ end
 -- How many deliveries it can take now; if none, when (ms) to ask again, NEVER if something in flight will tell.
 -- `spare`: how many beyond what it has shown to take well, within its maximum.
 local function room(h, spare)
-  if h_has(h, H_GONE) then return 0, NEVER end
   if h.pause > NOW_MS then return 0, h.pause end
   if h_has(h, H_PAUSED) then
     h_set(h, H_PAUSED, false)
@@ -195,7 +197,7 @@ end
 
 -- What an attempt tells of its host. The delivery that made it has landed.
 local function landed(h, signal, latency, pause)
-  local answered, failed = signal % 2 == 1, math.floor(signal / FAILED) % 2 == 1
+  local answered, failed = has_bit(signal, ANSWERED), has_bit(signal, FAILED)
   h.changed = true
   if h.flying > 0 then h.flying = h.flying - 1 end
   if answered then
@@ -205,13 +207,17 @@ local function landed(h, signal, latency, pause)
       h.circuit, h.opens, h.recovered, h.limit, h.cut = CLOSED, 0, NOW_MS, 1, 0
       h.tokens, h.filled = 1, NOW_MS
     end
-    if h_has(h, H_DOWN) then
-      h_set(h, H_DOWN, false)
-      tell('HOST_UP', h.name)
+    local back = h_has(h, H_DOWN)
+    h_set(h, H_DOWN, false)
+    if has_bit(signal, TOOK) then
+      back = back or h_has(h, H_GONE)
+      h_set(h, H_GONE, false)
+      h.gone = 0
     end
+    if back then tell('HOST_UP', h.name) end
     h.latency = h.latency == 0 and latency or h.latency + (latency - h.latency) / 5
     h.usual = h.usual == 0 and latency or h.usual + (latency - h.usual) / (latency < h.usual and 10 or 100)
-    if math.floor(signal / SLOWED) % 2 == 1 then
+    if has_bit(signal, SLOWED) then
       cut(h, 0.5)
     elseif h.latency > 2 * h.usual + 200 then
       cut(h, 0.75)
@@ -230,7 +236,8 @@ local function landed(h, signal, latency, pause)
       h.opens = 0
       open(h)
     end
-    if NOW_MS - h.since >= terms.down_after and not h_has(h, H_DOWN) then
+    local patience = has_bit(signal, NO_NAME) and terms.grace or terms.down_after
+    if NOW_MS - h.since >= patience and not h_has(h, H_DOWN) then
       h_set(h, H_DOWN, true)
       tell('HOST_DOWN', h.name)
     end
@@ -238,6 +245,17 @@ local function landed(h, signal, latency, pause)
     h.circuit, h.probe = OPEN, NOW_MS -- its probe was not tried at all: the next one is
   end
   if pause > 0 then h.pause = math.max(h.pause, NOW_MS + math.min(pause, terms.longest_pause)) end
+end
+
+-- Its shared inbox says that it is gone. That is no reason to give the host up at once: only when it has said
+-- so for long, and no inbox there has taken anything meanwhile.
+local function shared_inbox_gone(h)
+  if h.gone == 0 then h.gone = NOW_MS end
+  if NOW_MS - h.gone >= terms.down_after and not h_has(h, H_GONE) then
+    h_set(h, H_GONE, true)
+    tell('HOST_DOWN', h.name)
+  end
+  h.changed = true
 end
 
 -- Whether older deliveries than this one of its lane are in SQL, and must come back before it goes.
@@ -289,7 +307,7 @@ local function save_hosts()
       batch[#batch + 1] = name
       batch[#batch + 1] = struct.pack(HOST, h.circuit, h.flags, h.turn, h.flying, h.failures, h.opens,
         h.lane1, h.lane2, h.lane3, h.limit, h.latency, h.usual, h.tokens, h.filled, h.pause, h.probe, h.since,
-        h.success, h.failure, h.recovered, h.cut, h.barrier, h.dialect, h.spoke)
+        h.success, h.failure, h.recovered, h.cut, h.barrier, h.dialect, h.spoke, h.gone)
       h.changed = false
       if #batch >= MANY then
         call('HSET', HOSTS, unpack(batch))

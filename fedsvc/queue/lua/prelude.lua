@@ -30,7 +30,8 @@ local COUNTER_OF = {
 }
 -- Flags of a record: the deadline is the caller's expiry, not the age limit; others wait behind it for their
 -- order; a newer one with its supersede key replaces it; and, of one in flight: what it becomes if it fails.
-local FLAG_EXPIRES, FLAG_FOLLOWED, FLAG_REPLACED, FLAG_CANCEL, FLAG_SUPERSEDE = 2, 4, 8, 16, 32
+local FLAG_SHARED_INBOX, FLAG_EXPIRES, FLAG_FOLLOWED, FLAG_REPLACED, FLAG_CANCEL, FLAG_SUPERSEDE =
+  1, 2, 4, 8, 16, 32
 local HEADER = '>BBBBBBI4I8I8I2'
 -- `place` of a parked record: in its host's lane; or in SQL, then only the head of the record is here. Any other
 -- value: held back for its order, and not to be sent before that time (ms).

@@ -59,15 +59,18 @@ for i = 0, total - 1 do
     landed(h, signal, latency, pause)
     if dialect > 0 then h.dialect, h.spoke = dialect, NOW_MS end
     if attempted == 1 then tally('t', 1) end
-    if math.floor(signal / GONE_INBOX) % 2 == 1 then tell('INBOX_GONE', h.name, inbox_of(stored)) end
-    if math.floor(signal / KEY_REJECTED) % 2 == 1 then tell('KEY_REJECTED', h.name, key_of(payload)) end
+    if has_bit(signal, GONE_INBOX) then
+      tell('INBOX_GONE', h.name, inbox_of(stored))
+      if has(stored, FLAG_SHARED_INBOX) then shared_inbox_gone(h) end
+    end
+    if has_bit(signal, KEY_REJECTED) then tell('KEY_REJECTED', h.name, key_of(payload)) end
     -- Others may have marked it while it was on its way.
     if #record > 0 then record = string.sub(record, 1, 1) .. string.sub(stored, 2, 2) .. string.sub(record, 3) end
     if state == S_RETRY and (has(stored, FLAG_CANCEL) or has(stored, FLAG_SUPERSEDE)) then
       local cancelled = has(stored, FLAG_CANCEL)
       conclude(sequence, record, cancelled and S_CANCELLED or S_SUPERSEDED,
         payload_of(sequence, record, cancelled and R_CANCELLED or R_SUPERSEDED))
-    elseif (state == S_RETRY or state == S_DEAD) and not was_closed and math.floor(signal / FAILED) % 2 == 1 then
+    elseif (state == S_RETRY or state == S_DEAD) and not was_closed and has_bit(signal, FAILED) then
       -- The host is down, which uses up nobody's retries, not even the last: back to where it came from.
       local tries = string.sub(stored, 6, 6)
       park(h, sequence, string.sub(record, 1, 5) .. tries .. string.sub(record, 7), h.opens % 4 ~= 0 or h.opens == 0)

@@ -34,7 +34,7 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_INBOX_GONE: _EventType.ValueType  # 2
     """An inbox answered 410."""
     EVENT_TYPE_HOST_DOWN: _EventType.ValueType  # 3
-    """A host is down for longer than FEDSVC_HOST_DOWN_AFTER."""
+    """A host is down for longer than FEDSVC_HOST_DOWN_AFTER, or gone: see GetHost."""
     EVENT_TYPE_HOST_UP: _EventType.ValueType  # 4
     """A host that was down is back."""
     EVENT_TYPE_KEY_REJECTED: _EventType.ValueType  # 5
@@ -50,7 +50,7 @@ EVENT_TYPE_OUTCOME: EventType.ValueType  # 1
 EVENT_TYPE_INBOX_GONE: EventType.ValueType  # 2
 """An inbox answered 410."""
 EVENT_TYPE_HOST_DOWN: EventType.ValueType  # 3
-"""A host is down for longer than FEDSVC_HOST_DOWN_AFTER."""
+"""A host is down for longer than FEDSVC_HOST_DOWN_AFTER, or gone: see GetHost."""
 EVENT_TYPE_HOST_UP: EventType.ValueType  # 4
 """A host that was down is back."""
 EVENT_TYPE_KEY_REJECTED: EventType.ValueType  # 5
