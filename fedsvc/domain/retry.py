@@ -20,8 +20,8 @@ MAX_RETRIES: Final = 100
 JITTER: Final = 0.2
 #: retries after a 401 or 403: the remote may have failed to fetch our key, but a block stays a block
 UNAUTHORIZED_RETRIES: Final = 3
-#: seconds, before FEDSVC_RETRY_SCALE, for which a name may not exist: a registration that lapsed and was renewed,
-#: or name servers that were set up wrongly, are put right within a day
+#: seconds, before FEDSVC_RETRY_SCALE, for which a name may not exist: a registration that lapsed, or name
+#: servers that were set up wrongly, are put right within a day
 NAME_GRACE_S: Final = 86_400.0
 #: a last try is made this long before the end of a delivery's time (or a tenth of it, if shorter)
 LAST_TRY_MARGIN_MS: Final = 60_000
