@@ -72,7 +72,7 @@ async def examine(name: str) -> list[Finding]:
         settings = Settings.from_environment()
     except ConfigurationError as error:
         return [failed("settings", str(error), f"correct or unset {error.setting}")]
-    findings = [ok("settings", "all are known and valid"), keys(settings)]
+    findings = [ok("settings", "all are known and valid"), keys(settings), callers(settings)]
     findings += await redis(settings)
     findings.append(await _bounded("database", database(settings)))
     findings.append(await _bounded("DNS", dns(name)))
@@ -104,6 +104,29 @@ def keys(settings: Settings) -> Finding:
         if mode & 0o077:
             return failed(check, f"others can read {file} (mode {mode:o})", f"chmod 600 {file}")
     return ok(check, repr(cipher))
+
+
+def callers(settings: Settings) -> Finding:
+    from fedsvc.server.door import check_door
+    from fedsvc.server.limits import Limits
+    from fedsvc.server.tls import Certificates
+    from fedsvc.server.tokens import TokenBook
+
+    check = "callers"
+    try:
+        tokens = TokenBook(settings)
+        Limits(settings)
+        check_door(settings, tokens)
+        if settings.tls_cert or settings.tls_key:
+            Certificates(settings).credentials()
+    except ConfigurationError as error:
+        return failed(check, str(error), f"correct {error.setting}; `fedsvc tokens new` makes a token")
+    if tokens.open and not settings.insecure:
+        return ok(check, f"all of this machine may call, on {settings.listen}")
+    if tokens.open or (not settings.tls_cert and not settings.listen.local):
+        advice = "keep it where something else says who may call, and encrypts: a service mesh, a tunnel"
+        return warning(check, f"--insecure: whoever reaches {settings.listen} may call", advice)
+    return ok(check, f"{tokens.callers} have tokens")
 
 
 async def redis(settings: Settings) -> list[Finding]:
@@ -156,6 +179,7 @@ async def _examine_redis(settings: Settings, link: Link) -> list[Finding]:
     else:
         found = f"this queue was made with {int(recorded)} partitions, not {settings.partitions}"
         findings.append(failed("partitions", found, f"set FEDSVC_PARTITIONS to {int(recorded)}"))
+    findings += await _stored_keys(settings, link)
     seconds, microseconds = await link.call("TIME")
     skew = time.time() - int(seconds) - int(microseconds) / 1e6
     if abs(skew) > _SKEW:
@@ -164,6 +188,30 @@ async def _examine_redis(settings: Settings, link: Link) -> list[Finding]:
     else:
         findings.append(ok("clocks", f"differ by {skew * 1000:+.0f} ms"))
     return findings
+
+
+async def _stored_keys(settings: Settings, link: Link) -> list[Finding]:
+    from fedsvc.queue.key_keeper import KeyKeeper
+    from fedsvc.queue.key_registry import KeyRegistry
+    from fedsvc.queue.keys import Keys
+    from fedsvc.queue.keystore import key_cipher
+
+    try:
+        cipher = key_cipher(settings)
+    except ConfigurationError:
+        return []  # told already
+    names = Keys(settings.namespace)
+    keeper = KeyKeeper(link, names, cipher, KeyRegistry(link, names, cipher, settings))
+    found = await keeper.census()
+    check = "stored keys"
+    if found.closed:
+        text = f"{found.closed} of {sum(found)} are encrypted under a key that is not configured"
+        advice = "add the key encryption key of before behind the new one: nothing can be signed with them"
+        return [failed(check, text, advice)]
+    if found.other:
+        text = f"{found.other} of {sum(found)} are not yet under the first key encryption key"
+        return [warning(check, text, "leave the old one configured: servers encrypt them anew every hour")]
+    return [ok(check, f"{found.current}, all under the first key encryption key")]
 
 
 async def database(settings: Settings) -> Finding:

@@ -218,6 +218,10 @@ class KeyCipher:
         """Whether it is encrypted under another key than the first. Its first HEAD bytes are enough."""
         return sealed[1:5] != self._current
 
+    def knows(self, sealed: bytes) -> bool:
+        """Whether it is encrypted under one of our keys. Its first HEAD bytes are enough."""
+        return sealed[1:5] in self._ciphers
+
     def __repr__(self) -> str:
         return f"KeyCipher({len(self._ciphers)} keys)"
 

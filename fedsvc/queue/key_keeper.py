@@ -6,7 +6,8 @@ Any number of processes may do it at the same time: each step is a compare-and-s
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from collections.abc import AsyncIterator
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -20,6 +21,17 @@ from fedsvc.queue.script import Script
 log = structlog.get_logger(__name__)
 
 
+class Census(NamedTuple):
+    """Stored keys, by the key encryption key that they are under."""
+
+    #: the first
+    current: int
+    #: another that is configured: they are encrypted anew within the hour
+    other: int
+    #: one that is not: nothing can be signed with them
+    closed: int
+
+
 class KeyKeeper:
     #: seconds between two looks at deletions
     EVERY: Final = 5.0
@@ -29,6 +41,8 @@ class KeyKeeper:
     GRACE_MS: Final = 30_000
     #: keys looked at in one round trip, about
     _MANY: Final = 200
+    #: keys that a census counts, about
+    MOST_COUNTED: Final = 100_000
     #: leaving keys looked at in one round
     _LEAVING: Final = 1000
 
@@ -83,37 +97,51 @@ class KeyKeeper:
         """Encrypt every key under the first of the key encryption keys that is under another. Returns how
         many were; those that no key opens are logged and left alone."""
         changed = 0
-        for index, name_of in (
-            (self._keys.registered_keys, lambda raw: registered_name(raw.partition(" ")[2])),
-            (self._keys.key_names, lambda raw: raw),
-        ):
-            cursor: Any = 0
-            scan = "ZSCAN" if index == self._keys.registered_keys else "SSCAN"
-            while True:
-                cursor, members = await self._link.call(scan, index, cursor, "COUNT", self._MANY)
-                if isinstance(members, dict):
-                    members = list(members)
-                names = [
-                    name_of((m[0] if isinstance(m, tuple) else m).decode(errors="replace")) for m in members
-                ]
-                changed += await self._look(names, index)
-                if not int(cursor):
-                    break
+        async for index, names in self._names():
+            heads = await self._heads(names)
+            for name, head in zip(names, heads, strict=True):
+                if head is None:
+                    if index == self._keys.key_names:  # its time was over
+                        await self._link.call("SREM", index, name)
+                elif self._cipher.needs_rotation(head):
+                    changed += await self._encrypt(name, self._keys.private_key(name))
         if changed:
             log.info("keys_encrypted_anew", keys=changed)
         return changed
 
-    async def _look(self, names: list[str], index: str) -> int:
-        slots = [self._keys.private_key(name) for name in names]
-        heads = await asyncio.gather(*(self._link.call("HGET", slot, "head") for slot in slots))
-        changed = 0
-        for name, slot, head in zip(names, slots, heads, strict=True):
-            if head is None:
-                if index == self._keys.key_names:  # its time was over
-                    await self._link.call("SREM", index, name)
-            elif self._cipher.needs_rotation(head):
-                changed += await self._encrypt(name, slot)
-        return changed
+    async def census(self) -> Census:
+        """How stored keys are encrypted; of many, of the first MOST_COUNTED."""
+        current = other = closed = 0
+        async for _, names in self._names():
+            for head in await self._heads(names):
+                if head is None:
+                    continue
+                if not self._cipher.knows(head):
+                    closed += 1
+                elif self._cipher.needs_rotation(head):
+                    other += 1
+                else:
+                    current += 1
+            if current + other + closed >= self.MOST_COUNTED:
+                break
+        return Census(current, other, closed)
+
+    async def _names(self) -> AsyncIterator[tuple[str, list[str]]]:
+        """Names of all stored keys, some at a time, with the index that they are from. One may come twice."""
+        for index, scan in ((self._keys.registered_keys, "ZSCAN"), (self._keys.key_names, "SSCAN")):
+            cursor: Any = 0
+            while True:
+                cursor, members = await self._link.call(scan, index, cursor, "COUNT", self._MANY)
+                found = [(m[0] if isinstance(m, tuple) else m).decode(errors="replace") for m in members]
+                if index == self._keys.registered_keys:
+                    found = [registered_name(position.partition(" ")[2]) for position in found]
+                yield index, found
+                if not int(cursor):
+                    break
+
+    async def _heads(self, names: list[str]) -> list[bytes | None]:
+        slots = (self._keys.private_key(name) for name in names)
+        return list(await asyncio.gather(*(self._link.call("HGET", slot, "head") for slot in slots)))
 
     async def _encrypt(self, name: str, slot: str) -> int:
         sealed = await self._link.call("HGET", slot, "sealed")

@@ -39,6 +39,7 @@ from fedsvc.queue.reader import Reader
 from fedsvc.queue.stats import StatsReader
 from fedsvc.server import http
 from fedsvc.server.auth import Authenticate
+from fedsvc.server.door import check_door
 from fedsvc.server.intake import Intake
 from fedsvc.server.interceptors import Observe
 from fedsvc.server.limits import Limits
@@ -114,7 +115,7 @@ class Server:
             registry = KeyRegistry(link, keys, cipher, settings)
             limits = Limits(settings)
             tokens = TokenBook(settings)
-            self._check_door(tokens)
+            check_door(settings, tokens)
             server = grpc.aio.server(
                 interceptors=[Observe(), Authenticate(tokens, limits)],
                 options=self._options(),
@@ -198,28 +199,6 @@ class Server:
             ("grpc.max_connection_age_ms", 600_000),
             ("grpc.max_connection_age_grace_ms", 30_000),
         ]
-
-    def _check_door(self, tokens: TokenBook) -> None:
-        """Raises ConfigurationError if strangers could come in."""
-        settings = self._settings
-        if settings.tls_client_ca and not settings.tls_cert:
-            raise ConfigurationError("FEDSVC_TLS_CLIENT_CA", "is of no use without FEDSVC_TLS_CERT")
-        if settings.listen.local or settings.insecure:
-            return
-        missing = [
-            name
-            for name, there in (
-                ("FEDSVC_TOKENS", not tokens.open),
-                ("FEDSVC_TLS_CERT and FEDSVC_TLS_KEY", bool(settings.tls_cert)),
-            )
-            if not there
-        ]
-        if missing:
-            raise ConfigurationError(
-                "FEDSVC_LISTEN",
-                f"others than this machine reach {settings.listen}: set {' and '.join(missing)}, or say "
-                "--insecure if something else guards it",
-            )
 
     def _bind(self, server: grpc.aio.Server) -> Address:
         address = self._settings.listen

@@ -112,6 +112,10 @@ class TokenBook:
         """There are no tokens: nobody needs one."""
         return not self._entries
 
+    @property
+    def callers(self) -> int:
+        return len({entry.caller.name for entry in self._entries})
+
     def identify(self, token: str) -> Caller | None:
         """Whose token this is; None if nobody's. All are compared, each in constant time."""
         self._look()

@@ -269,7 +269,9 @@ async def test_all_keys_are_encrypted_anew_when_the_first_encryption_key_is_anot
     assert await desk.keeper.encrypt_anew() == 0
     desk.open(KeyCipher.from_setting(f"{new},{old}"))
     assert (await desk.store.fetch(called.fingerprint)).fingerprint == called.fingerprint
+    assert await desk.keeper.census() == (0, 251, 0)
     assert await desk.keeper.encrypt_anew() == 251
+    assert await desk.keeper.census() == (251, 0, 0)
     assert await desk.keeper.encrypt_anew() == 0
     desk.open(KeyCipher.from_setting(new))  # the old one may go
     for key_id, key in keys.items():
@@ -277,6 +279,7 @@ async def test_all_keys_are_encrypted_anew_when_the_first_encryption_key_is_anot
     assert (await desk.store.fetch(called.fingerprint)).fingerprint == called.fingerprint
     desk.open(KeyCipher.from_setting(KeyCipher.generate()))
     assert await desk.keeper.encrypt_anew() == 0, "what cannot be opened is left alone"
+    assert await desk.keeper.census() == (0, 0, 251)
     desk.open(KeyCipher.from_setting(new))
     await desk.store.fetch(called.fingerprint)
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsvc.domain.keys import registered_name
 from fedsvc.worker.beats import Beats
-from fedsvc.worker.caches import SharedFetch
+from fedsvc.worker.caches import KeyCache, SharedFetch
 from fedsvc.worker.shares import WEIGHTS, ShareKeeper
 
 
@@ -106,3 +107,29 @@ async def test_nothing_is_kept_of_what_was_not_there() -> None:
     assert await cache.get(1) is None
     assert await cache.get(1) is None
     assert fetched == [1, 1]
+
+
+async def test_a_registered_key_is_looked_up_again_after_a_while_and_one_of_a_call_never() -> None:
+    fetched: Counter[str] = Counter()
+
+    class Store:
+        async def fetch(self, name: str) -> object:
+            fetched[name] += 1
+            return object()
+
+    now = 1000.0
+    cache = KeyCache(Store(), 10, lambda: now)  # type: ignore[arg-type]
+    kept, called = registered_name("https://me.example/u/ada#main-key"), "0" * 32
+    for _ in range(100):
+        await cache.get(kept)
+        await cache.get(called)
+    assert fetched == {kept: 1, called: 1}
+    first = await cache.get(kept)
+    now += KeyCache.FRESH
+    assert await cache.get(kept) is not first
+    await cache.get(called)
+    assert fetched == {kept: 2, called: 1}
+    for _ in range(100):
+        now += KeyCache.FRESH
+        await cache.get(kept)
+    assert len(cache._registered) == 10
