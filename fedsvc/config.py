@@ -176,6 +176,9 @@ class Settings(BaseModel):
         le=3_153_600_000,
         description="Seconds for which the archive keeps dead letters, purged ones too.",
     )
+    audit_retention: int = Field(
+        31_536_000, ge=60, le=3_153_600_000, description="Seconds for which audit events are kept."
+    )
 
     dead_letter_retention: int = Field(
         2_592_000, ge=60, description="Seconds for which dead letters stay in Redis, to be replayed."

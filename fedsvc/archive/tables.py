@@ -72,6 +72,19 @@ events = Table(
     Index(None, "number"),
 )
 
+#: who changed what
+audit_events = Table(
+    "audit_events",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("time_ms", BigInteger, nullable=False),
+    Column("principal", String(64), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("details", JSON, nullable=False),
+    Index(None, "time_ms", "id"),
+)
+
 #: one row for each batch of parked deliveries that left Redis
 spilled_batches = Table(
     "spilled_batches",

@@ -40,6 +40,7 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
     <ns>:key-names                       set       names of keys of calls
     <ns>:registered-keys                 zset      `<origin> <key id>`, all of score 0
     <ns>:leaving-keys                    set       ids of registered keys that are to be deleted
+    <ns>:audit                           list      audit events that SQL does not have yet, oldest first
     <ns>:origins                         set       every origin that has ever sent something
     <ns>:partitions                      string    number of partitions, recorded at first start
     <ns>:clock-shift                     (per partition) string, milliseconds; tests move time with it
@@ -140,6 +141,10 @@ class Keys:
     @property
     def partitions(self) -> str:
         return f"{self.namespace}:partitions"
+
+    @property
+    def audit(self) -> str:
+        return f"{self.namespace}:audit"
 
     @property
     def origins(self) -> str:

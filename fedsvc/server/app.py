@@ -7,7 +7,7 @@ import gc
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 import structlog
@@ -19,12 +19,14 @@ from prometheus_client import REGISTRY
 
 from fedsvc.archive.archive import Archive
 from fedsvc.archive.archived_log import ArchivedLog
+from fedsvc.archive.audit_log import AuditLog
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.spill_store import SpillStore
 from fedsvc.config import Settings
 from fedsvc.config_types import Address
 from fedsvc.errors import ConfigurationError
 from fedsvc.handlers.registry import Registry
+from fedsvc.queue.audit_buffer import AuditBuffer
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.cleanup import Cleanup
 from fedsvc.queue.hosts import Hosts
@@ -38,6 +40,7 @@ from fedsvc.queue.producer import Producer
 from fedsvc.queue.reader import Reader
 from fedsvc.queue.stats import StatsReader
 from fedsvc.server import http
+from fedsvc.server.audit import Audit
 from fedsvc.server.auth import Authenticate
 from fedsvc.server.door import check_door
 from fedsvc.server.intake import Intake
@@ -45,7 +48,11 @@ from fedsvc.server.interceptors import Observe
 from fedsvc.server.limits import Limits
 from fedsvc.server.monitor import Monitor
 from fedsvc.server.pressure import Pressure
+from fedsvc.server.services.audit_trail import AuditTrail
+from fedsvc.server.services.dead_letters import DeadLetters
 from fedsvc.server.services.delivery import DeliveryService
+from fedsvc.server.services.figures import Figures
+from fedsvc.server.services.host_steering import HostSteering
 from fedsvc.server.services.keys import KeyService
 from fedsvc.server.services.operations import OperationsService
 from fedsvc.server.tls import Certificates
@@ -139,12 +146,17 @@ class Server:
             )
             add_DeliveryServiceServicer_to_server(delivery, server)
             hosts = Hosts(link, keys, settings)
+            audit_log = AuditLog(engine)
+            audit = Audit(AuditBuffer(link, keys), audit_log)
             cleanup = Cleanup(link, outcomes, hosts, settings)
             operations = OperationsService(
-                link, StatsReader(link, keys, settings), reader, archive, hosts, cleanup, settings
+                Figures(link, StatsReader(link, keys, settings), cleanup, settings, audit),
+                HostSteering(hosts, audit),
+                DeadLetters(reader),
+                AuditTrail(audit_log),
             )
-            add_OperationsServiceServicer_to_server(operations, server)
-            add_KeyServiceServicer_to_server(KeyService(intake, registry), server)
+            add_OperationsServiceServicer_to_server(cast(Any, operations), server)
+            add_KeyServiceServicer_to_server(KeyService(intake, registry, audit), server)
             health = HealthServicer()
             health_pb2_grpc.add_HealthServicer_to_server(health, server)
             if self._reflect:
@@ -168,6 +180,7 @@ class Server:
             loops = [
                 asyncio.create_task(monitor.run()),
                 asyncio.create_task(KeyKeeper(link, keys, cipher, registry).run()),
+                asyncio.create_task(audit.run()),
                 asyncio.create_task(self._follow(changed, health, monitor)),
                 asyncio.create_task(self._report(monitor, grpc_at, http_at)),
                 asyncio.create_task(self._stopping.wait()),

@@ -6,6 +6,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from fedsvc.config import Settings
+from fedsvc.domain.audit import AuditEvent
 from fedsvc.domain.delivery import Attempt, Delivery
 from fedsvc.domain.events import EventType, HostEvent
 from fedsvc.queue.hosts import FOR_EVER, Circuit, HostState
@@ -224,3 +225,15 @@ def memory_status(info: ServerInfo, settings: Settings) -> operations.GetMemoryS
         state=state,
         eviction_policy=info.policy,
     )
+
+
+def audit_event(e: AuditEvent) -> operations.AuditEvent:
+    event = operations.AuditEvent(
+        audit_event_id=e.id,
+        time=timestamp(e.time_ms),
+        principal=e.principal,
+        action=e.action,
+        subject=e.subject,
+    )
+    event.details.update(dict(e.details))
+    return event

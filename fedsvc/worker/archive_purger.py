@@ -10,6 +10,7 @@ import structlog
 
 from fedsvc.archive.archive import Archive
 from fedsvc.archive.archived_log import ArchivedLog
+from fedsvc.archive.audit_log import AuditLog
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import DeliveryState
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
@@ -53,6 +54,8 @@ class ArchivePurger:
         self._outcomes = outcomes
         self._archive = archive
         self._log = ArchivedLog(archive.engine)
+        self._audit = AuditLog(archive.engine)
+        self._audit_retention_ms = settings.audit_retention * 1000
         self._event_retention_ms = settings.archive_retention * 1000
         self._now_ms = now_ms
         self._name = name
@@ -89,4 +92,5 @@ class ArchivePurger:
         now_ms = self._now_ms()
         due = {state: now_ms - retention for state, retention in self._retention_ms.items()}
         events = await self._log.purge(now_ms - self._event_retention_ms, self.BATCH)
-        return max(events, await self._archive.purge(due, self.BATCH)) >= self.BATCH
+        audited = await self._audit.purge(now_ms - self._audit_retention_ms, self.BATCH)
+        return max(events, audited, await self._archive.purge(due, self.BATCH)) >= self.BATCH

@@ -430,6 +430,7 @@ def unbuilt() -> list[tuple[str, str]]:
         "ListKeys",
         "DeleteKey",
         "RotateKey",
+        "ListAuditEvents",
     }
     modules = {"delivery": pb, "operations": operations_service_pb2, "keys": key_service_pb2}
     return [

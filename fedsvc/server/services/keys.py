@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import structlog
-
 from fedsvc.domain.inbox import origin_of
 from fedsvc.errors import InvalidKey
 from fedsvc.queue.key_registry import KeyRegistry, RegisteredKey, position_of
 from fedsvc.server import convert, pages
+from fedsvc.server.audit import Audit
 from fedsvc.server.caller import allowed_origins, caller
 from fedsvc.server.errors import rpc
 from fedsvc.server.intake import Intake, host_name
 from fedsvc.v1 import key_service_pb2 as pb
 from fedsvc.v1.key_service_pb2_grpc import KeyServiceServicer
 
-log = structlog.get_logger(__name__)
-
 
 class KeyService(KeyServiceServicer):
-    def __init__(self, intake: Intake, registry: KeyRegistry) -> None:
+    def __init__(self, intake: Intake, registry: KeyRegistry, audit: Audit) -> None:
+        self._audit = audit
         self._intake = intake
         self._registry = registry
 
@@ -28,7 +26,7 @@ class KeyService(KeyServiceServicer):
     async def PutKey(self, request: pb.PutKeyRequest, context: Any) -> pb.PutKeyResponse:
         key_id = _key_id(request.key_id)
         key = await self._registry.put(key_id, await self._pem(request.private_key_pem))
-        log.info("key_put", key_id=key_id, fingerprint=key.fingerprint, caller=caller().name)
+        await self._audit.record("key.put", key_id, fingerprint=key.fingerprint)
         return pb.PutKeyResponse(key=convert.key(key))
 
     @rpc
@@ -50,14 +48,14 @@ class KeyService(KeyServiceServicer):
     async def DeleteKey(self, request: pb.DeleteKeyRequest, context: Any) -> pb.DeleteKeyResponse:
         key_id = _key_id(request.key_id)
         deferred = await self._registry.delete(key_id, when_unused=request.when_unused)
-        log.info("key_leaves", key_id=key_id, deferred=deferred, caller=caller().name)
+        await self._audit.record("key.delete", key_id, deferred=deferred)
         return pb.DeleteKeyResponse(deferred=deferred)
 
     @rpc
     async def RotateKey(self, request: pb.RotateKeyRequest, context: Any) -> pb.RotateKeyResponse:
         key_id = _key_id(request.key_id)
         key = await self._registry.rotate(key_id, await self._pem(request.private_key_pem))
-        log.info("key_rotated", key_id=key_id, fingerprint=key.fingerprint, caller=caller().name)
+        await self._audit.record("key.rotate", key_id, fingerprint=key.fingerprint)
         return pb.RotateKeyResponse(key=convert.key(key))
 
     async def _pem(self, pem: str) -> Any:

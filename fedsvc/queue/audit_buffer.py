@@ -1,0 +1,38 @@
+"""Audit events on their way to SQL: they wait in Redis, lest SQL being away stop anybody or lose any."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import orjson
+
+from fedsvc.domain.audit import AuditEvent
+from fedsvc.errors import QueueUnavailable
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.link import Link
+
+
+class AuditBuffer:
+    """Every method raises QueueUnavailable."""
+
+    #: events that wait at most; whoever adds more is told that the queue is unavailable
+    MOST: Final = 100_000
+
+    def __init__(self, link: Link, keys: Keys) -> None:
+        self._link = link
+        self._key = keys.audit
+
+    async def add(self, event: AuditEvent) -> None:
+        parts = [event.id, event.time_ms, event.principal, event.action, event.subject, dict(event.details)]
+        if await self._link.call("RPUSH", self._key, orjson.dumps(parts)) > self.MOST:
+            await self._link.call("RPOP", self._key)
+            raise QueueUnavailable(f"{self.MOST} audit events wait for the database")
+
+    async def waiting(self, limit: int) -> list[tuple[bytes, AuditEvent]]:
+        """The oldest, each with what `forget` takes."""
+        found = await self._link.call("LRANGE", self._key, 0, limit - 1)
+        return [(raw, AuditEvent(*orjson.loads(raw))) for raw in found]
+
+    async def forget(self, raw: bytes) -> None:
+        """SQL has it. Another server may have said so already."""
+        await self._link.call("LREM", self._key, 1, raw)

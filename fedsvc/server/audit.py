@@ -1,0 +1,73 @@
+"""Writes down who changed what: at once in Redis, and from there in SQL."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+
+from fedsvc.archive.audit_log import AuditLog
+from fedsvc.domain.audit import AuditEvent
+from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
+from fedsvc.queue.audit_buffer import AuditBuffer
+from fedsvc.server.caller import caller
+
+log = structlog.get_logger(__name__)
+
+
+class Audit:
+    #: seconds between two looks at what waits
+    EVERY: Final = 5.0
+    #: events in one transaction
+    BATCH: Final = 500
+
+    def __init__(self, buffer: AuditBuffer, events: AuditLog, clock: Callable[[], float] = time.time) -> None:
+        self._buffer = buffer
+        self._events = events
+        self._clock = clock
+        self._added = asyncio.Event()
+        self._away = False
+
+    async def record(self, action: str, subject: str = "", /, **details: Any) -> None:
+        """What the caller that is being served has just done. `details`: what JSON can say, no secrets.
+        Raises QueueUnavailable: then the caller had better do it again."""
+        time_ms = int(self._clock() * 1000)
+        event = AuditEvent(
+            f"{time_ms:012x}{secrets.token_hex(10)}", time_ms, caller().name, action, subject, details
+        )
+        log.info("audit", action=action, subject=subject, principal=event.principal, **details)
+        await self._buffer.add(event)
+        self._added.set()
+
+    async def move(self) -> int:
+        """Write what waits to SQL, a batch of it. Returns how many there were. Raises ArchiveUnavailable,
+        QueueUnavailable."""
+        waiting = await self._buffer.waiting(self.BATCH)
+        if waiting:
+            await self._events.record([event for _, event in waiting])
+            for raw, _ in waiting:
+                await self._buffer.forget(raw)
+        return len(waiting)
+
+    async def run(self) -> None:
+        """For ever. SQL or Redis being away only delays it."""
+        while True:
+            try:
+                while await self.move():
+                    pass
+                self._away = False
+            except (ArchiveUnavailable, QueueUnavailable) as error:
+                if not self._away:
+                    self._away = True
+                    log.warning("audit_away", error=str(error))
+            # What was added while SQL is away waits for the next look: no busy loop.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(
+                    asyncio.sleep(self.EVERY) if self._away else self._added.wait(), self.EVERY
+                )
+            self._added.clear()

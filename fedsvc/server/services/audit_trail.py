@@ -1,0 +1,48 @@
+"""The part of OperationsService that tells who changed what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedsvc.archive.audit_log import AuditLog
+from fedsvc.errors import InvalidInput
+from fedsvc.server import convert, pages
+from fedsvc.server.errors import rpc
+from fedsvc.v1 import operations_service_pb2 as pb
+
+
+class AuditTrail:
+    def __init__(self, events: AuditLog) -> None:
+        self._events = events
+
+    @rpc
+    async def ListAuditEvents(
+        self, request: pb.ListAuditEventsRequest, context: Any
+    ) -> pb.ListAuditEventsResponse:
+        size = pages.page_size(request.page_size)
+        start_ms, end_ms = (_time_ms(request, field) for field in ("start_time", "end_time"))
+        arguments = (request.principal, request.action, start_ms, end_ms)
+        position = pages.decode(request.page_token, *arguments)
+        events = await self._events.list(
+            principal=request.principal,
+            action=request.action,
+            start_ms=start_ms,
+            end_ms=end_ms,
+            before=(int(position[0]), str(position[1])) if position else None,
+            limit=size + 1,
+        )
+        response = pb.ListAuditEventsResponse(audit_events=[convert.audit_event(e) for e in events[:size]])
+        if len(events) > size:
+            last = events[size - 1]
+            response.next_page_token = pages.encode([last.time_ms, last.id], *arguments)
+        return response
+
+
+def _time_ms(request: pb.ListAuditEventsRequest, field: str) -> int:
+    """Milliseconds since the epoch, 0 for none. Raises InvalidInput."""
+    if not request.HasField(field):  # type: ignore[arg-type]
+        return 0
+    ms = int(getattr(request, field).ToMilliseconds())
+    if ms < 0:
+        raise InvalidInput(field, "is before 1970")
+    return ms
