@@ -65,9 +65,9 @@ class Audit:
                 if not self._away:
                     self._away = True
                     log.warning("audit_away", error=str(error))
-            # What was added while SQL is away waits for the next look: no busy loop.
+            if self._away:  # what is added meanwhile does not bring it back
+                await asyncio.sleep(self.EVERY)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(
-                    asyncio.sleep(self.EVERY) if self._away else self._added.wait(), self.EVERY
-                )
+                async with asyncio.timeout(self.EVERY):
+                    await self._added.wait()
             self._added.clear()
