@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from fedsvc.config import Settings
@@ -13,12 +13,8 @@ from fedsvc.domain.inbox import partition_of
 from fedsvc.domain.relations import group_of
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
-from fedsvc.queue.reader import sequences_in
+from fedsvc.queue.reader import sequences_of_activity, sequences_of_group
 from fedsvc.queue.script import Script
-
-#: bytes before the segments of an index: of an activity's, of a group's
-_ACTIVITY_HEAD: Final = 8
-_GROUP_HEAD: Final = 4
 
 
 class Cancelled(NamedTuple):
@@ -58,7 +54,9 @@ class Canceller:
         """All deliveries of an activity."""
         key = activity_key(activity_id)
         return await self._indexed(
-            [self._keys.partition(p).activity(key) for p in range(self._partitions)], _ACTIVITY_HEAD, origin
+            [self._keys.partition(p).activity(key) for p in range(self._partitions)],
+            sequences_of_activity,
+            origin,
         )
 
     async def cancel_group(self, key: str, *, origin: str = "") -> Cancelled:
@@ -68,7 +66,7 @@ class Canceller:
         for name in origins:
             group = group_of(name.decode(), key)
             keys = [self._keys.partition(p).group(group) for p in range(self._partitions)]
-            total = _sum([total, await self._indexed(keys, _GROUP_HEAD, origin)])
+            total = _sum([total, await self._indexed(keys, sequences_of_group, origin)])
         return total
 
     async def cancel_host(self, host: str, *, origin: str = "") -> Cancelled:
@@ -84,15 +82,13 @@ class Canceller:
             if done:
                 return total
 
-    async def _indexed(self, keys: Sequence[str], head: int, origin: str) -> Cancelled:
+    async def _indexed(
+        self, keys: Sequence[str], read: Callable[[bytes], Iterable[int]], origin: str
+    ) -> Cancelled:
         indexes = await asyncio.gather(*(self._link.call("GET", key) for key in keys))
         return _sum(
             await asyncio.gather(
-                *(
-                    self._those(p, list(sequences_in(index, head)), origin)
-                    for p, index in enumerate(indexes)
-                    if index
-                )
+                *(self._those(p, list(read(index)), origin) for p, index in enumerate(indexes) if index)
             )
         )
 

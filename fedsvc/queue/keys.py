@@ -13,7 +13,8 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
     <ns>:{pN}:message:<number>           hash      b body, m packed fields, i identity, n deliveries
                                                    that still need it
     <ns>:{pN}:activity:<key>             string    latest message's number, then segments of sequences
-                                                   and inbox keys: finds duplicates and recipients
+                                                   with their origin's and inboxes' keys: finds
+                                                   duplicates and recipients
     <ns>:{pN}:retry                      zset      sequence by due time (ms): retries and scheduled
     <ns>:{pN}:expiry                     zset      sequence by the caller's expiry (ms)
     <ns>:{pN}:hosts                      hash      host -> packed state: circuit, slots, tokens, pause

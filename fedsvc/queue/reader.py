@@ -14,6 +14,7 @@ from typing import Any, Final
 from fedsvc.config import Settings
 from fedsvc.domain.activity import activity_key
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState
+from fedsvc.domain.inbox import host_key
 from fedsvc.domain.message import Message
 from fedsvc.errors import QueueCorrupt
 from fedsvc.queue import outcome
@@ -22,16 +23,32 @@ from fedsvc.queue.link import Link
 from fedsvc.queue.record import Finished, shown, unpack
 from fedsvc.queue.script import Script
 
-_SEGMENT: Final = struct.Struct(">QI")
+#: of an activity's index, past its head: see `lua/enqueue.lua`
+_SEGMENT: Final = struct.Struct(">QI8s")
+_HEAD: Final = 8
+#: of a group's: see `lua/groups.lua`
+_GROUP_SEGMENT: Final = struct.Struct(">QI")
+_GROUP_HEAD: Final = 4
 
 
-def sequences_in(index: bytes, head: int = 8) -> Iterator[int]:
-    """All sequences of an activity's index, or of a group's, past its head: see `lua/enqueue.lua`."""
-    at = head
+def sequences_of_activity(index: bytes, origins: frozenset[str] | None = None) -> Iterator[int]:
+    """Sequences in an activity's index: of the deliveries of these origins, or of all."""
+    keys = None if origins is None else {host_key(origin) for origin in origins}
+    at = _HEAD
     while at + _SEGMENT.size <= len(index):
-        base, count = _SEGMENT.unpack_from(index, at)
-        yield from range(base, base + count)
+        base, count, origin = _SEGMENT.unpack_from(index, at)
+        if keys is None or origin in keys:
+            yield from range(base, base + count)
         at += _SEGMENT.size + 8 * count
+
+
+def sequences_of_group(index: bytes) -> Iterator[int]:
+    """All sequences in the index of a group, which belongs to one origin."""
+    at = _GROUP_HEAD
+    while at + _GROUP_SEGMENT.size <= len(index):
+        base, count = _GROUP_SEGMENT.unpack_from(index, at)
+        yield from range(base, base + count)
+        at += _GROUP_SEGMENT.size + 8 * count
 
 
 _UNKNOWN: Final = Message(b"", "", "", "", "", "", "")
@@ -129,7 +146,7 @@ class Reader:
         answers = await asyncio.gather(
             *(self._link.call("GET", self._keys.partition(p).activity(key)) for p in range(self._partitions))
         )
-        return [(p, list(sequences_in(index))) for p, index in enumerate(answers) if index]
+        return [(p, list(sequences_of_activity(index))) for p, index in enumerate(answers) if index]
 
     async def _show(self, partition: int, sequences: Sequence[int]) -> list[Delivery | None]:
         answer = await self._link.run(self._look, self._keys.partition(partition).prefix, sequences)
