@@ -10,8 +10,8 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
                                                    worker's hands: all of it is in flight
     <ns>:{pN}:deliveries                 hash      sequence -> packed record (see `record.py`): the one
                                                    truth about a delivery; everything else refers to it
-    <ns>:{pN}:message:<number>           hash      b body, m packed fields, i identity, n deliveries
-                                                   that still need it
+    <ns>:{pN}:message:<number>           hash      b body, m packed fields, i identity, o origin,
+                                                   n deliveries that still need it
     <ns>:{pN}:activity:<key>             string    latest message's number, then segments of sequences
                                                    with their origin's and inboxes' keys: finds
                                                    duplicates and recipients

@@ -120,10 +120,11 @@ class Queue:
         now_ms = await self.now_ms()
         attempt = Attempt(now_ms, 5, 200, reason)
         record = admitted.record.tried(attempt, state)
-        message = self.message("1")
+        stored = await self.consumer(worker).message(admitted.id.partition, record.message)
+        message = stored or self.message("1")  # somebody else has ended it
         outcome = Delivery(
             admitted.id, state, message.activity_id, "Like", message.actor, record.inbox,
-            host_of(record.inbox), "me.example", message.key_id, record.priority, record.attempts,
+            host_of(record.inbox), message.origin, message.key_id, record.priority, record.attempts,
             reason, 200,
             history=record.history,
         )  # fmt: skip

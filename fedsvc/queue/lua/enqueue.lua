@@ -197,7 +197,7 @@ if #fresh > 0 then
   else
     message = first
     local key = P .. ':message:' .. text(message)
-    call('HSET', key, 'b', ARGV[5], 'm', ARGV[4], 'i', ARGV[3], 'n', #fresh)
+    call('HSET', key, 'b', ARGV[5], 'm', ARGV[4], 'i', ARGV[3], 'o', ARGV[11], 'n', #fresh)
     if order ~= '' then call('HSET', key, 'g', order) end
     if ARGV[12] ~= '' then
       call('HSET', key, 'k', ARGV[12])

@@ -32,8 +32,8 @@ local COUNTER_OF = {
 -- order; a newer one with its supersede key replaces it; and, of one in flight: what it becomes if it fails.
 local FLAG_EXPIRES, FLAG_FOLLOWED, FLAG_REPLACED, FLAG_CANCEL, FLAG_SUPERSEDE = 2, 4, 8, 16, 32
 local HEADER = '>BBBBBBI4I8I8I2'
--- `place` of a parked record: in its host's lane; or in SQL, then only the head of the record is here. Any other
--- value: held back for its order, and not to be sent before that time (ms).
+-- `place` of a parked record: in its host's lane; or in SQL, then only the head of the record is here, and its
+-- origin instead of the inbox. Any other value: held back for its order, and not to be sent before that time (ms).
 local IN_LANE, SPILLED = 1, 2
 
 local call = redis.call
@@ -162,6 +162,17 @@ local function has(record, flag) return math.floor(string.byte(record, 2) / flag
 local function flagged(record, flag)
   if has(record, flag) then return record end
   return string.sub(record, 1, 1) .. string.char(string.byte(record, 2) + flag) .. string.sub(record, 3)
+end
+
+-- Origin of a message; false if the message is not there.
+local origins = {}
+local function origin_of(message)
+  local origin = origins[message]
+  if origin == nil then
+    origin = call('HGET', P .. ':message:' .. text(message), 'o')
+    origins[message] = origin
+  end
+  return origin
 end
 
 -- Of a record that makes no sense: bulk. A worker will find out what is wrong with it.

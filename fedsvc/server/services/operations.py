@@ -18,6 +18,7 @@ from fedsvc.queue.reader import Reader
 from fedsvc.queue.server_info import server_info
 from fedsvc.queue.stats import StatsReader
 from fedsvc.server import convert, pages
+from fedsvc.server.caller import allowed_origins
 from fedsvc.server.errors import rpc
 from fedsvc.server.intake import delivery_id, host_name
 from fedsvc.server.unbuilt import unbuilt, unbuilt_stream
@@ -146,7 +147,9 @@ class OperationsService(OperationsServiceServicer):
             raise InvalidInput("filter", "is not available in this version")
         size = pages.page_size(request.page_size)
         position = pages.decode(request.page_token) or 0
-        letters = await self._reader.dead_letters(before=int(position), limit=size + 1)
+        letters = await self._reader.dead_letters(
+            before=int(position), limit=size + 1, origins=allowed_origins()
+        )
         response = pb.ListDeadLettersResponse(dead_letters=[convert.delivery(d) for d in letters[:size]])
         if len(letters) > size:
             response.next_page_token = pages.encode(letters[size - 1].outcome)
@@ -155,7 +158,7 @@ class OperationsService(OperationsServiceServicer):
     @rpc
     async def GetDeadLetter(self, request: pb.GetDeadLetterRequest, context: Any) -> pb.GetDeadLetterResponse:
         id = delivery_id(request.delivery_id)
-        found = await self._reader.get(id)
+        found = await self._reader.get(id, allowed_origins())
         if found is None or found.state is not DeliveryState.DEAD:
             raise NotFound(f"there is no dead letter {id}")
         return pb.GetDeadLetterResponse(
