@@ -32,6 +32,7 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
     <ns>:{pN}:consumers                  zset      worker -> time (ms) at which its lease ends
     <ns>:{pN}:looked                     string    when (ms) a worker last looked for dead ones
     <ns>:{pN}:counters, :rates           hash      what stats are read from
+    <ns>:{pN}:backlog                    hash      origin -> how many of its deliveries are pending
     <ns>:{pN}:sequence                   string    the last number given out (microseconds)
     <ns>:{pN}:request:<id>               string    first answer to a request id; expires
     <ns>:{pN}:archiver                   string    lease of the process that archives this partition

@@ -143,3 +143,66 @@ async def test_a_key_of_an_order_belongs_to_an_origin(queue: Queue, canceller: C
     assert await canceller.cancel_group("key", origins=ONLY_B) == (1, 0, 0)
     assert await canceller.cancel_group("key") == (1, 0, 1)
     await queue.is_whole(cancelled=2)
+
+
+async def pending(queue: Queue) -> dict[str, int]:
+    stats = await queue.conserved()
+    assert sum(stats.origins.values()) == stats.pending
+    return dict(stats.origins)
+
+
+async def test_what_each_origin_has_pending_is_known_at_every_step(
+    queue: Queue, canceller: Canceller
+) -> None:
+    await queue.fan_out("1", range(40), origin=A)
+    for number in range(5):
+        await queue.enqueue(f"b{number}", origin=B)
+    await queue.enqueue("later", origin=B, not_before_ms=await queue.now_ms() + 60_000)
+    assert await pending(queue) == {A: 40, B: 6}
+    first, second, third, *rest = await queue.admit(5)
+    await queue.settle(first, DeliveryState.DELIVERED)
+    await queue.settle(second, DeliveryState.RETRY, wait_ms=1000)
+    await queue.settle(third, DeliveryState.DEAD)
+    assert await pending(queue) == {A: 40, B: 4}, "a dead letter is not pending"
+    await queue.settle(third, DeliveryState.DEAD)
+    await queue.settle(rest[0], DeliveryState.EXPIRED)
+    assert await pending(queue) == {A: 40, B: 3}
+    await canceller.cancel_activity("https://me.example/1")
+    assert await pending(queue) == {B: 3}, "who has nothing is forgotten"
+    await queue.pass_time(60_001)
+    await queue.promote()
+    await queue.settle(rest[1], DeliveryState.DELIVERED)
+    for admitted in await queue.admit(5):
+        await queue.settle(admitted, DeliveryState.DELIVERED)
+    assert await pending(queue) == {}
+    # a dead letter that goes for good was not pending either
+    await queue.pass_time(1000 * 86_400_000)
+    assert await queue.outcomes.bury(queue.partition_of(0), 10) == 1
+    assert await pending(queue) == {}
+
+
+async def test_what_is_taken_back_is_pending_no_more(queue: Queue) -> None:
+    like = "https://me.example/1"
+    undo = Relation(like, "", Rule.UNDONE, like)
+    await queue.enqueue("1", origin=A)
+    await queue.enqueue("2", kind="Undo", origin=A, relation=undo)
+    assert await pending(queue) == {}
+    for name in ("3", "4"):
+        await queue.enqueue(name, origin=A, relation=Relation("", "state", Rule.SAME_KEY))
+    await queue.enqueue("5", origin=A, expire_ms=await queue.now_ms() + 60_000)
+    assert await pending(queue) == {A: 2}
+    await queue.pass_time(61_000)
+    await queue.promote()
+    assert await pending(queue) == {A: 1}
+
+
+async def test_an_audit_finds_a_backlog_that_is_off(queue: Queue) -> None:
+    partition = queue.partition_of(0)
+    key = f"{queue.keys.partition(partition).prefix}:backlog"
+    await queue.enqueue("1", origin=A)
+    await queue.link.call("HINCRBY", key, B, 7)
+    assert (await queue.hosts.audit(partition)).backlog_off == 7
+    (admitted,) = await queue.admit(1)
+    await queue.settle(admitted, DeliveryState.DELIVERED)
+    assert (await queue.hosts.audit(partition)).backlog_off == 7
+    assert (await queue.hosts.audit(partition)).backlog_off == 0, "when nothing is pending it is set right"

@@ -245,6 +245,7 @@ if #fresh > 0 then
   if #batch > 0 then call('HSET', DELIVERIES, unpack(batch)) end
 
   count('accepted', #fresh)
+  owe(ARGV[11], #fresh)
   if held > 0 then count('parked', held) end
   if scheduled then count('scheduled', #fresh - held - #undelivered) end
   tally('a', #fresh)

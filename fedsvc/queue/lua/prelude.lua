@@ -106,6 +106,13 @@ local function forget_message(key)
   call('DEL', key)
 end
 
+-- Likewise, how many deliveries of each origin are pending.
+local BACKLOG = P .. ':backlog'
+local owed = {}
+local function owe(origin, by)
+  if origin then owed[origin] = (owed[origin] or 0) + by end
+end
+
 -- Likewise, what is counted.
 local changes, counted = {}, {}
 local function count(name, by) changes[name] = (changes[name] or 0) + by end
@@ -135,6 +142,9 @@ local function flush()
     if call('HINCRBY', key, 'n', -less) <= 0 then forget_message(key) end
   end
   if last_number then call('SET', SEQUENCE, text(last_number)) end
+  for origin, by in pairs(owed) do
+    if by ~= 0 and call('HINCRBY', BACKLOG, origin, by) <= 0 then call('HDEL', BACKLOG, origin) end
+  end
   for name, by in pairs(changes) do
     if by ~= 0 then call('HINCRBY', COUNTERS, name, by) end
   end

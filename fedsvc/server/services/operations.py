@@ -68,7 +68,7 @@ class OperationsService(OperationsServiceServicer):
     @rpc
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Any) -> pb.GetQueueStatsResponse:
         stats, info = await asyncio.gather(self._stats.read(), server_info(self._link))
-        return convert.queue_stats(stats, info)
+        return convert.queue_stats(stats, info, allowed_origins())
 
     @rpc
     async def GetRetryStats(self, request: pb.GetRetryStatsRequest, context: Any) -> pb.GetRetryStatsResponse:
