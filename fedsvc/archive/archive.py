@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Dialect, delete, func, select, tuple_
+from sqlalchemy import ColumnElement, Dialect, delete, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -56,9 +56,10 @@ class Archive:
         except TypeError as error:
             raise DataRefused(f"the database cannot hold it: {type(error).__name__}") from None
 
-    async def get(self, id: DeliveryId) -> Delivery | None:
+    async def get(self, id: DeliveryId, origins: Collection[str] | None = None) -> Delivery | None:
+        """None if it is not here, or not of one of these origins (None: of any)."""
         query = select(deliveries).where(
-            deliveries.c.partition == id.partition, deliveries.c.sequence == id.sequence
+            deliveries.c.partition == id.partition, deliveries.c.sequence == id.sequence, *_among(origins)
         )
         async with transaction(self.engine) as connection:
             row = (await connection.execute(query)).mappings().first()
@@ -71,9 +72,13 @@ class Archive:
         after: DeliveryId | None = None,
         limit: int,
         states: Collection[DeliveryState] = (),
+        origins: Collection[str] | None = None,
     ) -> list[Delivery]:
-        """Deliveries of an activity by id, those past `after`; in any state if none is named."""
-        query = select(deliveries).where(*self._of(activity_id)).order_by(*_KEY).limit(limit)
+        """Deliveries of an activity by id, those past `after`; in any state if none is named, of all origins
+        if None."""
+        query = (
+            select(deliveries).where(*self._of(activity_id), *_among(origins)).order_by(*_KEY).limit(limit)
+        )
         if after is not None:
             query = query.where(tuple_(*_KEY) > tuple_(after.partition, after.sequence))
         if states:
@@ -82,10 +87,12 @@ class Archive:
             rows = (await connection.execute(query)).mappings().all()
         return [delivery_of(row) for row in rows]
 
-    async def count_by_activity(self, activity_id: str) -> dict[DeliveryState, int]:
+    async def count_by_activity(
+        self, activity_id: str, origins: Collection[str] | None = None
+    ) -> dict[DeliveryState, int]:
         query = (
             select(deliveries.c.state, func.count())
-            .where(*self._of(activity_id))
+            .where(*self._of(activity_id), *_among(origins))
             .group_by(deliveries.c.state)
         )
         async with transaction(self.engine) as connection:
@@ -130,6 +137,11 @@ class Archive:
         return deliveries.c.activity_key == activity_key(activity_id), deliveries.c.activity_id == _clean(
             activity_id
         )
+
+
+def _among(origins: Collection[str] | None) -> tuple[ColumnElement[bool], ...]:
+    """The condition that a delivery is of one of these origins; none for all."""
+    return () if origins is None else (deliveries.c.origin.in_(sorted(origins)),)
 
 
 def _clean(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from fedsvc.config import Settings
@@ -13,12 +13,8 @@ from fedsvc.domain.inbox import partition_of
 from fedsvc.domain.relations import group_of
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
-from fedsvc.queue.reader import sequences_in
+from fedsvc.queue.reader import Origins, sequences_of_activity, sequences_of_group
 from fedsvc.queue.script import Script
-
-#: bytes before the segments of an index: of an activity's, of a group's
-_ACTIVITY_HEAD: Final = 8
-_GROUP_HEAD: Final = 4
 
 
 class Cancelled(NamedTuple):
@@ -31,8 +27,8 @@ class Cancelled(NamedTuple):
 
 
 class Canceller:
-    """Every method raises QueueUnavailable; repeating it is safe. `origin` restricts it to the deliveries of
-    one instance; empty for all."""
+    """Every method raises QueueUnavailable; repeating it is safe. With `origins` it takes back only theirs,
+    and tells nothing of others; None stands for all."""
 
     #: sequences in one script
     CHUNK: Final = 500
@@ -43,35 +39,39 @@ class Canceller:
         self._partitions = settings.partitions
         self._cancel = Script("cancel")
 
-    async def cancel(self, ids: Iterable[DeliveryId], *, origin: str = "") -> Cancelled:
+    async def cancel(self, ids: Iterable[DeliveryId], *, origins: Origins = None) -> Cancelled:
         """These deliveries; what is unknown to the queue counts as ended."""
         by_partition: dict[int, list[int]] = {}
         for id in ids:
             by_partition.setdefault(id.partition, []).append(id.sequence)
         return _sum(
             await asyncio.gather(
-                *(self._those(p, sequences, origin) for p, sequences in by_partition.items())
+                *(self._those(p, sequences, origins) for p, sequences in by_partition.items())
             )
         )
 
-    async def cancel_activity(self, activity_id: str, *, origin: str = "") -> Cancelled:
+    async def cancel_activity(self, activity_id: str, *, origins: Origins = None) -> Cancelled:
         """All deliveries of an activity."""
         key = activity_key(activity_id)
         return await self._indexed(
-            [self._keys.partition(p).activity(key) for p in range(self._partitions)], _ACTIVITY_HEAD, origin
+            [self._keys.partition(p).activity(key) for p in range(self._partitions)],
+            lambda index: sequences_of_activity(index, origins),
+            origins,
         )
 
-    async def cancel_group(self, key: str, *, origin: str = "") -> Cancelled:
+    async def cancel_group(self, key: str, *, origins: Origins = None) -> Cancelled:
         """All deliveries that share an ordering or supersede key, which belongs to an origin."""
-        origins = [origin.encode()] if origin else await self._link.call("SMEMBERS", self._keys.origins)
+        if origins is None:
+            known = await self._link.call("SMEMBERS", self._keys.origins)
+            origins = frozenset(name.decode() for name in known)
         total = Cancelled(0, 0, 0)
-        for name in origins:
-            group = group_of(name.decode(), key)
+        for origin in sorted(origins):
+            group = group_of(origin, key)
             keys = [self._keys.partition(p).group(group) for p in range(self._partitions)]
-            total = _sum([total, await self._indexed(keys, _GROUP_HEAD, origin)])
+            total = _sum([total, await self._indexed(keys, sequences_of_group, origins)])
         return total
 
-    async def cancel_host(self, host: str, *, origin: str = "") -> Cancelled:
+    async def cancel_host(self, host: str, *, origins: Origins = None) -> Cancelled:
         """All deliveries to a host. Looks at every delivery of its partition, in small steps."""
         partition = partition_of(host, self._partitions)
         key = self._keys.partition(partition).deliveries
@@ -80,19 +80,17 @@ class Canceller:
             cursor, found = await self._link.call("HSCAN", key, cursor, "COUNT", self.CHUNK)
             done = cursor == b"0"
             sequences = [int(s) for s in found[::2]]
-            total = _sum([total, await self._those(partition, sequences, origin, host, spilled=done)])
+            total = _sum([total, await self._those(partition, sequences, origins, host, spilled=done)])
             if done:
                 return total
 
-    async def _indexed(self, keys: Sequence[str], head: int, origin: str) -> Cancelled:
+    async def _indexed(
+        self, keys: Sequence[str], read: Callable[[bytes], Iterable[int]], origins: Origins
+    ) -> Cancelled:
         indexes = await asyncio.gather(*(self._link.call("GET", key) for key in keys))
         return _sum(
             await asyncio.gather(
-                *(
-                    self._those(p, list(sequences_in(index, head)), origin)
-                    for p, index in enumerate(indexes)
-                    if index
-                )
+                *(self._those(p, list(read(index)), origins) for p, index in enumerate(indexes) if index)
             )
         )
 
@@ -100,18 +98,19 @@ class Canceller:
         self,
         partition: int,
         sequences: Sequence[int],
-        origin: str,
+        origins: Origins,
         host: str = "",
         *,
         spilled: bool = False,
     ) -> Cancelled:
         total = Cancelled(0, 0, 0)
+        ours = "*" if origins is None else " ".join(sorted(origins))
         prefix = self._keys.partition(partition).prefix
         for start in range(0, len(sequences) or spilled, self.CHUNK):
             chunk = sequences[start : start + self.CHUNK]
             last = spilled and start + self.CHUNK >= len(sequences)
             cancelled, flying, ended, *unknown = await self._link.run(
-                self._cancel, prefix, [origin, host, int(last), *chunk]
+                self._cancel, prefix, [ours, host, int(last), *chunk]
             )
             total = _sum([total, Cancelled(cancelled, flying, ended + len(unknown))])
         return total

@@ -40,7 +40,7 @@ class Cleanup:
                 freed["dead_letters"] += buried
                 if buried < self.BATCH:
                     break
-            freed["hosts"] += (await self._hosts.audit(partition))[1]
+            freed["hosts"] += (await self._hosts.audit(partition)).forgotten
         with suppress(FedsvcError):  # a server without jemalloc, or a user without the right: a favour only
             await self._link.everywhere("MEMORY", "PURGE")
         after = (await server_info(self._link)).used_memory

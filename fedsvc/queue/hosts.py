@@ -44,6 +44,17 @@ class HostPolicy(NamedTuple):
     burst: float = 0.0  # deliveries at once after a rest
 
 
+class Audited(NamedTuple):
+    """What an audit found in a partition."""
+
+    #: hosts of which it was wrong how many are in flight; set right
+    wrong: int
+    #: hosts that nothing was sent to for long
+    forgotten: int
+    #: by how much the sum of what origins have pending differs from what is pending
+    backlog_off: int
+
+
 @dataclass(frozen=True, slots=True)
 class HostState:
     """Times are milliseconds since the epoch, 0 for none."""
@@ -117,13 +128,12 @@ class Hosts:
         early. Raises QueueUnavailable."""
         return (await self._run(host, "seen"))[0]
 
-    async def audit(self, partition: int) -> tuple[int, int]:
+    async def audit(self, partition: int) -> Audited:
         """Set right what hosts of a partition are said to have in flight, and forget those that nothing was
-        sent to for long. How many of each. Raises QueueUnavailable."""
+        sent to for long. Raises QueueUnavailable."""
         prefix = self._keys.partition(partition).prefix
         arguments: list[Argument] = [self._terms, _REMEMBERED_MS, _MOST_IN_FLIGHT]
-        wrong, forgotten = await self._link.run(self._audit, prefix, arguments)
-        return int(wrong), int(forgotten)
+        return Audited(*map(int, await self._link.run(self._audit, prefix, arguments)))
 
     async def _run(self, host: str, what: str, *arguments: Argument) -> tuple[bool, HostState]:
         prefix = self._keys.partition(partition_of(host, self._partitions)).prefix

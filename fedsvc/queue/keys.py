@@ -10,10 +10,11 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
                                                    worker's hands: all of it is in flight
     <ns>:{pN}:deliveries                 hash      sequence -> packed record (see `record.py`): the one
                                                    truth about a delivery; everything else refers to it
-    <ns>:{pN}:message:<number>           hash      b body, m packed fields, i identity, n deliveries
-                                                   that still need it
+    <ns>:{pN}:message:<number>           hash      b body, m packed fields, i identity, o origin,
+                                                   n deliveries that still need it
     <ns>:{pN}:activity:<key>             string    latest message's number, then segments of sequences
-                                                   and inbox keys: finds duplicates and recipients
+                                                   with their origin's and inboxes' keys: finds
+                                                   duplicates and recipients
     <ns>:{pN}:retry                      zset      sequence by due time (ms): retries and scheduled
     <ns>:{pN}:expiry                     zset      sequence by the caller's expiry (ms)
     <ns>:{pN}:hosts                      hash      host -> packed state: circuit, slots, tokens, pause
@@ -31,6 +32,7 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
     <ns>:{pN}:consumers                  zset      worker -> time (ms) at which its lease ends
     <ns>:{pN}:looked                     string    when (ms) a worker last looked for dead ones
     <ns>:{pN}:counters, :rates           hash      what stats are read from
+    <ns>:{pN}:backlog                    hash      origin -> how many of its deliveries are pending
     <ns>:{pN}:sequence                   string    the last number given out (microseconds)
     <ns>:{pN}:request:<id>               string    first answer to a request id; expires
     <ns>:{pN}:archiver                   string    lease of the process that archives this partition

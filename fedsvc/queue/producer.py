@@ -159,6 +159,7 @@ class Producer:
             activity_key(relation.undoes).hex() if relation.rule is Rule.UNDONE else "",
             message.origin,
             message.key_name if is_registered(message.key_name) else "",
+            host_key(message.origin),
         ]
         for inbox in inboxes:
             args += (inbox.url, inbox.key, inbox.host_key)

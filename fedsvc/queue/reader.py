@@ -1,4 +1,7 @@
-"""Shows what is in the queue, one delivery, one activity or the dead letters. Changes nothing."""
+"""Shows what is in the queue, one delivery, one activity or the dead letters. Changes nothing.
+
+Whoever has rights to some `origins` only sees theirs, and is told nothing of others; None stands for all.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from typing import Any, Final
 from fedsvc.config import Settings
 from fedsvc.domain.activity import activity_key
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState
+from fedsvc.domain.inbox import host_key
 from fedsvc.domain.message import Message
 from fedsvc.errors import QueueCorrupt
 from fedsvc.queue import outcome
@@ -22,23 +26,45 @@ from fedsvc.queue.link import Link
 from fedsvc.queue.record import Finished, shown, unpack
 from fedsvc.queue.script import Script
 
-_SEGMENT: Final = struct.Struct(">QI")
+#: of an activity's index, past its head: see `lua/enqueue.lua`
+_SEGMENT: Final = struct.Struct(">QI8s")
+_HEAD: Final = 8
+#: of a group's: see `lua/groups.lua`
+_GROUP_SEGMENT: Final = struct.Struct(">QI")
+_GROUP_HEAD: Final = 4
 
 
-def sequences_in(index: bytes, head: int = 8) -> Iterator[int]:
-    """All sequences of an activity's index, or of a group's, past its head: see `lua/enqueue.lua`."""
-    at = head
+def sequences_of_activity(index: bytes, origins: Origins = None) -> Iterator[int]:
+    """Sequences in an activity's index: of the deliveries of these origins, or of all."""
+    keys = None if origins is None else {host_key(origin) for origin in origins}
+    at = _HEAD
     while at + _SEGMENT.size <= len(index):
-        base, count = _SEGMENT.unpack_from(index, at)
-        yield from range(base, base + count)
+        base, count, origin = _SEGMENT.unpack_from(index, at)
+        if keys is None or origin in keys:
+            yield from range(base, base + count)
         at += _SEGMENT.size + 8 * count
 
 
+def sequences_of_group(index: bytes) -> Iterator[int]:
+    """All sequences in the index of a group, which belongs to one origin."""
+    at = _GROUP_HEAD
+    while at + _GROUP_SEGMENT.size <= len(index):
+        base, count = _GROUP_SEGMENT.unpack_from(index, at)
+        yield from range(base, base + count)
+        at += _GROUP_SEGMENT.size + 8 * count
+
+
 _UNKNOWN: Final = Message(b"", "", "", "", "", "", "")
+#: None for all
+Origins = frozenset[str] | None
+
+
+def _among(origins: Origins, origin: str) -> bool:
+    return origins is None or origin in origins
 
 
 class Reader:
-    #: sequences in one script
+    #: sequences in one script, and dead letters of a partition read at a time
     CHUNK: Final = 500
 
     def __init__(self, link: Link, keys: Keys, settings: Settings) -> None:
@@ -48,18 +74,25 @@ class Reader:
         self._look = Script("look")
         self._recipients = Script("recipients")
 
-    async def get(self, id: DeliveryId) -> Delivery | None:
+    async def get(self, id: DeliveryId, origins: Origins = None) -> Delivery | None:
         """None if Redis does not hold it (any more). Raises QueueUnavailable, QueueCorrupt."""
         if id.partition >= self._partitions:
             return None
-        return (await self._show(id.partition, [id.sequence]))[0]
+        (found,) = await self._show(id.partition, [id.sequence])
+        return found if found is not None and _among(origins, found.origin) else None
 
     async def list_activity(
-        self, activity_id: str, *, after: DeliveryId | None, limit: int, states: frozenset[DeliveryState]
+        self,
+        activity_id: str,
+        *,
+        after: DeliveryId | None,
+        limit: int,
+        states: frozenset[DeliveryState],
+        origins: Origins = None,
     ) -> list[Delivery]:
         """Deliveries of an activity that Redis holds, by id, past `after`; in any state if none is named."""
         found: list[Delivery] = []
-        for partition, sequences in await self._index(activity_id):
+        for partition, sequences in await self._index(activity_id, origins):
             if after is not None and partition < after.partition:
                 continue
             if after is not None and partition == after.partition:
@@ -68,15 +101,21 @@ class Reader:
                 if len(found) >= limit:
                     return found[:limit]
                 shown = await self._show(partition, sequences[start : start + self.CHUNK])
-                found += [d for d in shown if d is not None and (not states or d.state in states)]
+                found += [
+                    d
+                    for d in shown
+                    if d is not None and (not states or d.state in states) and _among(origins, d.origin)
+                ]
         return found[:limit]
 
-    async def count_activity(self, activity_id: str) -> tuple[int, Counter[DeliveryState]]:
+    async def count_activity(
+        self, activity_id: str, origins: Origins = None
+    ) -> tuple[int, Counter[DeliveryState]]:
         """How many deliveries of an activity Redis knows of, and of those that the archive does not hold yet,
         how many are in which state. Those in flight count as READY."""
         counts: Counter[DeliveryState] = Counter()
         total = 0
-        for partition, sequences in await self._index(activity_id):
+        for partition, sequences in await self._index(activity_id, origins):
             total += len(sequences)
             prefix = self._keys.partition(partition).prefix
             for start in range(0, len(sequences), self.CHUNK):
@@ -86,31 +125,40 @@ class Reader:
                     counts[DeliveryState(state)] += number
         return total, counts
 
-    async def dead_letters(self, *, before: int, limit: int) -> list[Delivery]:
-        """Dead letters, newest first; those whose outcome number is below `before` (0: from the newest)."""
+    async def dead_letters(self, *, before: int, limit: int, origins: Origins = None) -> list[Delivery]:
+        """Dead letters, newest first; those whose outcome number is below `before` (0: from the newest).
+        With `origins`, looks at those of others on its way."""
         bound = f"({before}-0" if before else "+"
-        answers = await asyncio.gather(
-            *(
-                self._link.call("XREVRANGE", self._keys.partition(p).dead, bound, "-", "COUNT", limit)
-                for p in range(self._partitions)
-            )
+        letters = await asyncio.gather(
+            *(self._dead_letters(p, bound, limit, origins) for p in range(self._partitions))
         )
-        letters = [
-            [letter for entry in entries if (letter := self._dead(partition, entry)) is not None]
-            for partition, entries in enumerate(answers)
-        ]
         merged = heapq.merge(*letters, key=lambda d: d.outcome, reverse=True)
         return list(islice(merged, limit))
 
-    async def body(self, id: DeliveryId) -> bytes | None:
+    async def _dead_letters(self, partition: int, bound: str, limit: int, origins: Origins) -> list[Delivery]:
+        """Of one partition; `bound` as XREVRANGE has it."""
+        found: list[Delivery] = []
+        key, count = self._keys.partition(partition).dead, limit if origins is None else self.CHUNK
+        while True:
+            entries = await self._link.call("XREVRANGE", key, bound, "-", "COUNT", count)
+            for entry in entries:
+                letter = self._dead(partition, entry)
+                if letter is not None and _among(origins, letter.origin):
+                    found.append(letter)
+            if len(found) >= limit or len(entries) < count:
+                return found[:limit]
+            bound = f"({entries[-1][0].decode()}"
+
+    async def body(self, id: DeliveryId, origins: Origins = None) -> bytes | None:
         """The exact bytes that are sent, while Redis holds them."""
         keys = self._keys.partition(id.partition)
         packed = await self._link.call("HGET", f"{keys.prefix}:deliveries", str(id.sequence))
         record = unpack(packed, id) if packed else None
         if record is None or isinstance(record, Finished):
             return None
-        body: bytes | None = await self._link.call("HGET", keys.message(record.message), "b")
-        return body
+        body: bytes | None
+        body, origin = await self._link.call("HMGET", keys.message(record.message), "b", "o")
+        return body if origin is not None and _among(origins, origin.decode()) else None
 
     @staticmethod
     def _dead(partition: int, entry: Sequence[Any]) -> Delivery | None:
@@ -123,13 +171,13 @@ class Reader:
         except (QueueCorrupt, ValueError):
             return None
 
-    async def _index(self, activity_id: str) -> list[tuple[int, list[int]]]:
+    async def _index(self, activity_id: str, origins: Origins) -> list[tuple[int, list[int]]]:
         """For each partition that knows the activity: the sequences of its deliveries, ascending."""
         key = activity_key(activity_id)
         answers = await asyncio.gather(
             *(self._link.call("GET", self._keys.partition(p).activity(key)) for p in range(self._partitions))
         )
-        return [(p, list(sequences_in(index))) for p, index in enumerate(answers) if index]
+        return [(p, list(sequences_of_activity(index, origins))) for p, index in enumerate(answers) if index]
 
     async def _show(self, partition: int, sequences: Sequence[int]) -> list[Delivery | None]:
         answer = await self._link.run(self._look, self._keys.partition(partition).prefix, sequences)
@@ -146,9 +194,10 @@ class Reader:
             return outcome.unpack(payload, id, record.state, record.outcome)
         if record.state is DeliveryState.DEAD and payload:
             return outcome.unpack(payload, id, record.state, record.place)
-        if record.state is DeliveryState.PARKED and not record.inbox:
-            # It waits in SQL: only its state is known here.
-            return shown(id, record, _UNKNOWN, record.state)
+        if record.spilled:
+            # It waits in SQL: only its state and its origin are known here.
+            unknown = replace(_UNKNOWN, origin=record.inbox)
+            return shown(id, replace(record, inbox=""), unknown, record.state)
         try:
             message = Message.unpack(b"", fields)
         except ValueError as error:

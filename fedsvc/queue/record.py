@@ -35,6 +35,8 @@ _FINISHED: Final = struct.Struct(">BQ")
 FLAG_SHARED_INBOX: Final = 1
 #: the deadline is the caller's expiry, not the age limit
 FLAG_EXPIRES: Final = 2
+#: `place` of a parked delivery that is in SQL: its record has the origin instead of the inbox
+_SPILLED: Final = 2
 
 
 class Finished(NamedTuple):
@@ -71,6 +73,11 @@ class Record:
     def expire_ms(self) -> int:
         """The caller's expiry, milliseconds since the epoch; 0 for none."""
         return self.deadline_s * 1000 if self.expires else 0
+
+    @property
+    def spilled(self) -> bool:
+        """Whether all else of it is in SQL; `inbox` is its origin then."""
+        return self.state is DeliveryState.PARKED and self.place == _SPILLED
 
     @property
     def last_reason(self) -> Reason | None:

@@ -51,12 +51,6 @@ def stored_group(value: bytes) -> bytes:
     return value[1 : 1 + value[0]]
 
 
-def _registered_key(fields: bytes) -> str:
-    """Name of the registered key that a message needs; empty if none."""
-    name = Message.unpack(b"", fields).key_name
-    return name if is_registered(name) else ""
-
-
 class SpillBatch(NamedTuple):
     partition: int
     number: int
@@ -144,7 +138,9 @@ class Spill:
         """Bring a batch back. Returns how many deliveries, 0 if that was done before."""
         arguments: list[Argument] = [self._terms, number, len(messages)]
         for m in messages:
-            arguments += (m.number, m.body, m.fields, m.identity, m.group, _registered_key(m.fields))
+            message = Message.unpack(b"", m.fields)
+            key_name = message.key_name if is_registered(message.key_name) else ""
+            arguments += (m.number, m.body, m.fields, m.identity, m.group, key_name, message.origin)
         for sequence, record in deliveries:
             arguments += (sequence, record)
         return int(await self._link.run(self._unspill, self._keys.partition(partition).prefix, arguments))

@@ -64,6 +64,8 @@ class QueueStats:
     archive_backlog: int
     #: milliseconds between the last outcome and the last archived one (the first one, before any is)
     archive_lag_ms: int
+    #: pending deliveries of each origin that has any
+    origins: Mapping[str, int]
 
     @property
     def ready(self) -> int:
@@ -113,6 +115,7 @@ class _Sum:
     ready: Counter[int] = field(default_factory=Counter)
     flying: Counter[int] = field(default_factory=Counter)
     age_ms: dict[int, int] = field(default_factory=dict)
+    origins: Counter[str] = field(default_factory=Counter)
 
     def add(self, answer: Sequence[Any]) -> None:
         now, counters, rates, delayed, dead, next_due, due, consumers, archived, last = answer[:10]
@@ -144,6 +147,8 @@ class _Sum:
             self.flying[priority] += part
             woken -= part
         self.flying[Priority.BULK] += woken
+        for origin, number in zip(answer[20][::2], answer[20][1::2], strict=True):
+            self.origins[origin.decode()] += int(number)
 
     def rate(self, metric: str, window_s: int) -> float:
         newest = self.now_ms // 1000 // _BUCKET_S
@@ -181,7 +186,14 @@ class StatsReader:
             rates=[Rates(w, *(total.rate(metric, w) for metric in "atdf")) for w in RATE_WINDOWS_S],
             archive_backlog=total.counters["outcomes"] - total.counters["archived"],
             archive_lag_ms=total.lag_ms,
+            origins=dict(total.origins),
         )
+
+    async def pending_of(self, origin: str) -> int:
+        """Deliveries of an origin that have not ended. Raises QueueUnavailable."""
+        prefixes = [self._keys.partition(p).prefix for p in range(self._partitions)]
+        counts = await asyncio.gather(*(self._link.call("HGET", f"{p}:backlog", origin) for p in prefixes))
+        return sum(int(n or 0) for n in counts)
 
     async def read_retries(self) -> RetryStats:
         """Raises QueueUnavailable."""

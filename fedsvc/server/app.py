@@ -48,6 +48,7 @@ from fedsvc.server.interceptors import Observe
 from fedsvc.server.limits import Limits
 from fedsvc.server.monitor import Monitor
 from fedsvc.server.pressure import Pressure
+from fedsvc.server.quota import Quota
 from fedsvc.server.services.audit_trail import AuditTrail
 from fedsvc.server.services.dead_letters import DeadLetters
 from fedsvc.server.services.delivery import DeliveryService
@@ -130,6 +131,7 @@ class Server:
             )
             pressure = Pressure(settings)
             outcomes = OutcomeLog(link, keys, settings)
+            stats = StatsReader(link, keys, settings)
             intake = Intake(settings, producer, handlers, store, registry, limits)
             delivery = DeliveryService(
                 settings,
@@ -143,6 +145,7 @@ class Server:
                 pressure,
                 Watchers(settings, outcomes, ArchivedLog(engine), self._stopping),
                 limits,
+                Quota(settings, stats),
             )
             add_DeliveryServiceServicer_to_server(delivery, server)
             hosts = Hosts(link, keys, settings)
@@ -150,7 +153,7 @@ class Server:
             audit = Audit(AuditBuffer(link, keys), audit_log)
             cleanup = Cleanup(link, outcomes, hosts, settings)
             operations = OperationsService(
-                Figures(link, StatsReader(link, keys, settings), cleanup, settings, audit),
+                Figures(link, stats, cleanup, settings, audit),
                 HostSteering(hosts, audit),
                 DeadLetters(reader),
                 AuditTrail(audit_log),

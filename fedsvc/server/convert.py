@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
+from typing import Final
+
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -18,6 +21,8 @@ from fedsvc.v1 import key_service_pb2 as keys
 from fedsvc.v1 import operations_service_pb2 as operations
 from fedsvc.v1 import types_pb2 as types
 
+#: whose pending deliveries are told one by one
+MOST_ORIGINS: Final = 100
 _CIRCUITS = {
     Circuit.CLOSED: operations.HOST_STATE_CLOSED,
     Circuit.OPEN: operations.HOST_STATE_OPEN,
@@ -109,7 +114,11 @@ def attempt(a: Attempt) -> types.Attempt:
     )
 
 
-def queue_stats(stats: QueueStats, info: ServerInfo) -> operations.GetQueueStatsResponse:
+def queue_stats(
+    stats: QueueStats, info: ServerInfo, origins: frozenset[str] | None = None
+) -> operations.GetQueueStatsResponse:
+    """For a caller that may see these `origins`, or all. The totals are of all in any case."""
+    seen = ((origin, n) for origin, n in stats.origins.items() if origins is None or origin in origins)
     return operations.GetQueueStatsResponse(
         accepted=stats.counter("accepted"),
         delivered=stats.counter("delivered"),
@@ -154,6 +163,10 @@ def queue_stats(stats: QueueStats, info: ServerInfo) -> operations.GetQueueStats
         ),
         archive=operations.ArchiveStatus(backlog=stats.archive_backlog, lag=duration(stats.archive_lag_ms)),
         read_time=timestamp(stats.now_ms),
+        origins=[
+            operations.OriginStats(origin=origin, pending=n)
+            for origin, n in heapq.nsmallest(MOST_ORIGINS, seen, key=lambda item: (-item[1], item[0]))
+        ],
     )
 
 

@@ -18,6 +18,7 @@ from fedsvc.archive.archived_log import ArchivedLog
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery, DeliveryState
 from fedsvc.domain.events import EventType, HostEvent
+from fedsvc.domain.inbox import origin_of
 from fedsvc.errors import InvalidInput, Overloaded
 from fedsvc.queue.outcomes import OutcomeLog
 
@@ -59,20 +60,30 @@ class Filter:
     states: frozenset[DeliveryState] = frozenset()
     activity_types: frozenset[str] = frozenset()
     hosts: frozenset[str] = frozenset()
-    #: whose outcomes the caller may see; all if None
+    #: whose outcomes and keys the caller may see; all if None
     origins: frozenset[str] | None = None
 
     def takes(self, entry: Delivery | HostEvent) -> bool:
         if self.hosts and entry.host not in self.hosts:
             return False
         if isinstance(entry, HostEvent):
-            return not self.events or entry.type in self.events
+            # What hosts do concerns all, but keys are somebody's.
+            theirs = entry.type is not EventType.KEY_REJECTED or self._among(entry.detail)
+            return theirs and (not self.events or entry.type in self.events)
         return (
             (not self.events or None in self.events)
             and (not self.states or entry.state in self.states)
             and (not self.activity_types or entry.activity_type in self.activity_types)
             and (self.origins is None or entry.origin in self.origins)
         )
+
+    def _among(self, key_id: str) -> bool:
+        if self.origins is None:
+            return True
+        try:
+            return origin_of(key_id) in self.origins
+        except InvalidInput:
+            return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,9 @@ class LifecycleManager:
 
     async def _audit(self) -> None:
         answers = await asyncio.gather(*(self._hosts.audit(p) for p in self._partitions))
-        wrong = sum(set_right for set_right, _ in answers)
+        off = sum(abs(audited.backlog_off) for audited in answers)
+        if off:
+            log.warning("origin_backlogs_off", deliveries=off)
+        wrong = sum(audited.wrong for audited in answers)
         if wrong:
             log.warning("hosts_set_right", hosts=wrong)

@@ -453,16 +453,16 @@ async def test_what_hosts_have_in_flight_is_set_right_if_it_was_ever_wrong(queue
     packed = await queue.link.call("HGET", f"{prefix}:hosts", HOST)
     await queue.link.call("HSET", f"{prefix}:hosts", HOST, packed[:3] + b"\x00\x08" + packed[5:])
     assert (await queue.hosts.get(HOST)).in_flight == 8
-    assert await queue.hosts.audit(queue.partition_of(0)) == (1, 0)
+    assert await queue.hosts.audit(queue.partition_of(0)) == (1, 0, 0)
     assert (await queue.hosts.get(HOST)).in_flight == 2
 
 
 async def test_a_host_that_nothing_was_sent_to_for_long_is_forgotten(queue: Queue) -> None:
     await known(queue)
     await queue.pass_time(29 * 24 * HOUR_MS)
-    assert await queue.hosts.audit(queue.partition_of(0)) == (0, 0)
+    assert await queue.hosts.audit(queue.partition_of(0)) == (0, 0, 0)
     await queue.pass_time(2 * 24 * HOUR_MS)
-    assert await queue.hosts.audit(queue.partition_of(0)) == (0, 1)
+    assert await queue.hosts.audit(queue.partition_of(0)) == (0, 1, 0)
     assert (await queue.hosts.get(HOST)).last_success_ms == 0
 
 

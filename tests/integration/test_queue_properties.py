@@ -26,6 +26,7 @@ from fedsvc.queue.link import Link
 
 S = DeliveryState
 _runs = itertools.count(1)
+ORIGINS = ("me.example", "other.example")
 PENDING = (S.READY, S.IN_FLIGHT, S.RETRY, S.SCHEDULED)
 
 
@@ -50,7 +51,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.due: dict[DeliveryId, int] = {}
         self.now_ms = 0
         self.lease_until = {"a": 0, "b": 0}
-        self.known: dict[tuple[str, int], DeliveryId] = {}
+        self.known: dict[tuple[str, int, str], DeliveryId] = {}
+        self.origins: dict[DeliveryId, str] = {}
 
     def do(self, work: Any) -> Any:
         return self.loop.run_until_complete(asyncio.wait_for(work, 20))
@@ -71,29 +73,34 @@ class QueueMachine(RuleBasedStateMachine):
         inbox=st.integers(0, 2),
         priority=st.sampled_from(Priority),
         later=st.booleans(),
+        origin=st.sampled_from(ORIGINS),
     )
-    def enqueue(self, activity: str, inbox: int, priority: Priority, later: bool) -> None:
+    def enqueue(self, activity: str, inbox: int, priority: Priority, later: bool, origin: str) -> None:
         not_before = self.do(self.queue.now_ms()) + 60_000 if later else 0
         queued = self.do(
-            self.queue.enqueue(activity, inbox=inbox, priority=priority, not_before_ms=not_before)
+            self.queue.enqueue(
+                activity, inbox=inbox, priority=priority, not_before_ms=not_before, origin=origin
+            )
         )
-        assert queued.duplicate is ((activity, inbox) in self.known)
+        assert queued.duplicate is ((activity, inbox, origin) in self.known)
         if queued.duplicate:
-            assert queued.id == self.known[activity, inbox]
+            assert queued.id == self.known[activity, inbox, origin]
             return
-        self.known[activity, inbox] = queued.id
+        self.known[activity, inbox, origin] = queued.id
+        self.origins[queued.id] = origin
         self.states[queued.id] = S.SCHEDULED if later else S.READY
         if later:
             self.due[queued.id] = self.now_ms + 60_000
 
-    @rule(inbox=st.integers(0, 2), again=st.booleans())
-    def enqueue_a_new_activity(self, inbox: int, again: bool) -> None:
+    @rule(inbox=st.integers(0, 2), again=st.booleans(), origin=st.sampled_from(ORIGINS))
+    def enqueue_a_new_activity(self, inbox: int, again: bool, origin: str) -> None:
         name = f"n{len(self.states)}"
         request = f"r-{name}"
-        queued = self.do(self.queue.enqueue(name, inbox=inbox, request_id=request))
+        queued = self.do(self.queue.enqueue(name, inbox=inbox, request_id=request, origin=origin))
         self.states[queued.id] = S.READY
+        self.origins[queued.id] = origin
         if again:
-            assert self.do(self.queue.enqueue(name, inbox=inbox, request_id=request)) == queued
+            assert self.do(self.queue.enqueue(name, inbox=inbox, request_id=request, origin=origin)) == queued
 
     @rule(worker=st.sampled_from("ab"), limit=st.integers(1, 4))
     def admit(self, worker: str, limit: int) -> None:
@@ -206,6 +213,9 @@ class QueueMachine(RuleBasedStateMachine):
         for state in (S.DELIVERED, S.DEAD, S.EXPIRED):
             assert stats.counter(state.name.lower()) == counts[state]
         assert stats.dead_letters == counts[S.DEAD]
+        assert stats.origins == Counter(
+            self.origins[id] for id, state in self.states.items() if state in PENDING
+        )
 
     @invariant()
     def every_delivery_is_where_the_model_has_it(self) -> None:

@@ -43,6 +43,7 @@ LIMITS = {
     "FEDSVC_LEASE": "15",
 }
 NOTE = "https://me.example/note"
+ORIGINS = ("me.example", "other.example")
 RELATIONS = [
     ("Create", Relation(NOTE, NOTE)),
     ("Update", Relation(NOTE, NOTE, Rule.OLDER_UPDATES)),
@@ -96,9 +97,10 @@ class WholeMachine(RuleBasedStateMachine):
         priority=st.sampled_from(Priority),
         after_s=st.sampled_from([0, 0, 0, 30]),
         expire_s=st.sampled_from([0, 0, 100]),
+        origin=st.sampled_from(ORIGINS),
     )
     def enqueue(
-        self, what: Any, inbox: int, path: str, priority: Priority, after_s: int, expire_s: int
+        self, what: Any, inbox: int, path: str, priority: Priority, after_s: int, expire_s: int, origin: str
     ) -> None:
         kind, relation = what
         name, now_ms = f"n{next(self.names)}", self.do(self.queue.now_ms())
@@ -106,10 +108,10 @@ class WholeMachine(RuleBasedStateMachine):
             self.queue.enqueue(
                 name, kind=kind, inbox=inbox, path=path, priority=priority, relation=relation,
                 not_before_ms=now_ms + after_s * 1000 if after_s else 0,
-                expire_ms=now_ms + expire_s * 1000 if expire_s else 0,
+                expire_ms=now_ms + expire_s * 1000 if expire_s else 0, origin=origin,
             )
         )  # fmt: skip
-        self.accepted(queued.id, name, relation, inbox)
+        self.accepted(queued.id, name, relation, inbox, origin)
 
     @rule(
         inboxes=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=8, unique=True)
@@ -142,11 +144,13 @@ class WholeMachine(RuleBasedStateMachine):
         second = self.do(self.queue.enqueue(undo, kind="Undo", inbox=inbox, relation=relation))
         self.accepted(second.id, undo, relation, inbox)
 
-    def accepted(self, id: DeliveryId, name: str, relation: Relation, inbox: int) -> None:
+    def accepted(
+        self, id: DeliveryId, name: str, relation: Relation, inbox: int, origin: str = ORIGINS[0]
+    ) -> None:
         self.messages[id] = name
         self.last_ids = [*self.last_ids[-20:], id]
         if relation.ordering_key:
-            self.chains.setdefault((relation.ordering_key, inbox), []).append(id)
+            self.chains.setdefault((origin + relation.ordering_key, inbox), []).append(id)
 
     @rule(worker=st.sampled_from("ab"), limit=st.integers(1, 10))
     def admit(self, worker: str, limit: int) -> None:
@@ -209,12 +213,16 @@ class WholeMachine(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         self.do(self.canceller.cancel([data.draw(st.sampled_from(self.last_ids))]))
 
-    @rule(inbox=st.integers(0, 2), whole=st.booleans())
-    def cancel_many(self, inbox: int, whole: bool) -> None:
+    @rule(
+        inbox=st.integers(0, 2),
+        whole=st.booleans(),
+        origins=st.sampled_from([None, *(frozenset({origin}) for origin in ORIGINS)]),
+    )
+    def cancel_many(self, inbox: int, whole: bool, origins: frozenset[str] | None) -> None:
         if whole:
-            self.do(self.canceller.cancel_host(f"h{inbox}.example"))
+            self.do(self.canceller.cancel_host(f"h{inbox}.example", origins=origins))
         else:
-            self.do(self.canceller.cancel_group("key"))
+            self.do(self.canceller.cancel_group("key", origins=origins))
 
     @rule(inbox=st.integers(0, 2), what=st.sampled_from(["pause", "resume", "seen", "policy", "audit"]))
     def steer(self, inbox: int, what: str) -> None:
@@ -229,7 +237,8 @@ class WholeMachine(RuleBasedStateMachine):
             case "policy":
                 self.do(self.queue.hosts.set_policy(host, HostPolicy(2, 3.0, 3.0)))
             case _:
-                assert self.do(self.queue.hosts.audit(self.queue.partition_of(inbox)))[0] == 0
+                audited = self.do(self.queue.hosts.audit(self.queue.partition_of(inbox)))
+                assert (audited.wrong, audited.backlog_off) == (0, 0)
 
     @rule(commit=st.booleans())
     def spill_some(self, commit: bool) -> None:

@@ -228,3 +228,66 @@ async def test_order_holds_across_sql(desk: Desk) -> None:
     got = await desk.recover()
     assert got.index(first.id) < got.index(second.id)
     await queue.conserved()
+
+
+A, B = "a.example", "b.example"
+ONLY_A, ONLY_B = frozenset({A}), frozenset({B})
+
+
+async def of_two_origins(desk: Desk) -> tuple[list[DeliveryId], list[DeliveryId]]:
+    """Those of A and those of B that are in SQL, in one batch."""
+    queue = desk.queue
+    await desk.down(1)  # the one to probe with
+    of: dict[str, list[DeliveryId]] = {A: [], B: []}
+    for number in range(150):
+        origin = A if number % 3 == 0 else B
+        queued = await queue.enqueue(f"x{number}", kind="Announce", priority=queue.BULK, origin=origin)
+        of[origin].append(queued.id)
+    while await desk.parked() < 150:
+        for admitted in await queue.admit(100):
+            await queue.fail(admitted)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    assert (await queue.conserved()).counter("spilled") == 150
+    return of[A], of[B]
+
+
+async def test_in_sql_too_an_origin_sees_and_cancels_only_its_own(desk: Desk) -> None:
+    queue = desk.queue
+    mine, theirs = await of_two_origins(desk)
+    assert await queue.reader.get(theirs[0], ONLY_A) is None
+    shown = await queue.reader.get(mine[0], ONLY_A)
+    assert shown is not None
+    assert (shown.state, shown.origin) == (DeliveryState.PARKED, A)
+    canceller = Canceller(queue.link, queue.keys, queue.settings)
+    assert await canceller.cancel([mine[0], theirs[0]], origins=ONLY_A) == (0, 1, 1)
+    got = await desk.recover()
+    assert set(got) >= {*mine[1:], *theirs}
+    assert mine[0] not in got
+    assert (await queue.get(mine[0])).state is DeliveryState.CANCELLED
+
+
+async def test_of_a_host_only_an_origins_own_are_cancelled_in_sql_too(desk: Desk) -> None:
+    queue = desk.queue
+    mine, theirs = await of_two_origins(desk)
+    canceller = Canceller(queue.link, queue.keys, queue.settings)
+    assert await canceller.cancel_host(HOST, origins=ONLY_A) == (0, len(mine), 0)
+    assert await canceller.cancel_host(HOST, origins=ONLY_A) == (0, 0, 0), "nothing is told twice"
+    got = await desk.recover()
+    assert set(got) >= set(theirs)
+    assert not set(got) & set(mine)
+    assert {(await queue.get(id)).state for id in mine} == {DeliveryState.CANCELLED}
+    await queue.conserved()
+
+
+async def test_a_batch_of_which_each_origin_wants_nothing_more_comes_back_at_once(desk: Desk) -> None:
+    queue = desk.queue
+    await of_two_origins(desk)
+    canceller = Canceller(queue.link, queue.keys, queue.settings)
+    partition = queue.partition_of(0)
+    await canceller.cancel_host(HOST, origins=ONLY_A)
+    assert await desk.spill.due(partition, 10) == [], "the rest of it has to wait for its host"
+    await canceller.cancel_host(HOST, origins=ONLY_B)
+    assert len(await desk.spill.due(partition, 10)) == 1
+    await desk.rounds()
+    assert (await queue.conserved()).counter("spilled") == 0

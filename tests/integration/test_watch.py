@@ -166,7 +166,11 @@ async def test_filters(desk: Desk) -> None:
     likes = await desk.take(cursor, 9, Filter(activity_types=frozenset({"Like"}), events=frozenset({None})))
     assert len(likes) == 9
     assert not Filter(activity_types=frozenset({"Create"})).takes(likes[0].entry or pytest.fail("none"))
-    assert not Filter(origins=frozenset({"other.example"})).takes(likes[0].entry or pytest.fail("none"))
+    others, own = Filter(origins=frozenset({"other.example"})), Filter(origins=frozenset({"me.example"}))
+    assert not others.takes(likes[0].entry or pytest.fail("none"))
+    assert not others.takes(keys[0].entry or pytest.fail("none"))
+    assert own.takes(keys[0].entry or pytest.fail("none"))
+    assert others.takes(HostEvent(EventType.HOST_DOWN, 0, 1, "h2.example")), "that concerns all"
 
 
 async def test_a_sign_of_life_carries_the_cursor_past_what_is_of_no_interest(desk: Desk) -> None:

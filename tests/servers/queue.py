@@ -62,11 +62,11 @@ class Queue:
     def place(self, inbox: int, path: str = "/inbox") -> Place:
         return self.producer.place(Inbox(f"https://h{inbox}.example{path}", f"h{inbox}.example"))
 
-    def message(self, activity: str, kind: str = "Like") -> Message:
+    def message(self, activity: str, kind: str = "Like", origin: str = "me.example") -> Message:
         body = f'{{"id":"https://me.example/{activity}"}}'.encode()
         return Message(
-            body, f"https://me.example/{activity}", kind, "https://me.example/u/a", "https://me.example/u/a#k",
-            "f" * 32, "me.example", digest=Message.digest_of(body),
+            body, f"https://me.example/{activity}", kind, "https://me.example/u/a", f"https://{origin}/u/a#k",
+            "f" * 32, origin, digest=Message.digest_of(body),
         )  # fmt: skip
 
     async def enqueue(
@@ -77,14 +77,17 @@ class Queue:
         path: str = "/inbox",
         kind: str = "Like",
         priority: Priority = Priority.URGENT,
+        origin: str = "me.example",
         **terms: Any,
     ) -> Queued:
-        place = self.place(inbox, path)
-        return await self.producer.enqueue(self.message(activity, kind), place, Terms(priority, **terms))
+        message, place = self.message(activity, kind, origin), self.place(inbox, path)
+        return await self.producer.enqueue(message, place, Terms(priority, **terms))
 
-    async def fan_out(self, activity: str, inboxes: Iterable[int], **terms: Any) -> FannedOut:
-        places = [self.place(n) for n in inboxes]
-        return await self.producer.fan_out(self.message(activity), places, Terms(Priority.BULK, **terms))
+    async def fan_out(
+        self, activity: str, inboxes: Iterable[int], *, origin: str = "me.example", **terms: Any
+    ) -> FannedOut:
+        message, places = self.message(activity, origin=origin), [self.place(n) for n in inboxes]
+        return await self.producer.fan_out(message, places, Terms(Priority.BULK, **terms))
 
     async def get(self, id: DeliveryId) -> Delivery:
         delivery = await self.reader.get(id)
@@ -117,10 +120,11 @@ class Queue:
         now_ms = await self.now_ms()
         attempt = Attempt(now_ms, 5, 200, reason)
         record = admitted.record.tried(attempt, state)
-        message = self.message("1")
+        stored = await self.consumer(worker).message(admitted.id.partition, record.message)
+        message = stored or self.message("1")  # somebody else has ended it
         outcome = Delivery(
             admitted.id, state, message.activity_id, "Like", message.actor, record.inbox,
-            host_of(record.inbox), "me.example", message.key_id, record.priority, record.attempts,
+            host_of(record.inbox), message.origin, message.key_id, record.priority, record.attempts,
             reason, 200,
             history=record.history,
         )  # fmt: skip

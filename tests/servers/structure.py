@@ -77,6 +77,11 @@ async def _partition(queue: Queue, partition: int) -> Structure:
     spilled = 0
     for told in (await pairs("spills")).values():
         spilled += int(told.split(b" ")[3])
+    owners: Counter[str] = Counter()
+    for pending in s.pending.values():
+        owner = await call("HGET", f"{prefix}:message:{pending.message}", "o")
+        owners[pending.inbox if pending.spilled else owner.decode()] += 1
+    assert {k.decode(): int(v) for k, v in (await pairs("backlog")).items()} == dict(owners)
     stubs = [n for n, r in s.pending.items() if r.state is DeliveryState.PARKED and r.place == SPILLED]
     assert len(stubs) == spilled
     for sequence in stubs:

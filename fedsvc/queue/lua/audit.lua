@@ -1,5 +1,5 @@
--- audit: set right what hosts are said to have in flight, should it ever differ from what workers hold, and
--- forget hosts that nothing was sent to for long.
+-- audit: set right what hosts are said to have in flight, should it ever differ from what workers hold, forget
+-- hosts that nothing was sent to for long, and compare what origins are said to have pending with the sum of all.
 -- uses: hosts
 --
 -- KEYS[1]  prefix of the partition
@@ -7,9 +7,15 @@
 -- ARGV[2]  how long a host is remembered, ms
 -- ARGV[3]  how many entries in flight to look at, at most; with more nothing is set right
 --
--- Result: {hosts that were set right, hosts that were forgotten}
+-- Result: {hosts that were set right, hosts that were forgotten, by how much all that origins have pending differs
+-- from what is pending; set right if nothing is}
 
 read_terms(ARGV[1])
+local off = -tonumber(call('HGET', COUNTERS, 'accepted') or '0')
+for _, name in pairs(COUNTER_OF) do off = off + tonumber(call('HGET', COUNTERS, name) or '0') end
+local nothing = off == 0
+for _, n in ipairs(call('HVALS', BACKLOG)) do off = off + tonumber(n) end
+if off ~= 0 and nothing then call('DEL', BACKLOG) end
 local held, left = {}, tonumber(ARGV[3])
 for stream, key in ipairs(STREAM) do
   local pending = redis.pcall('XPENDING', key, GROUP, '-', '+', left)
@@ -24,7 +30,7 @@ for stream, key in ipairs(STREAM) do
       end
     end
   end
-  if left <= 0 then return { 0, 0 } end
+  if left <= 0 then return { 0, 0, off } end
 end
 
 local names, wrong, forgotten = call('HKEYS', HOSTS), 0, 0
@@ -44,4 +50,4 @@ end
 save_hosts()
 flush()
 if woken > 0 then ring() end
-return { wrong, forgotten }
+return { wrong, forgotten, off }

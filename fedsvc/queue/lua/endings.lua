@@ -77,6 +77,8 @@ end
 local function conclude(sequence, record, state, payload)
   local number = allocate(1)
   finish(sequence, state, payload, number)
+  -- What was stored says whose it is: a worker may have been unable to read it. A dead letter is not pending.
+  if state ~= S_PURGED then owe(origin_of(message_of(fetch(sequence))), -1) end
   if state == S_DEAD then
     -- Its message stays: a dead letter can be replayed.
     store(sequence, unflagged(moved(record, S_DEAD, number), FLAG_FOLLOWED))

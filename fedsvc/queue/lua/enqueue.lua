@@ -18,7 +18,8 @@
 -- ARGV[10] for the rule UNDO: key of the undone activity's id, hex, else ''
 -- ARGV[11] origin
 -- ARGV[12] name of the registered key that the message needs; '' if the call brought its own
--- ARGV[13...] triples: inbox, its key (8 bytes), key of its host (8 bytes)
+-- ARGV[13] key of the origin, 8 bytes
+-- ARGV[14...] triples: inbox, its key (8 bytes), key of its host (8 bytes)
 --
 -- Rules: 0 none; 1 an explicit key: every unsent delivery of the group with an explicit key, to the same inbox;
 -- 2 Update: unsent Updates; 3 Delete: unsent Creates and Updates; 4 Undo: the undone activity, and if that was
@@ -28,7 +29,7 @@
 -- are no duplicates have consecutive sequences, in order. Indexes are 0-based.
 -- Error REUSED: the request id belongs to another call.
 
-local FIRST, STEP = 13, 3
+local FIRST, STEP = 14, 3
 local inboxes = (#ARGV - FIRST + 1) / STEP
 local priority, type_code, flags, rule, not_before, expire, request_ttl, index_ttl, window, lifetime =
   struct.unpack('>BBBBI8I4I8I8I8I4', ARGV[1])
@@ -59,7 +60,12 @@ local function inbox_at(i) return ARGV[FIRST + STEP * i] end
 local function key_at(i) return ARGV[FIRST + STEP * i + 1] end
 local function host_key_at(i) return ARGV[FIRST + STEP * i + 2] end
 
--- Deliveries of an activity by inbox: those of the inboxes of this call, not older than `within`.
+-- The index of an activity: the latest message's number u64, then a segment for each call: first sequence u64,
+-- how many u32, key of the origin, 8 bytes, and for each the key of its inbox, 8 bytes. Instances may name the same
+-- activity, as when both announce it; what one has sent is no duplicate of another's.
+local ORIGIN = ARGV[13]
+
+-- Deliveries of an activity by inbox: those of this origin to the inboxes of this call, not older than `within`.
 local function known_of(index, within)
   local known = {}
   if not index then return known end
@@ -70,9 +76,9 @@ local function known_of(index, within)
   end
   local at = 9
   while at < #index do
-    local base, n = struct.unpack('>I8I4', index, at)
-    at = at + 12
-    if NOW_US - base <= within then
+    local base, n, origin = struct.unpack('>I8I4c8', index, at)
+    at = at + 20
+    if NOW_US - base <= within and origin == ORIGIN then
       for i = 0, n - 1 do known[string.sub(index, at + 8 * i, at + 8 * i + 7)] = base + i end
     end
     at = at + 8 * n
@@ -135,9 +141,6 @@ local function undo(i)
   local sequence = undone[key_at(i)]
   local record = sequence and pending(sequence)
   if not record then return false end
-  local fields = call('HGET', P .. ':message:' .. text(message_of(record)), 'm')
-  local read, m = pcall(cjson.decode, fields or '')
-  if not read or m[6] ~= ARGV[11] then return false end -- another instance's: not ours to undo
   local untried = string.byte(record, 5) == 0
   return recall(text(sequence), record, S_SUPERSEDED) and untried
 end
@@ -194,7 +197,7 @@ if #fresh > 0 then
   else
     message = first
     local key = P .. ':message:' .. text(message)
-    call('HSET', key, 'b', ARGV[5], 'm', ARGV[4], 'i', ARGV[3], 'n', #fresh)
+    call('HSET', key, 'b', ARGV[5], 'm', ARGV[4], 'i', ARGV[3], 'o', ARGV[11], 'n', #fresh)
     if order ~= '' then call('HSET', key, 'g', order) end
     if ARGV[12] ~= '' then
       call('HSET', key, 'k', ARGV[12])
@@ -242,6 +245,7 @@ if #fresh > 0 then
   if #batch > 0 then call('HSET', DELIVERIES, unpack(batch)) end
 
   count('accepted', #fresh)
+  owe(ARGV[11], #fresh)
   if held > 0 then count('parked', held) end
   if scheduled then count('scheduled', #fresh - held - #undelivered) end
   tally('a', #fresh)
@@ -253,7 +257,7 @@ if #fresh > 0 then
 
   local keep = index_ttl
   if scheduled then keep = keep + not_before - NOW_MS end
-  local segment = struct.pack('>I8I4', base, #fresh) .. table.concat(keys)
+  local segment = struct.pack('>I8I4', base, #fresh) .. ORIGIN .. table.concat(keys)
   if index then
     call('SETRANGE', activity_key, 0, struct.pack('>I8', message))
     call('APPEND', activity_key, segment)

@@ -33,8 +33,8 @@ local COUNTER_OF = {
 local FLAG_SHARED_INBOX, FLAG_EXPIRES, FLAG_FOLLOWED, FLAG_REPLACED, FLAG_CANCEL, FLAG_SUPERSEDE =
   1, 2, 4, 8, 16, 32
 local HEADER = '>BBBBBBI4I8I8I2'
--- `place` of a parked record: in its host's lane; or in SQL, then only the head of the record is here. Any other
--- value: held back for its order, and not to be sent before that time (ms).
+-- `place` of a parked record: in its host's lane; or in SQL, then only the head of the record is here, and its
+-- origin instead of the inbox. Any other value: held back for its order, and not to be sent before that time (ms).
 local IN_LANE, SPILLED = 1, 2
 
 local call = redis.call
@@ -107,6 +107,13 @@ local function forget_message(key)
   call('DEL', key)
 end
 
+-- Likewise, how many deliveries of each origin are pending.
+local BACKLOG = P .. ':backlog'
+local owed = {}
+local function owe(origin, by)
+  if origin then owed[origin] = (owed[origin] or 0) + by end
+end
+
 -- Likewise, what is counted.
 local changes, counted = {}, {}
 local function count(name, by) changes[name] = (changes[name] or 0) + by end
@@ -136,6 +143,9 @@ local function flush()
     if call('HINCRBY', key, 'n', -less) <= 0 then forget_message(key) end
   end
   if last_number then call('SET', SEQUENCE, text(last_number)) end
+  for origin, by in pairs(owed) do
+    if by ~= 0 and call('HINCRBY', BACKLOG, origin, by) <= 0 then call('HDEL', BACKLOG, origin) end
+  end
   for name, by in pairs(changes) do
     if by ~= 0 then call('HINCRBY', COUNTERS, name, by) end
   end
@@ -163,6 +173,17 @@ local function has(record, flag) return math.floor(string.byte(record, 2) / flag
 local function flagged(record, flag)
   if has(record, flag) then return record end
   return string.sub(record, 1, 1) .. string.char(string.byte(record, 2) + flag) .. string.sub(record, 3)
+end
+
+-- Origin of a message; false if the message is not there.
+local origins = {}
+local function origin_of(message)
+  local origin = origins[message]
+  if origin == nil then
+    origin = call('HGET', P .. ':message:' .. text(message), 'o')
+    origins[message] = origin
+  end
+  return origin
 end
 
 -- Of a record that makes no sense: bulk. A worker will find out what is wrong with it.

@@ -28,14 +28,16 @@ for i = 1, number do
   end
 end
 
-local needed = {}
+local needed, shares = {}, {}
 local head = call('LPOP', key)
 call('LTRIM', key, number, -1)
 call('LPUSH', key, head)
 for i = 1, number do
   local stub = moved(records[i], S_PARKED, SPILLED)
-  store(ARGV[4 + i], string.sub(stub, 1, 26) .. '\0\0')
   local message = message_of(records[i])
+  local origin = origin_of(message) or '?'
+  store(ARGV[4 + i], string.sub(stub, 1, 26) .. struct.pack('>I2', #origin) .. origin)
+  shares[origin] = (shares[origin] or 0) + 1
   if not needed[message] then
     needed[message] = true
     -- In SQL it still needs its key.
@@ -45,7 +47,11 @@ for i = 1, number do
   release(message)
 end
 h['lane' .. lane] = h['lane' .. lane] - number
-call('HSET', SPILLS, ARGV[2], table.concat({ h.name, lane, ARGV[5], number, text(deadline) }, ' '))
+local listed = {}
+for origin, n in pairs(shares) do listed[#listed + 1] = origin .. '=' .. n end
+call('HSET', SPILLS, ARGV[2], table.concat({
+  h.name, lane, ARGV[5], number, text(deadline), table.concat(listed, ','), '',
+}, ' '))
 set_barrier(h)
 count('spilled', number)
 save_hosts()

@@ -1,22 +1,31 @@
 -- What went from lanes to SQL, for scripts that send it there or bring it back.
 --
 -- The hash `spills` names each batch, by a number that is never used again: host, lane, sequence of its first
--- delivery, how many, the first of their deadlines (ms), and `c` if all of them were cancelled, separated by
--- spaces.
+-- delivery, how many, the first of their deadlines (ms), how many of each origin as `<origin>=<n>,...`, and the
+-- origins whose deliveries were cancelled, each after a comma; separated by spaces.
 
 local SPILLS = P .. ':spills'
 
+local function read_batch(number, told)
+  local name, lane, first, many, deadline, shares, dropped =
+    string.match(told, '^(%S+) (%d) (%d+) (%d+) (%d+) (%S*) (%S*)$')
+  if not name then return nil end
+  local batch = {
+    number = number, host = name, lane = tonumber(lane), first = tonumber(first), many = tonumber(many),
+    deadline = tonumber(deadline), told = told, shares = {}, dropped = {}, cancelled = true,
+  }
+  for origin in string.gmatch(dropped, '[^,]+') do batch.dropped[origin] = true end
+  for origin, n in string.gmatch(shares, '([^=,]+)=(%d+)') do
+    batch.shares[origin] = tonumber(n)
+    -- All of it, if all of its origins are.
+    batch.cancelled = batch.cancelled and batch.dropped[origin] ~= nil
+  end
+  return batch
+end
+
 local function spilled_batches()
   local batches, all = {}, call('HGETALL', SPILLS)
-  for i = 1, #all, 2 do
-    local name, lane, first, many, deadline = string.match(all[i + 1], '^(%S+) (%d) (%d+) (%d+) (%d+)')
-    if name then
-      batches[#batches + 1] = {
-        number = all[i], host = name, lane = tonumber(lane), first = tonumber(first), many = tonumber(many),
-        deadline = tonumber(deadline), cancelled = string.match(all[i + 1], ' c$') ~= nil,
-      }
-    end
-  end
+  for i = 1, #all, 2 do batches[#batches + 1] = read_batch(all[i], all[i + 1]) end
   return batches
 end
 

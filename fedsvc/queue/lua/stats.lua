@@ -6,7 +6,7 @@
 -- time, dead letters, when the next is due (ms, -1), how many are due, workers with a lease, archived
 -- number (the first outcome's before any is archived), last outcome's number, then for each priority:
 -- entries, in flight, number of the oldest that no worker has (0 if none), at last how many are in flight out of
--- lanes}
+-- lanes, and as a flat list how many are pending of each origin}
 
 local function oldest(key)
   local groups = redis.pcall('XINFO', 'GROUPS', key)
@@ -49,4 +49,5 @@ for priority = 1, 3 do
 end
 local flying = redis.pcall('XPENDING', STREAM[WOKEN], GROUP)
 result[#result + 1] = flying.err and 0 or flying[1]
+result[#result + 1] = call('HGETALL', BACKLOG)
 return result

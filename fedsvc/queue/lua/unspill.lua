@@ -6,24 +6,23 @@
 -- ARGV[2]  batch
 -- ARGV[3]  how many messages
 -- ARGV[4...] for each message: number, body, packed fields, identity, group or '', name of the registered key
---          that it needs or ''; then for each delivery, the oldest first: sequence, record
+--          that it needs or '', origin; then for each delivery, the oldest first: sequence, record
 --
 -- Result: how many came back, 0 if that was done before.
 
 read_terms(ARGV[1])
 local told = call('HGET', SPILLS, ARGV[2])
 if not told then return 0 end
-local name, lane = string.match(told, '^(%S+) (%d) ')
-local cancelled = string.match(told, ' c$')
-local h = host(name)
-lane = tonumber(lane)
+local batch = read_batch(ARGV[2], told)
+local lane, h = batch.lane, host(batch.host)
 local key = lane_key(h, lane)
 local at = 4
 local created = {}
 for _ = 1, tonumber(ARGV[3]) do
   local message = P .. ':message:' .. ARGV[at]
   if call('EXISTS', message) == 0 then
-    call('HSET', message, 'b', ARGV[at + 1], 'm', ARGV[at + 2], 'i', ARGV[at + 3], 'n', 0)
+    call('HSET', message, 'b', ARGV[at + 1], 'm', ARGV[at + 2], 'i', ARGV[at + 3], 'o', ARGV[at + 6],
+      'n', 0)
     if ARGV[at + 4] ~= '' then call('HSET', message, 'g', ARGV[at + 4]) end
     if ARGV[at + 5] ~= '' then
       call('HSET', message, 'k', ARGV[at + 5])
@@ -32,7 +31,11 @@ for _ = 1, tonumber(ARGV[3]) do
     created[#created + 1] = message
   end
   if ARGV[at + 5] ~= '' then use_key(ARGV[at + 5], -1) end
-  at = at + 6
+  at = at + 7
+end
+
+local function cancelled(record)
+  return has(record, FLAG_CANCEL) or batch.dropped[origin_of(message_of(record)) or ''] ~= nil
 end
 
 local back, ended = {}, {}
@@ -44,7 +47,7 @@ for i = at, #ARGV, 2 do
     record = string.sub(record, 1, 1) .. string.sub(stub, 2, 2) .. string.sub(record, 3)
     call('HINCRBY', P .. ':message:' .. text(message_of(record)), 'n', 1)
     store(sequence, moved(record, S_PARKED, IN_LANE))
-    if cancelled or has(record, FLAG_CANCEL) or has(record, FLAG_SUPERSEDE) then
+    if cancelled(record) or has(record, FLAG_SUPERSEDE) then
       ended[#ended + 1] = { sequence, moved(record, S_PARKED, IN_LANE) }
     else
       back[#back + 1] = sequence
@@ -67,7 +70,7 @@ call('HDEL', SPILLS, ARGV[2])
 set_barrier(h)
 count('spilled', -(#back + #ended))
 for _, item in ipairs(ended) do
-  recall(item[1], item[2], (cancelled or has(item[2], FLAG_CANCEL)) and S_CANCELLED or S_SUPERSEDED)
+  recall(item[1], item[2], cancelled(item[2]) and S_CANCELLED or S_SUPERSEDED)
 end
 for _, message in ipairs(created) do
   if call('HGET', message, 'n') == '0' then forget_message(message) end

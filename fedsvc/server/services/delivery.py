@@ -34,12 +34,13 @@ from fedsvc.queue.reader import Reader
 from fedsvc.queue.record import Finished, shown, unpack
 from fedsvc.queue.spill import stored_fields
 from fedsvc.server import convert, pages
-from fedsvc.server.caller import caller
+from fedsvc.server.caller import allowed_origins, caller
 from fedsvc.server.errors import item_error, rpc, rpc_stream
 from fedsvc.server.intake import Intake, Submission, delivery_id, host_name
 from fedsvc.server.limits import Limits
 from fedsvc.server.metrics import ACCEPTED, DUPLICATES, REJECTED
 from fedsvc.server.pressure import Pressure
+from fedsvc.server.quota import Quota
 from fedsvc.server.watch import Filter, Watchers
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import types_pb2
@@ -69,8 +70,10 @@ class DeliveryService(DeliveryServiceServicer):
         pressure: Pressure,
         watchers: Watchers,
         limits: Limits,
+        quota: Quota,
     ) -> None:
         self._limits = limits
+        self._quota = quota
         self._settings = settings
         self._intake = intake
         self._producer = producer
@@ -110,14 +113,19 @@ class DeliveryService(DeliveryServiceServicer):
         if len(request.inboxes) > most:
             raise InvalidInput("inboxes", f"has {len(request.inboxes)} inboxes; {most} are allowed")
         submission = await self._intake.submission(request)
+        origin = submission.message.origin
         self._pressure.check(submission.terms.priority)
-        self._limits.deliveries(caller(), submission.message.origin, len(request.inboxes))
-        places, rejected, twice = await self._intake.places(request.inboxes)
-        accepted = duplicates = 0
-        if places:
-            if submission.key is not None:
-                await self._keys.ensure(submission.key)
-            accepted, duplicates = await self._producer.fan_out(submission.message, places, submission.terms)
+        async with self._quota.room(origin, len(request.inboxes)) as room:
+            self._limits.deliveries(caller(), origin, len(request.inboxes))
+            places, rejected, twice = await self._intake.places(request.inboxes)
+            accepted = duplicates = 0
+            if places:
+                if submission.key is not None:
+                    await self._keys.ensure(submission.key)
+                accepted, duplicates = await self._producer.fan_out(
+                    submission.message, places, submission.terms
+                )
+            room.taken = accepted
         ACCEPTED.inc(accepted)
         DUPLICATES.inc(duplicates + twice)
         REJECTED.inc(len(rejected))
@@ -175,7 +183,7 @@ class DeliveryService(DeliveryServiceServicer):
     async def CancelDeliveries(
         self, request: pb.CancelDeliveriesRequest, context: Any
     ) -> pb.CancelDeliveriesResponse:
-        selector = request.WhichOneof("selector")
+        selector, origins = request.WhichOneof("selector"), allowed_origins()
         if selector in ("activity_id", "ordering_key", "supersede_key") and not getattr(request, selector):
             raise InvalidInput(selector, "is empty")
         match selector:
@@ -186,15 +194,16 @@ class DeliveryService(DeliveryServiceServicer):
                         "deliveries.delivery_ids", f"has {len(ids)} ids; 1 to {_MOST_IDS} are allowed"
                     )
                 chosen = [delivery_id(id, f"deliveries.delivery_ids[{n}]") for n, id in enumerate(ids)]
-                cancelled = await self._canceller.cancel(chosen)
+                cancelled = await self._canceller.cancel(chosen, origins=origins)
             case "activity_id":
-                cancelled = await self._canceller.cancel_activity(request.activity_id)
+                cancelled = await self._canceller.cancel_activity(request.activity_id, origins=origins)
             case "host":
-                cancelled = await self._canceller.cancel_host(host_name("host", request.host))
+                host = host_name("host", request.host)
+                cancelled = await self._canceller.cancel_host(host, origins=origins)
             case "ordering_key":
-                cancelled = await self._canceller.cancel_group(request.ordering_key)
+                cancelled = await self._canceller.cancel_group(request.ordering_key, origins=origins)
             case "supersede_key":
-                cancelled = await self._canceller.cancel_group(request.supersede_key)
+                cancelled = await self._canceller.cancel_group(request.supersede_key, origins=origins)
             case _:
                 raise InvalidInput("selector", "is required: one of deliveries, activity_id, host, ...")
         log.info("cancelled", selector=selector, deliveries=cancelled.cancelled)
@@ -203,10 +212,11 @@ class DeliveryService(DeliveryServiceServicer):
         )
 
     async def _find(self, id: DeliveryId) -> Delivery | None:
-        """A delivery wherever it is."""
-        found = await self._reader.get(id)
+        """A delivery wherever it is, if the caller may see it."""
+        origins = allowed_origins()
+        found = await self._reader.get(id, origins)
         if found is None:
-            return await self._archive.get(id)
+            return await self._archive.get(id, origins)
         return (await self._completed([found]))[0]
 
     async def _completed(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
@@ -226,6 +236,7 @@ class DeliveryService(DeliveryServiceServicer):
             states=frozenset(_state(number) for number in request.states),
             activity_types=frozenset(request.activity_types),
             hosts=frozenset(host_name(f"hosts[{i}]", host) for i, host in enumerate(request.hosts)),
+            origins=allowed_origins(),
         )
         async with aclosing(self._watchers.watch(request.cursor, takes)) as watched:
             async for seen in watched:
@@ -244,10 +255,12 @@ class DeliveryService(DeliveryServiceServicer):
         if request_id and not terms.request_id:
             terms = replace(terms, request_id=request_id)
         self._pressure.check(terms.priority)
-        self._limits.deliveries(caller(), submission.message.origin, 1)
-        if submission.key is not None:
-            await self._keys.ensure(submission.key)
-        queued = await self._producer.enqueue(submission.message, place, terms)
+        async with self._quota.room(submission.message.origin, 1) as room:
+            self._limits.deliveries(caller(), submission.message.origin, 1)
+            if submission.key is not None:
+                await self._keys.ensure(submission.key)
+            queued = await self._producer.enqueue(submission.message, place, terms)
+            room.taken = 0 if queued.duplicate else 1
         (DUPLICATES if queued.duplicate else ACCEPTED).inc()
         return pb.QueueActivityResponse(
             delivery=convert.delivery(await self._shown(queued, submission, place)),
@@ -297,10 +310,12 @@ class DeliveryService(DeliveryServiceServicer):
         )
 
     async def _summary(self, activity_id: str) -> Counter[DeliveryState]:
-        """Of all deliveries of an activity: the archive's, and the queue's that are not archived yet."""
+        """Of all deliveries of an activity that the caller may see: the archive's, and the queue's that are
+        not archived yet."""
+        origins = allowed_origins()
         for _ in range(_COUNTS):
-            total, queued = await self._reader.count_activity(activity_id)
-            counts = queued + Counter(await self._archive.count_by_activity(activity_id))
+            total, queued = await self._reader.count_activity(activity_id, origins)
+            counts = queued + Counter(await self._archive.count_by_activity(activity_id, origins))
             # An outcome that was archived between the two reads was counted twice.
             if counts.total() == total or not total:
                 break
@@ -310,9 +325,12 @@ class DeliveryService(DeliveryServiceServicer):
         self, activity_id: str, after: DeliveryId | None, limit: int, states: frozenset[DeliveryState]
     ) -> list[Delivery]:
         """Queue and archive as one: what both hold is shown as the queue has it."""
+        chosen: dict[str, Any] = {
+            "after": after, "limit": limit, "states": states, "origins": allowed_origins()
+        }  # fmt: skip
         queue, archived = await asyncio.gather(
-            self._reader.list_activity(activity_id, after=after, limit=limit, states=states),
-            self._archive.list_by_activity(activity_id, after=after, limit=limit, states=states),
+            self._reader.list_activity(activity_id, **chosen),
+            self._archive.list_by_activity(activity_id, **chosen),
         )
         merged = {d.id: d for d in archived} | {d.id: d for d in queue}
         return await self._completed([merged[id] for id in sorted(merged)][:limit])

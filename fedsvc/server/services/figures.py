@@ -12,6 +12,7 @@ from fedsvc.queue.server_info import server_info
 from fedsvc.queue.stats import StatsReader
 from fedsvc.server import convert
 from fedsvc.server.audit import Audit
+from fedsvc.server.caller import allowed_origins
 from fedsvc.server.errors import rpc
 from fedsvc.v1 import operations_service_pb2 as pb
 
@@ -29,7 +30,7 @@ class Figures:
     @rpc
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Any) -> pb.GetQueueStatsResponse:
         stats, info = await asyncio.gather(self._stats.read(), server_info(self._link))
-        return convert.queue_stats(stats, info)
+        return convert.queue_stats(stats, info, allowed_origins())
 
     @rpc
     async def GetRetryStats(self, request: pb.GetRetryStatsRequest, context: Any) -> pb.GetRetryStatsResponse:

@@ -267,3 +267,5 @@ class QueueStats:
     archive_backlog: int
     archive_lag: timedelta
     read_time: datetime | None
+    #: pending deliveries of those origins that have most, most first; 100 at most
+    origins: Mapping[str, int]

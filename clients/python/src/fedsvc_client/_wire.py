@@ -338,6 +338,7 @@ def queue_stats(m: operations_pb2.GetQueueStatsResponse) -> QueueStats:
         archive_backlog=m.archive.backlog,
         archive_lag=_duration(m.archive.lag),
         read_time=_time(m, "read_time"),
+        origins={o.origin: o.pending for o in m.origins},
     )
 
 

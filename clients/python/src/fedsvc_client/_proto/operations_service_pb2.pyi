@@ -367,6 +367,32 @@ class ArchiveStatus(_message.Message):
 Global___ArchiveStatus: _TypeAlias = ArchiveStatus  # noqa: Y015
 
 @_typing.final
+class OriginStats(_message.Message):
+    """What one instance has in the queue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    origin: _builtins.str
+    """Host of its key ids."""
+    pending: _builtins.int
+    """Its deliveries that have not ended, wherever they wait."""
+    def __init__(
+        self,
+        *,
+        origin: _builtins.str = ...,
+        pending: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "pending", b"pending"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OriginStats: _TypeAlias = OriginStats  # noqa: Y015
+
+@_typing.final
 class GetQueueStatsResponse(_message.Message):
     """Response of GetQueueStats. accepted = delivered + dead + purged + cancelled + superseded + expired +
     pending, always.
@@ -396,6 +422,7 @@ class GetQueueStatsResponse(_message.Message):
     ARCHIVE_FIELD_NUMBER: _builtins.int
     BOTTLENECK_FIELD_NUMBER: _builtins.int
     READ_TIME_FIELD_NUMBER: _builtins.int
+    ORIGINS_FIELD_NUMBER: _builtins.int
     accepted: _builtins.int
     """Deliveries ever accepted."""
     delivered: _builtins.int
@@ -450,6 +477,10 @@ class GetQueueStatsResponse(_message.Message):
     def read_time(self) -> _timestamp_pb2.Timestamp:
         """When these figures were read, by Redis's clock."""
 
+    @_builtins.property
+    def origins(self) -> _containers.RepeatedCompositeFieldContainer[Global___OriginStats]:
+        """Those with most pending deliveries that the caller may see, most first; 100 at most."""
+
     def __init__(
         self,
         *,
@@ -475,10 +506,11 @@ class GetQueueStatsResponse(_message.Message):
         archive: Global___ArchiveStatus | None = ...,
         bottleneck: Global___Bottleneck.ValueType = ...,
         read_time: _timestamp_pb2.Timestamp | None = ...,
+        origins: _abc.Iterable[Global___OriginStats] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "read_time", b"read_time", "redis", b"redis"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "archive", b"archive", "bottleneck", b"bottleneck", "cancelled", b"cancelled", "conserved", b"conserved", "consumers", b"consumers", "dead", b"dead", "delivered", b"delivered", "expired", b"expired", "in_flight", b"in_flight", "parked", b"parked", "partitions", b"partitions", "pending", b"pending", "priorities", b"priorities", "purged", b"purged", "rates", b"rates", "read_time", b"read_time", "ready", b"ready", "redis", b"redis", "retry", b"retry", "scheduled", b"scheduled", "superseded", b"superseded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "archive", b"archive", "bottleneck", b"bottleneck", "cancelled", b"cancelled", "conserved", b"conserved", "consumers", b"consumers", "dead", b"dead", "delivered", b"delivered", "expired", b"expired", "in_flight", b"in_flight", "origins", b"origins", "parked", b"parked", "partitions", b"partitions", "pending", b"pending", "priorities", b"priorities", "purged", b"purged", "rates", b"rates", "read_time", b"read_time", "ready", b"ready", "redis", b"redis", "retry", b"retry", "scheduled", b"scheduled", "superseded", b"superseded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
