@@ -242,6 +242,13 @@ class Settings(BaseModel):
         le=1e7,
         description="Deliveries per second that one server process accepts of one origin; 0 for no limit.",
     )
+    origin_backlog: int = Field(
+        0,
+        ge=0,
+        description="Deliveries of one origin that may be pending in the whole queue; beyond that its calls "
+        "are refused (RESOURCE_EXHAUSTED, ORIGIN_BACKLOG). Server processes learn of each other's deliveries "
+        "within a second. 0 for no limit.",
+    )
     limits: str = Field(
         "",
         description="Limits of single callers (NAME) and origins (@HOST) instead of the general ones: "

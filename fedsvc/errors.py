@@ -13,7 +13,8 @@
     ├── Unauthenticated         the caller has not shown who it is
     ├── KeyInUse                deliveries need the key that is to be deleted
     ├── Overloaded              no room for new work of this priority now
-    │   └── RateLimited         a caller or an origin brings more than it may
+    │   ├── RateLimited         a caller or an origin brings more than it may
+    │   └── OriginBacklogFull   an origin has as much pending as it may
     ├── QueueUnavailable        Redis does not answer, or not as a writable master
     ├── QueueCorrupt            what Redis holds is not what fedsvc wrote
     ├── ArchiveUnavailable      the database does not answer, or is not migrated
@@ -45,6 +46,7 @@ __all__ = [
     "KeyInUse",
     "KeyUnavailable",
     "NotFound",
+    "OriginBacklogFull",
     "Overloaded",
     "PermissionDenied",
     "QueueCorrupt",
@@ -104,6 +106,10 @@ class Overloaded(FedsvcError):
 
 class RateLimited(Overloaded):
     """A caller or an origin brings more than it may for now."""
+
+
+class OriginBacklogFull(Overloaded):
+    """An origin has as many deliveries pending as it may have. Nothing of the call was accepted."""
 
 
 class QueueUnavailable(FedsvcError):

@@ -189,6 +189,12 @@ class StatsReader:
             origins=dict(total.origins),
         )
 
+    async def pending_of(self, origin: str) -> int:
+        """Deliveries of an origin that have not ended. Raises QueueUnavailable."""
+        prefixes = [self._keys.partition(p).prefix for p in range(self._partitions)]
+        counts = await asyncio.gather(*(self._link.call("HGET", f"{p}:backlog", origin) for p in prefixes))
+        return sum(int(n or 0) for n in counts)
+
     async def read_retries(self) -> RetryStats:
         """Raises QueueUnavailable."""
         total = await self._sum()

@@ -44,6 +44,7 @@ from fedsvc.server.interceptors import Observe
 from fedsvc.server.limits import Limits
 from fedsvc.server.monitor import Monitor
 from fedsvc.server.pressure import Pressure
+from fedsvc.server.quota import Quota
 from fedsvc.server.services.delivery import DeliveryService
 from fedsvc.server.services.keys import KeyService
 from fedsvc.server.services.operations import OperationsService
@@ -122,6 +123,7 @@ class Server:
             )
             pressure = Pressure(settings)
             outcomes = OutcomeLog(link, keys, settings)
+            stats = StatsReader(link, keys, settings)
             intake = Intake(settings, producer, handlers, store, registry, limits)
             delivery = DeliveryService(
                 settings,
@@ -135,13 +137,12 @@ class Server:
                 pressure,
                 Watchers(settings, outcomes, ArchivedLog(engine), self._stopping),
                 limits,
+                Quota(settings, stats),
             )
             add_DeliveryServiceServicer_to_server(delivery, server)
             hosts = Hosts(link, keys, settings)
             cleanup = Cleanup(link, outcomes, hosts, settings)
-            operations = OperationsService(
-                link, StatsReader(link, keys, settings), reader, archive, hosts, cleanup, settings
-            )
+            operations = OperationsService(link, stats, reader, archive, hosts, cleanup, settings)
             add_OperationsServiceServicer_to_server(operations, server)
             add_KeyServiceServicer_to_server(KeyService(intake, registry), server)
             health = HealthServicer()

@@ -8,7 +8,7 @@
     PermissionDenied   PERMISSION_DENIED
     KeyInUse,
     KeyUnavailable     FAILED_PRECONDITION
-    Overloaded         RESOURCE_EXHAUSTED  RetryInfo: by priority, bulk first
+    Overloaded         RESOURCE_EXHAUSTED  RetryInfo: by priority, bulk first; RATE_LIMITED, ORIGIN_BACKLOG
     QueueUnavailable,
     ArchiveUnavailable UNAVAILABLE         RetryInfo: nothing was done, repeat the call
     anything else      INTERNAL            is logged; the caller learns nothing of it
@@ -38,6 +38,7 @@ from fedsvc.errors import (
     KeyInUse,
     KeyUnavailable,
     NotFound,
+    OriginBacklogFull,
     Overloaded,
     PermissionDenied,
     QueueUnavailable,
@@ -63,6 +64,7 @@ _TOLD: Final[tuple[tuple[type[FedsvcError], int, str], ...]] = (
     (PermissionDenied, code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED"),
     (KeyInUse, code_pb2.FAILED_PRECONDITION, "KEY_IN_USE"),
     (KeyUnavailable, code_pb2.FAILED_PRECONDITION, "KEY_UNAVAILABLE"),
+    (OriginBacklogFull, code_pb2.RESOURCE_EXHAUSTED, "ORIGIN_BACKLOG"),
     (RateLimited, code_pb2.RESOURCE_EXHAUSTED, "RATE_LIMITED"),
     (Overloaded, code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED"),
     (QueueUnavailable, code_pb2.UNAVAILABLE, "QUEUE_UNAVAILABLE"),

@@ -123,3 +123,27 @@ async def test_a_watcher_hears_of_its_own_instance_only(two: tuple[Instance, Ins
             heard.append(seen.delivery.origin)
     assert heard == ["a.example", "a.example"]
     stream.cancel()
+
+
+async def test_an_origin_with_a_full_backlog_is_refused_and_others_are_not(
+    valkey: ValkeyServer, namespace: str, encryption_key: str, tmp_path: Path, rsa_pem: str
+) -> None:
+    variables = environment(valkey, namespace, encryption_key, tmp_path, FEDSVC_ORIGIN_BACKLOG="10")
+    async with front(Settings.from_environment(variables)) as running:
+        a, b = (Instance(running, "", origin, rsa_pem) for origin in ("a.example", "b.example"))
+        assert (await a.fan_out(8, id=f"{ACTIVITY}0")).accepted == 8
+        assert await a.fan_out(3, id=f"{ACTIVITY}1") is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await a.fan_out(2, id=f"{ACTIVITY}2")).accepted == 2
+        assert (await b.fan_out(10, id=f"{ACTIVITY}3")).accepted == 10
+        actor = "https://a.example/u/ada"
+        one = pb.QueueActivityRequest(
+            activity=json.dumps(
+                {"id": f"{ACTIVITY}4", "type": "Like", "actor": actor, "object": "https://x.example/1"}
+            ).encode(),
+            inbox="https://h1.example/inbox",
+            signing_key=pb.SigningKey(key_id=f"{actor}#k", private_key_pem=rsa_pem),
+        )
+        answer = await a.call("QueueActivities", pb.QueueActivitiesRequest(requests=[one, one]))
+        assert [r.error.reason for r in answer.results] == ["ORIGIN_BACKLOG"] * 2
+        stats = await running.operations.GetQueueStats(ops.GetQueueStatsRequest())
+        assert [(o.origin, o.pending) for o in stats.origins] == [("a.example", 10), ("b.example", 10)]

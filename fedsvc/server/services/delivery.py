@@ -40,6 +40,7 @@ from fedsvc.server.intake import Intake, Submission, delivery_id, host_name
 from fedsvc.server.limits import Limits
 from fedsvc.server.metrics import ACCEPTED, DUPLICATES, REJECTED
 from fedsvc.server.pressure import Pressure
+from fedsvc.server.quota import Quota
 from fedsvc.server.watch import Filter, Watchers
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import types_pb2
@@ -69,8 +70,10 @@ class DeliveryService(DeliveryServiceServicer):
         pressure: Pressure,
         watchers: Watchers,
         limits: Limits,
+        quota: Quota,
     ) -> None:
         self._limits = limits
+        self._quota = quota
         self._settings = settings
         self._intake = intake
         self._producer = producer
@@ -110,14 +113,19 @@ class DeliveryService(DeliveryServiceServicer):
         if len(request.inboxes) > most:
             raise InvalidInput("inboxes", f"has {len(request.inboxes)} inboxes; {most} are allowed")
         submission = await self._intake.submission(request)
+        origin = submission.message.origin
         self._pressure.check(submission.terms.priority)
-        self._limits.deliveries(caller(), submission.message.origin, len(request.inboxes))
-        places, rejected, twice = await self._intake.places(request.inboxes)
-        accepted = duplicates = 0
-        if places:
-            if submission.key is not None:
-                await self._keys.ensure(submission.key)
-            accepted, duplicates = await self._producer.fan_out(submission.message, places, submission.terms)
+        async with self._quota.room(origin, len(request.inboxes)) as room:
+            self._limits.deliveries(caller(), origin, len(request.inboxes))
+            places, rejected, twice = await self._intake.places(request.inboxes)
+            accepted = duplicates = 0
+            if places:
+                if submission.key is not None:
+                    await self._keys.ensure(submission.key)
+                accepted, duplicates = await self._producer.fan_out(
+                    submission.message, places, submission.terms
+                )
+            room.taken = accepted
         ACCEPTED.inc(accepted)
         DUPLICATES.inc(duplicates + twice)
         REJECTED.inc(len(rejected))
@@ -247,10 +255,12 @@ class DeliveryService(DeliveryServiceServicer):
         if request_id and not terms.request_id:
             terms = replace(terms, request_id=request_id)
         self._pressure.check(terms.priority)
-        self._limits.deliveries(caller(), submission.message.origin, 1)
-        if submission.key is not None:
-            await self._keys.ensure(submission.key)
-        queued = await self._producer.enqueue(submission.message, place, terms)
+        async with self._quota.room(submission.message.origin, 1) as room:
+            self._limits.deliveries(caller(), submission.message.origin, 1)
+            if submission.key is not None:
+                await self._keys.ensure(submission.key)
+            queued = await self._producer.enqueue(submission.message, place, terms)
+            room.taken = 0 if queued.duplicate else 1
         (DUPLICATES if queued.duplicate else ACCEPTED).inc()
         return pb.QueueActivityResponse(
             delivery=convert.delivery(await self._shown(queued, submission, place)),
