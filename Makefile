@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos lint format proto docs lock bench clean
+.PHONY: help setup demo test chaos fuzz lint format proto docs lock bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ demo: $(STAMP) ## real signed deliveries to local inboxes, with a summary
 
 test: $(STAMP) ## every test
 	@$(BIN)/python -m pytest
+
+fuzz: $(STAMP) ## 20,000 generated calls of a real server, and its parsers under atheris
+	@cd tests && ../$(BIN)/python -m fuzz $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED))
 
 chaos: $(STAMP) ## kill, restart and cut everything for SECONDS (600) under load; lost 0, or it fails
 	@cd tests && ../$(BIN)/python -m chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -40,6 +40,9 @@ _LABEL: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
 _OTHER_ALGORITHM: Final = "is neither an RSA nor an Ed25519 key"
 _PADDING: Final = padding.PKCS1v15()
 _SHA256: Final = hashes.SHA256()
+
+#: what the library raises for what it cannot read; an X448 key of a wrong length is an InternalError
+_UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, InternalError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +115,7 @@ def to_storable(key: PrivateKey) -> bytes:
 def from_storable(der: bytes) -> PrivateKey:
     """Of what `to_storable` gave; the key was checked when it was registered. Raises KeyUnavailable."""
     key = None
-    with suppress(ValueError, TypeError, UnsupportedAlgorithm):
+    with suppress(*_UNREADABLE):
         key = load_der_private_key(der, password=None, unsafe_skip_rsa_key_validation=True)
     if isinstance(key, (rsa.RSAPrivateKey, ed25519.Ed25519PrivateKey)):
         return _wrapped(key)
@@ -121,7 +124,7 @@ def from_storable(der: bytes) -> PrivateKey:
 
 def _read(pem: bytes, *, unchecked: bool) -> PrivateKeyTypes | None:
     """None if it cannot be read. What the library says of it is dropped: it could quote it."""
-    with suppress(ValueError, TypeError, UnsupportedAlgorithm):
+    with suppress(*_UNREADABLE):
         return load_pem_private_key(pem, password=None, unsafe_skip_rsa_key_validation=unchecked)
     return None
 

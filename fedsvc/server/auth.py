@@ -12,8 +12,9 @@ from typing import Any, Final, NoReturn
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
-from fedsvc.errors import FedsvcError, PermissionDenied, Unauthenticated
+from fedsvc.errors import FedsvcError, InvalidInput, PermissionDenied, Unauthenticated
 from fedsvc.server.caller import ANYBODY, Caller, Scope, serve
 from fedsvc.server.errors import abort, status_of
 from fedsvc.server.limits import Limits
@@ -143,26 +144,40 @@ def _refusal(handler: Any, error: FedsvcError) -> grpc.RpcMethodHandler[Any, Any
 
 
 def _served(handler: Any, known: Caller) -> grpc.RpcMethodHandler[Any, Any]:
-    """The same method, with `known` as its caller."""
-    codec = {
-        "request_deserializer": handler.request_deserializer,
-        "response_serializer": handler.response_serializer,
-    }
+    """The same method, with `known` as its caller. A single request is read here, and what is none is
+    the caller's fault: gRPC itself would call it ours."""
+    give = handler.response_serializer
+    read = handler.request_deserializer
     inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
-    async def answer(request: Any, context: Any) -> Any:
-        serve(known)
-        return await inner(request, context)
+    async def message(request: bytes, context: Any) -> Any:
+        try:
+            return read(request)
+        except (DecodeError, ValueError):
+            await abort(context, status_of(InvalidInput("request", "is not a message of this method")))
 
-    async def stream(request: Any, context: Any) -> Any:
+    async def answer_one(request: bytes, context: Any) -> Any:
         serve(known)
-        async for response in inner(request, context):
+        return await inner(await message(request, context), context)
+
+    async def stream_one(request: bytes, context: Any) -> Any:
+        serve(known)
+        async for response in inner(await message(request, context), context):
+            yield response
+
+    async def answer(requests: Any, context: Any) -> Any:
+        serve(known)
+        return await inner(requests, context)
+
+    async def stream(requests: Any, context: Any) -> Any:
+        serve(known)
+        async for response in inner(requests, context):
             yield response
 
     if handler.unary_unary is not None:
-        return grpc.unary_unary_rpc_method_handler(answer, **codec)
+        return grpc.unary_unary_rpc_method_handler(answer_one, response_serializer=give)
     if handler.unary_stream is not None:
-        return grpc.unary_stream_rpc_method_handler(stream, **codec)
+        return grpc.unary_stream_rpc_method_handler(stream_one, response_serializer=give)
     if handler.stream_unary is not None:
-        return grpc.stream_unary_rpc_method_handler(answer, **codec)
-    return grpc.stream_stream_rpc_method_handler(stream, **codec)
+        return grpc.stream_unary_rpc_method_handler(answer, read, give)
+    return grpc.stream_stream_rpc_method_handler(stream, read, give)

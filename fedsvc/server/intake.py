@@ -24,6 +24,7 @@ from fedsvc.queue.keystore import KeyStore
 from fedsvc.queue.producer import Place, Producer, Terms
 from fedsvc.server.caller import caller
 from fedsvc.server.limits import Limits
+from fedsvc.server.times import time_ms
 from fedsvc.v1 import types_pb2
 
 log = structlog.get_logger(__name__)
@@ -216,8 +217,8 @@ class Intake:
     def _terms(self, request: Any, by_type: Priority) -> Terms:
         options = request.options
         now_ms = time.time() * 1000
-        not_before_ms = _time_ms("options.not_before", options, "not_before")
-        expire_ms = _time_ms("options.expire_time", options, "expire_time")
+        not_before_ms = time_ms(options, "not_before", "options.not_before")
+        expire_ms = time_ms(options, "expire_time", "options.expire_time")
         if not_before_ms > now_ms + _FURTHEST_MS:
             raise InvalidInput("options.not_before", "is more than a year away")
         if expire_ms and expire_ms <= now_ms:
@@ -272,14 +273,3 @@ def _text(field: str, text: str, limit: int) -> str:
     if not text.isprintable():
         raise InvalidInput(field, "has control characters")
     return text
-
-
-def _time_ms(field: str, options: Any, name: str) -> int:
-    """Milliseconds since the epoch, 0 if not given."""
-    if not options.HasField(name):
-        return 0
-    stamp = getattr(options, name)
-    if not 0 <= stamp.seconds < 253_402_300_800 or not 0 <= stamp.nanos < 1_000_000_000:
-        raise InvalidInput(field, "is not a time between 1970 and 9999")
-    # 0 means "none" in the queue; the epoch itself is as good one millisecond later.
-    return max(1, int(stamp.seconds) * 1000 + int(stamp.nanos) // 1_000_000)

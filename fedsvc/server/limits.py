@@ -59,7 +59,7 @@ class Limits:
         """Raises ConfigurationError."""
         self._settings = settings
         self._clock = clock
-        self._single = _parse(settings.limits)
+        self._single = parse_limits(settings.limits)
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def call(self, caller: Caller) -> None:
@@ -108,7 +108,8 @@ class Limits:
             raise RateLimited(problem, math.ceil(wait))
 
 
-def _parse(text: str) -> dict[str, Limit]:
+def parse_limits(text: str) -> dict[str, Limit]:
+    """As FEDSVC_LIMITS has them. Raises ConfigurationError."""
     found: dict[str, Limit] = {}
     for place, part in enumerate(text.replace(",", " ").split(), 1):
         # From the right: an origin may be an IPv6 address.

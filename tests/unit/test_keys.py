@@ -55,6 +55,14 @@ def public_pem(key: rsa.RSAPrivateKey, form: PublicFormat) -> str:
     return key.public_key().public_bytes(Encoding.PEM, form).decode()
 
 
+def test_a_key_that_openssl_itself_stumbles_over_is_no_valid_key() -> None:
+    x448_of_32_bytes = base64.b64encode(
+        bytes.fromhex("302e020100300506032b656f04220420") + b"x" * 32
+    ).decode()
+    with pytest.raises(InvalidKey, match="is not a valid private key"):
+        load_private_key(f"-----BEGIN PRIVATE KEY-----\n{x448_of_32_bytes}\n-----END PRIVATE KEY-----\n")
+
+
 @pytest.fixture(scope="module")
 def rsa_key(rsa_pem: str) -> rsa.RSAPrivateKey:
     key = load_pem_private_key(rsa_pem.encode(), None)

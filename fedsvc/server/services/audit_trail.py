@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fedsvc.archive.audit_log import AuditLog
-from fedsvc.errors import InvalidInput
 from fedsvc.server import convert, pages
 from fedsvc.server.errors import rpc
+from fedsvc.server.times import time_ms
 from fedsvc.v1 import operations_service_pb2 as pb
 
 
@@ -20,7 +20,7 @@ class AuditTrail:
         self, request: pb.ListAuditEventsRequest, context: Any
     ) -> pb.ListAuditEventsResponse:
         size = pages.page_size(request.page_size)
-        start_ms, end_ms = (_time_ms(request, field) for field in ("start_time", "end_time"))
+        start_ms, end_ms = (time_ms(request, field) for field in ("start_time", "end_time"))
         arguments = (request.principal, request.action, start_ms, end_ms)
         position = pages.decode(request.page_token, *arguments)
         events = await self._events.list(
@@ -36,13 +36,3 @@ class AuditTrail:
             last = events[size - 1]
             response.next_page_token = pages.encode([last.time_ms, last.id], *arguments)
         return response
-
-
-def _time_ms(request: pb.ListAuditEventsRequest, field: str) -> int:
-    """Milliseconds since the epoch, 0 for none. Raises InvalidInput."""
-    if not request.HasField(field):  # type: ignore[arg-type]
-        return 0
-    ms = int(getattr(request, field).ToMilliseconds())
-    if ms < 0:
-        raise InvalidInput(field, "is before 1970")
-    return ms

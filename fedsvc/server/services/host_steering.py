@@ -10,6 +10,7 @@ from fedsvc.server import convert
 from fedsvc.server.audit import Audit
 from fedsvc.server.errors import rpc
 from fedsvc.server.intake import host_name
+from fedsvc.server.times import duration_ms
 from fedsvc.v1 import operations_service_pb2 as pb
 
 #: characters
@@ -31,13 +32,9 @@ class HostSteering:
         host = host_name("host", request.host)
         if len(request.reason) > _MAX_REASON or not request.reason.isprintable():
             raise InvalidInput("reason", f"is longer than {_MAX_REASON} characters or has control characters")
-        duration_ms = FOR_EVER
-        if request.HasField("duration"):
-            duration_ms = request.duration.ToMilliseconds()
-            if duration_ms <= 0:
-                raise InvalidInput("duration", "must be positive")
-        state = await self._hosts.pause(host, duration_ms=duration_ms, reason=request.reason)
-        duration_s = duration_ms / 1000 if duration_ms < FOR_EVER else None
+        ms = duration_ms(request, "duration") or FOR_EVER
+        state = await self._hosts.pause(host, duration_ms=ms, reason=request.reason)
+        duration_s = ms / 1000 if ms < FOR_EVER else None
         await self._audit.record("host.pause", host, reason=request.reason, duration_s=duration_s)
         return pb.PauseHostResponse(host=convert.host(state))
 
