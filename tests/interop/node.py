@@ -22,13 +22,10 @@ from interop.sender import actor_document
 from interop.wire import PATIENCE, certificate, names
 
 HOME: Final = Path(__file__).with_name("fedify")
-HOSTS: Final = (
-    "fedify.example",
-    "fedify-asks.example",
-    "misskey.example",
-    "peertube.example",
-    "http-message-signatures.example",
-)
+VERIFIERS: Final = ("fedify", "fedify-asks", "misskey", "peertube", "http-message-signatures")
+#: what their names end in; the second has a host that is not ASCII
+DOMAINS: Final = ("example", "xn--bcher-kva.example")
+HOSTS: Final = tuple(f"{verifier}.{domain}" for verifier in VERIFIERS for domain in DOMAINS)
 _STAMP: Final = HOME / "node_modules/.installed"
 #: seconds for npm to fetch some 10 MB
 _INSTALL_PATIENCE: Final = 300
@@ -51,7 +48,14 @@ def install() -> None:
         return
     npm = _NODE / "lib/node_modules/npm/bin/npm-cli.js"
     environment = {**os.environ, "PATH": f"{_NODE / 'bin'}:{os.environ.get('PATH', '')}"}
-    command = [str(_node()), str(npm), "ci", "--prefer-offline", "--fetch-retries=1"]
+    command = [
+        str(_node()),
+        str(npm),
+        "ci",
+        "--prefer-offline",
+        "--fetch-retries=1",
+        "--fetch-retry-mintimeout=1000",
+    ]
     try:
         done = subprocess.run(
             command, cwd=HOME, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,

@@ -30,6 +30,12 @@ KNOWN = [
     for scheme in Scheme
     if scheme in verifier.knows
 ]
+UNKNOWN = [
+    pytest.param(verifier, scheme, id=f"{verifier.name}-{scheme.name}")
+    for verifier in VERIFIERS
+    for scheme in Scheme
+    if scheme not in verifier.knows
+]
 ALL = pytest.mark.parametrize(("verifier", "scheme"), KNOWN)
 
 
@@ -47,6 +53,15 @@ async def test_the_first_knock_is_taken(inboxes: Inboxes, verifier: Verifier, sc
     )  # fmt: skip
     assert (result.verdict.outcome, result.verdict.status) == (Outcome.DELIVERED, 202), result.verdict
     assert result.learnt is Dialect.UNKNOWN, "there was no second knock"
+
+
+@pytest.mark.parametrize(("verifier", "scheme"), UNKNOWN)
+async def test_a_scheme_that_is_not_known_is_refused(
+    inboxes: Inboxes, verifier: Verifier, scheme: Scheme
+) -> None:
+    host = verifier.host_for(scheme)
+    answer = await send(await captured_for(verifier, scheme), host, inboxes.ports[host])
+    assert answer.status == 401, answer
 
 
 def another_body(request: Request) -> Request:

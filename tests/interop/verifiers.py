@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 from apsig.draft import Verifier as ApsigVerifier
-from apsig.exceptions import VerificationFailedError
+from apsig.exceptions import SignatureError
 from apsig.proof import ProofVerifier
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from http_message_signatures import (
@@ -27,7 +27,7 @@ from http_message_signatures import (
 
 from fedsvc.domain.keys import PrivateKey
 from fedsvc.domain.knock import Dialect
-from interop.node import node_inboxes
+from interop.node import DOMAINS, HOSTS, node_inboxes
 from interop.sender import BODY, captured, key_id, key_of, proved, public_key
 from interop.wire import Answer, Request, recording
 
@@ -75,8 +75,7 @@ VERIFIERS: Final = (
         "Misskey's library", "@misskey-dev/node-http-message-signatures", "npm", CAVAGE, "misskey.example",
     ),
     Verifier(
-        "PeerTube's library", "@peertube/http-signature", "npm",
-        frozenset({Scheme.CAVAGE_RSA}), "peertube.example",
+        "PeerTube's library", "@peertube/http-signature", "npm", CAVAGE, "peertube.example",
     ),
     Verifier(
         "http-message-signatures for Node.js", "http-message-signatures", "npm",
@@ -87,7 +86,7 @@ VERIFIERS: Final = (
     ),
     Verifier(
         "apsig", "apsig", "PyPI", frozenset({Scheme.CAVAGE_RSA, Scheme.PROOF}),
-        "apsig.example", "proofs.apsig.example",
+        "apsig.example", "apsig-proofs.example",
     ),
 )  # fmt: skip
 
@@ -97,7 +96,7 @@ def by_apsig(request: Request) -> Answer:
     try:
         verifier: Any = ApsigVerifier(key, request.method, url, dict(request.fields), request.body)
         verifier.verify(raise_on_fail=True)
-    except VerificationFailedError as error:
+    except (SignatureError, KeyError) as error:  # KeyError: of parameters that are not there
         return Answer(401, body=str(error).encode())
     return Answer(202)
 
@@ -143,17 +142,15 @@ async def verifier_inboxes() -> AsyncIterator[Inboxes]:
     """Raises NoRegistry."""
     async with AsyncExitStack() as stack:
         node = stack.enter_context(node_inboxes())
-        ports = {}
-        for host, judge in (
-            ("apsig.example", by_apsig),
-            ("proofs.apsig.example", by_apsig_proof),
-            ("pyauth.example", by_http_message_signatures),
+        ports = dict.fromkeys(HOSTS, node.port)
+        for name, judge in (
+            ("apsig", by_apsig),
+            ("apsig-proofs", by_apsig_proof),
+            ("pyauth", by_http_message_signatures),
         ):
-            recorder = await stack.enter_async_context(recording(judge, (host,)))
-            ports[host] = recorder.port
-        for verifier in VERIFIERS:
-            ports.setdefault(verifier.host, node.port)
-        ports["fedify-asks.example"] = node.port
+            hosts = tuple(f"{name}.{domain}" for domain in DOMAINS)
+            recorder = await stack.enter_async_context(recording(judge, hosts))
+            ports |= dict.fromkeys(hosts, recorder.port)
         versions = {("npm", name): found for name, found in node.versions.items()}
         versions |= {("PyPI", v.package): version(v.package) for v in VERIFIERS if v.language == "PyPI"}
         yield Inboxes(ports, versions)

@@ -1,4 +1,5 @@
-// Inboxes that verify with libraries of others, each under a host name of its own, on one TLS port of loopback.
+// Inboxes that verify with libraries of others, on one TLS port of loopback. Which of them it is says the first
+// label of the host name.
 //
 // Reads one line of JSON on stdin: {certificate: PEM file, actor: {...}}; tells {port, versions} in one line on
 // stdout; ends when stdin does. The actor's document answers for all its keys; nothing else can be fetched.
@@ -110,17 +111,17 @@ async function byHttpMessageSignatures({ request, body, url }) {
 }
 
 const verifiers = {
-  "fedify.example": ofFedify(),
-  "fedify-asks.example": ofFedify({ enabled: true, requestNonce: true }),
-  "misskey.example": byMisskey,
-  "peertube.example": byPeertube,
-  "http-message-signatures.example": byHttpMessageSignatures,
+  fedify: ofFedify(),
+  "fedify-asks": ofFedify({ enabled: true, requestNonce: true }),
+  misskey: byMisskey,
+  peertube: byPeertube,
+  "http-message-signatures": byHttpMessageSignatures,
 };
 
 async function answerTo(request, body) {
   const url = new URL(`https://${request.headers.host}${request.url}`);
-  const verify = verifiers[url.hostname];
-  if (verify === undefined) return new Response("no such host", { status: 421 });
+  const verify = verifiers[url.hostname.split(".")[0]];
+  if (verify === undefined) return new Response("no such verifier", { status: 421 });
   try {
     return (await verify({ request, body, url: url.href })) ?? new Response(null, { status: 202 });
   } catch (error) {
