@@ -13,11 +13,12 @@ from servers.valkey import ValkeyServer
 from fedsvc.domain.classify import Outcome
 from fedsvc.domain.delivery import DeliveryState
 from fedsvc.domain.knock import Dialect
+from interop import profiles as rules
 from interop.inboxes import Kind, Visit, judged_by, visit_profile, visit_verifier
 from interop.profiles import PROFILES, Profile
-from interop.sender import deliver
+from interop.sender import deliver, key_of
 from interop.verifiers import VERIFIERS, Inboxes, Verifier
-from interop.wire import recording
+from interop.wire import Answer, Request, recording
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -61,14 +62,50 @@ async def test_a_verifier_takes_a_knock_and_the_next_delivery_begins_with_it(
     assert await visit_verifier(verifier, kind) == expected
 
 
-async def test_fedifys_challenge_is_answered_with_its_nonce_each_time(inboxes: Inboxes) -> None:
-    """It takes draft-cavage for a path. With a query it does not, and asks by name for what it takes."""
-    assert (await deliver("https://fedify-asks.example/inbox")).learnt is Dialect.UNKNOWN
-    inbox = "https://fedify-asks.example/inbox?x=1"
-    first = await deliver(inbox)
+async def test_fedify_does_not_ask_who_signs_as_it_verifies(inboxes: Inboxes) -> None:
+    result = await deliver("https://fedify-asks.example/inbox")
+    assert (result.verdict.outcome, result.learnt) == (Outcome.DELIVERED, Dialect.UNKNOWN)
+
+
+@pytest.mark.parametrize("algorithm", ["rsa", "ed25519"])
+async def test_fedifys_challenge_is_answered_with_its_nonce_each_time(
+    inboxes: Inboxes, algorithm: str
+) -> None:
+    """It does not take draft-cavage for an inbox with a query, and asks by name for what it takes."""
+    inbox, key = "https://fedify-asks.example/inbox?x=1", key_of(algorithm)
+    first = await deliver(inbox, key)
     assert (first.verdict.outcome, first.learnt) == (Outcome.DELIVERED, Dialect.RFC9421_FULL)
-    again = await deliver(inbox, dialect=first.learnt)
+    again = await deliver(inbox, key, first.learnt)
     assert (again.verdict.outcome, again.learnt) == (Outcome.DELIVERED, Dialect.RFC9421_FULL)
+
+
+@pytest.mark.parametrize(
+    ("name", "learnt", "refusals"),
+    [
+        ("GoToSocial", Dialect.UNKNOWN, []),
+        ("Fedify", Dialect.RFC9421_FULL, [rules.RIGHT]),
+        ("Mastodon", None, [rules.RIGHT, rules.MESSAGE_RIGHT]),
+        ("PieFed", None, [rules.RIGHT, rules.SIGNED]),
+    ],
+)
+async def test_an_ed25519_key_opens_only_those_who_know_them(
+    name: str, learnt: Dialect | None, refusals: list[str]
+) -> None:
+    profile = BY_NAME[name]
+    told: list[str] = []
+
+    def judge(_: Request) -> Answer:
+        answer = judged_by(profile, "remote.example", recorder.requests)
+        told.extend([answer.body.decode()] if answer.status == 401 else [])
+        return answer
+
+    async with recording(judge, ("remote.example",)) as recorder:
+        result = await deliver("https://remote.example/inbox", key_of("ed25519"))
+    assert told == refusals
+    if learnt is None:
+        assert (result.verdict.outcome, result.verdict.snippet) == (Outcome.RETRY, refusals[0])
+    else:
+        assert (result.verdict.outcome, result.learnt) == (Outcome.DELIVERED, learnt)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
