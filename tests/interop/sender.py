@@ -65,9 +65,9 @@ def public_key(algorithm: str) -> rsa.RSAPublicKey | ed25519.Ed25519PublicKey:
     return key
 
 
-def proved(owner: str = "ada") -> bytes:
+def proved(owner: str = "ada", body: bytes = BODY) -> bytes:
     """The activity with an integrity proof."""
-    return with_proof(BODY, key_of("ed25519", owner), PROOF_METHOD, int(time.time()))
+    return with_proof(body, key_of("ed25519", owner), PROOF_METHOD, int(time.time()))
 
 
 def actor_document() -> dict[str, Any]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import orjson
 import pytest
+from apsig.exceptions import VerificationFailedError
+from apsig.rfc9421 import RFC9421Verifier
 
 from fedsvc.domain.classify import Outcome
 from fedsvc.domain.knock import Dialect
-from interop.sender import deliver
+from interop.sender import ACTIVITY, captured, deliver, proved, public_key
 from interop.verifiers import (
     VERIFIERS,
     Inboxes,
@@ -20,7 +23,7 @@ from interop.verifiers import (
     key_for,
     signed_as,
 )
-from interop.wire import Request, send
+from interop.wire import Answer, Request, recording, send
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -132,3 +135,36 @@ async def test_another_key_is_refused(inboxes: Inboxes, verifier: Verifier, sche
     request = await captured_for(verifier, scheme, "eve")
     answer = await send(request, host, inboxes.ports[host])
     assert answer.status == 401, answer
+
+
+@pytest.mark.parametrize("host", ["fedify.example", "apsig-proofs.example"])
+async def test_a_proof_holds_also_for_an_activity_with_terms_of_its_own(inboxes: Inboxes, host: str) -> None:
+    terms = {"toot": "http://joinmastodon.org/ns#", "sensitive": "as:sensitive"}
+    activity = ACTIVITY | {"@context": [ACTIVITY["@context"], terms], "sensitive": True}
+    body = proved(body=orjson.dumps(activity))
+    scheme = Scheme.PROOF
+    request = await captured(
+        f"https://{host}/inbox", host, key_for(scheme), body=body, signed_as=signed_as(scheme)
+    )
+    assert (await send(request, host, inboxes.ports[host])).status == 202
+    assert (await send(another_body(request), host, inboxes.ports[host])).status == 401
+
+
+async def test_apsig_does_not_verify_rfc_9421_with_a_target_uri() -> None:
+    """Nor without `alg`; it is asked for here as apsig would have it."""
+    host = "remote.example"
+    asked = 'sig1=("@method" "@path" "@authority" "content-digest");created;keyid;alg="rsa-v1_5-sha256"'
+
+    def judge(request: Request) -> Answer:
+        ours = "Signature-Input" in dict(request.fields)
+        return Answer(202) if ours else Answer(401, (("Accept-Signature", asked),))
+
+    async with recording(judge, (host,)) as recorder:
+        assert (await deliver(f"https://{host}/inbox")).verdict.outcome is Outcome.DELIVERED
+    request = recorder.requests[-1]
+    key = public_key("rsa")
+    with pytest.raises(VerificationFailedError):
+        RFC9421Verifier(key, "POST", request.target, host, dict(request.fields)).verify(raise_on_fail=True)
+    told = request.get("Signature-Input")
+    assert told is not None
+    assert 'alg="rsa-v1_5-sha256"' in told
