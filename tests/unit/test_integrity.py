@@ -19,21 +19,30 @@ from fedsvc.errors import InvalidActivity, InvalidKey
 
 METHOD = "https://server.example/users/alice#ed25519-key"
 ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-# FEP-8b32, "Test vectors"
+# FEP-8b32, fep-8b32.feature: with the context in the proof, which the FEP's first version left out
 FEP_SECRET = "3u2en7t5LR2WtQH5PfFqMqwVHBeXouLzo6haApm8XHqvjxq"
+FEP_CONTEXT = ["https://www.w3.org/ns/activitystreams", "https://w3id.org/security/data-integrity/v1"]
 FEP_DOCUMENT = {
-    "@context": ["https://www.w3.org/ns/activitystreams", "https://w3id.org/security/data-integrity/v1"],
+    "@context": FEP_CONTEXT,
+    "id": "https://server.example/activities/1",
     "type": "Create",
     "actor": "https://server.example/users/alice",
-    "object": {"type": "Note", "content": "Hello world"},
+    "object": {
+        "id": "https://server.example/objects/1",
+        "type": "Note",
+        "attributedTo": "https://server.example/users/alice",
+        "content": "Hello world",
+        "location": {"type": "Place", "longitude": -71.184902, "latitude": 25.273962},
+    },
 }
 FEP_PROOF = {
+    "@context": FEP_CONTEXT,
     "type": "DataIntegrityProof",
     "cryptosuite": "eddsa-jcs-2022",
     "verificationMethod": METHOD,
     "proofPurpose": "assertionMethod",
     "created": "2023-02-24T23:36:38Z",
-    "proofValue": "z3sXaxjKs4M3BRicwWA9peyNPJvJqxtGsDmpt1jjoHCjgeUf71TRFz56osPSfDErszyLp5Ks1EhYSgpDaNM977Rg2",
+    "proofValue": "zLaewdp4H9kqtwyrLatK4cjY5oRHwVcw4gibPSUDYDMhi4M49v8pcYk3ZB6D69dNpAPbUmY8ocuJ3m9KhKJEEg7z",
 }
 FEP_TIME = 1_677_281_798
 
