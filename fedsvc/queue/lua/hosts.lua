@@ -23,8 +23,9 @@ local CUT_EVERY_MS = 1000
 
 local terms = {}
 local function read_terms(packed)
-  terms.limit, terms.start, terms.failures, terms.rate, terms.burst, terms.first, terms.longest, terms.down_after,
-    terms.ramp_rate, terms.ramp_ms, terms.longest_pause, terms.dialect_ms = struct.unpack('>I2I2I2ddddddddd', packed)
+  terms.limit, terms.start, terms.failures, terms.window, terms.rate, terms.burst, terms.first, terms.longest,
+    terms.down_after, terms.ramp_rate, terms.ramp_ms, terms.longest_pause, terms.dialect_ms =
+    struct.unpack('>I2I2I2I2ddddddddd', packed)
 end
 
 local hosts, woken = {}, 0
