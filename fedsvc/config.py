@@ -64,6 +64,13 @@ class Settings(BaseModel):
         le=1024,
         description="Parts that the queue is split into by destination host; fixed at first start.",
     )
+    ready_window: int = Field(
+        512,
+        ge=1,
+        le=10_000,
+        description="Deliveries of one priority and partition that wait for a worker in the order in which "
+        "they came; of what is more, origins take turns.",
+    )
     processes: int = Field(1, ge=1, le=256, description="Worker processes that `fedsvc worker` runs.")
     concurrency: int = Field(
         256,

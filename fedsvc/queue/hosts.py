@@ -16,7 +16,7 @@ from fedsvc.queue.script import Script
 from fedsvc.queue.topology import Argument
 
 #: as in lua/hosts.lua
-_TERMS: Final = struct.Struct(">HHHdddddddddd")
+_TERMS: Final = struct.Struct(">HHHHdddddddddd")
 _HOST: Final = struct.Struct(">BBBHHHIIIffffdddddddddBdd")
 _POLICY: Final = struct.Struct(">Hdd")
 _PAUSED, _GONE, _DOWN = 1, 2, 4
@@ -85,6 +85,7 @@ def pack_terms(settings: Settings) -> bytes:
         settings.host_concurrency,
         min(settings.host_start, settings.host_concurrency),
         settings.circuit_failures,
+        settings.ready_window,
         settings.host_rate,
         settings.host_burst,
         settings.circuit_first_probe * scale,

@@ -8,6 +8,9 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
                                                    field `d` the delivery's sequence
     <ns>:{pN}:woken                      stream    the same, for what comes out of a lane straight into a
                                                    worker's hands: all of it is in flight
+    <ns>:{pN}:line:<priority>:<origin>   list      sequences of an origin that are ready, for which the stream
+                                                   was not short enough; oldest first
+    <ns>:{pN}:lines:<priority>           list      origins that have such a line, in the order of their turns
     <ns>:{pN}:deliveries                 hash      sequence -> packed record (see `record.py`): the one
                                                    truth about a delivery; everything else refers to it
     <ns>:{pN}:message:<number>           hash      b body, m packed fields, i identity, o origin,

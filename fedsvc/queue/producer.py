@@ -28,7 +28,7 @@ from fedsvc.queue.script import Script
 from fedsvc.queue.topology import Argument
 
 #: see `lua/enqueue.lua`
-_NUMBERS: Final = struct.Struct(">BBBBQIQQQI")
+_NUMBERS: Final = struct.Struct(">BBBBQIQQQIH")
 
 
 class Queued(NamedTuple):
@@ -82,6 +82,7 @@ class Producer:
         self._request_ttl_ms = settings.request_id_ttl * 1000
         self._index_ttl_ms = (settings.max_retry_duration + settings.task_ttl) * 1000
         self._max_retry_s = settings.max_retry_duration
+        self._window = settings.ready_window
         self._duplicate_window_us = settings.task_ttl * 1_000_000
         self._enqueue = Script("enqueue")
         self._origins: set[str] = set()
@@ -145,6 +146,7 @@ class Producer:
             self._index_ttl_ms,
             0 if terms.allow_duplicate else self._duplicate_window_us,
             self._max_retry_s,
+            self._window,
         )
         args: list[Argument] = [
             numbers,

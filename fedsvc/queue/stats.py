@@ -27,7 +27,8 @@ TERMINAL: Final = ("delivered", "dead", "purged", "cancelled", "superseded", "ex
 class PriorityStats:
     ready: int
     in_flight: int
-    #: milliseconds that the oldest delivery that no worker has is waiting; 0 if none waits
+    #: milliseconds that the oldest delivery that no worker has is waiting; 0 if none waits. One that went on
+    #: from its origin's line counts from then, and of many lines only the first 16 are looked at
     oldest_age_ms: int
 
 
@@ -134,7 +135,7 @@ class _Sum:
         self.lag_ms = max(self.lag_ms, (int(last) - int(archived)) // 1000 if int(archived) else 0)
         for priority in Priority:
             entries, flying, oldest = answer[10 + 3 * (priority - 1) : 13 + 3 * (priority - 1)]
-            self.ready[priority] += entries - flying
+            self.ready[priority] += entries - flying + numbers.get(f"line:{priority:d}", 0)
             self.flying[priority] += flying
             if int(oldest):
                 age = max(0, int(now) - int(oldest) // 1000)

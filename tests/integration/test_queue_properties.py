@@ -39,7 +39,7 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.link = Link(self.url)
-        self.queue = Queue(self.link, f"m{next(_runs)}")
+        self.queue = Queue(self.link, f"m{next(_runs)}", FEDSVC_READY_WINDOW="1")
         self.states: dict[DeliveryId, DeliveryState] = {}
         #: what each worker was handed and has not settled, as far as it knows
         self.held: dict[str, list[Admitted]] = {"a": [], "b": []}

@@ -41,6 +41,7 @@ LIMITS = {
     "FEDSVC_CIRCUIT_FAILURES": "2",
     "FEDSVC_SPILL_AFTER": "0",
     "FEDSVC_LEASE": "15",
+    "FEDSVC_READY_WINDOW": "3",
 }
 NOTE = "https://me.example/note"
 ORIGINS = ("me.example", "other.example")
@@ -114,14 +115,18 @@ class WholeMachine(RuleBasedStateMachine):
         self.accepted(queued.id, name, relation, inbox, origin)
 
     @rule(
-        inboxes=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=8, unique=True)
+        inboxes=st.lists(
+            st.tuples(st.integers(0, 2), st.integers(0, 5)), min_size=1, max_size=16, unique=True
+        ),
+        relation=st.sampled_from([Relation("key"), Relation()]),
+        origin=st.sampled_from(ORIGINS),
     )
-    def fan_out(self, inboxes: list[tuple[int, int]]) -> None:
-        name, relation = f"n{next(self.names)}", Relation("key")
+    def fan_out(self, inboxes: list[tuple[int, int]], relation: Relation, origin: str) -> None:
+        name = f"n{next(self.names)}"
         places = [self.queue.place(n, f"/u/{user}") for n, user in inboxes]
         self.do(
             self.queue.producer.fan_out(
-                self.queue.message(name), places, Terms(Priority.BULK, relation=relation)
+                self.queue.message(name, origin=origin), places, Terms(Priority.BULK, relation=relation)
             )
         )
         found = self.do(
@@ -131,7 +136,7 @@ class WholeMachine(RuleBasedStateMachine):
         )
         assert len(found) == len(inboxes)
         for delivery in sorted(found, key=lambda d: d.id.sequence):
-            self.accepted(delivery.id, name, relation, int(delivery.host[1]))
+            self.accepted(delivery.id, name, relation, int(delivery.host[1]), origin)
 
     @rule(inbox=st.integers(0, 2))
     def like_and_undo(self, inbox: int) -> None:

@@ -13,7 +13,7 @@ from fedsvc.queue.hosts import _HOST
 from fedsvc.queue.record import Finished, Record, unpack
 from servers.queue import PARTITIONS, Queue
 
-IN_LANE, SPILLED = 1, 2
+IN_LANE, SPILLED, IN_LINE = 1, 2, 3
 FOLLOWED = 4
 STREAMS = ("ready:urgent", "ready:normal", "ready:bulk", "woken")
 
@@ -59,6 +59,7 @@ async def _partition(queue: Queue, partition: int) -> Structure:
         s.places.setdefault(sequence, []).append(where)
 
     await _streams(call, prefix, s, found)
+    await _lines(call, prefix, s, found)
     for name in await call("ZRANGE", f"{prefix}:retry", 0, -1):
         assert s.pending[int(name)].state in (DeliveryState.RETRY, DeliveryState.SCHEDULED)
         found(int(name), "retry")
@@ -110,6 +111,26 @@ async def _streams(call: Any, prefix: str, s: Structure, found: Any) -> None:
                 s.in_flight[host_of(record.inbox)] += 1
             else:
                 assert stream != "woken", "nothing waits there"
+
+
+async def _lines(call: Any, prefix: str, s: Structure, found: Any) -> None:
+    """Each line has one turn, and who stands in lines is counted."""
+    for priority in (1, 2, 3):
+        turns = await call("LRANGE", f"{prefix}:lines:{priority}", 0, -1)
+        keys = await call("KEYS", f"{prefix}:line:{priority}:*")
+        assert sorted(turns) == sorted(key.split(b":", 4)[4] for key in keys)
+        standing = 0
+        for key in keys:
+            origin = key.decode().split(":", 4)[4]
+            for name in await call("LRANGE", key, 0, -1):
+                record = s.pending.get(int(name))
+                if record is None or record.state is not DeliveryState.READY or record.place != IN_LINE:
+                    continue  # it has ended, and left its name behind
+                assert record.priority == priority
+                assert await call("HGET", f"{prefix}:message:{record.message}", "o") == origin.encode()
+                found(int(name), f"line of {origin}")
+                standing += 1
+        assert int(await call("HGET", f"{prefix}:counters", f"line:{priority}") or 0) == standing
 
 
 async def _order(call: Any, prefix: str, s: Structure, followed: dict[str, int], found: Any) -> None:

@@ -1,6 +1,6 @@
 -- admit: hand deliveries to a worker that their hosts can take now; park the others in their hosts' lanes.
 -- What is handed out stays in a stream, in flight, until settled.
--- uses: hosts, endings
+-- uses: hosts, endings, lines
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  packed terms of all hosts
@@ -30,7 +30,8 @@ local function hand(h, stream, number, sequence, record)
   left = left - 1
 end
 
--- Up to `share` deliveries off a ready stream; how many it gave, and whether it has no more.
+-- Up to `share` deliveries off a ready stream, which is filled from lines when it runs dry; how many it gave, and
+-- whether it has no more.
 local function from_stream(stream, share)
   local given = 0
   while share > given and reads < READS do
@@ -67,7 +68,11 @@ local function from_stream(stream, share)
         end
       end
     end
-    if #entries < wanted then return given, true end
+    if #entries < wanted then
+      local half = math.floor(terms.window / 2)
+      local more_of_it, ended = refill(stream, math.max(wanted, half), terms.window)
+      if more_of_it == 0 then return given, ended end
+    end
   end
   return given, false
 end

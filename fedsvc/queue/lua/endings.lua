@@ -93,10 +93,12 @@ local function conclude(sequence, record, state, payload)
 end
 
 -- Take a pending delivery out of where it waits. False if it is in flight: then it stays there.
--- What it leaves in a lane or behind others for its order is passed over there.
+-- What it leaves in a lane, in a line or behind others for its order is passed over there.
 local function withdraw(sequence, record)
   local state = string.byte(record, 1)
-  if state == S_READY then
+  if state == S_READY and place_of(record) == IN_LINE then
+    count('line:' .. priority_of(record), -1)
+  elseif state == S_READY then
     local entry = text(place_of(record)) .. '-0'
     local stream = priority_of(record)
     if in_flight(stream, entry) or in_flight(WOKEN, entry) then return false end

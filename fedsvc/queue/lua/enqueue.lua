@@ -1,12 +1,13 @@
 -- enqueue: accept one message for some inboxes of this partition, all or none.
--- uses: hosts, endings, groups
+-- uses: hosts, endings, groups, lines
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  packed numbers: priority u8, type u8, flags of the records u8, rule u8 (what it supersedes: see
 --          below), not before u64 (ms; 0 for now), expires at u32 (s; 0 for never), how long to remember the
 --          request id u64 (ms), how long to keep the indexes u64 (ms), within which time the same activity to
 --          the same inbox is a duplicate u64 (us; 0 for never), how long a delivery lives at most, from its
---          acceptance or from `not before` u32 (s)
+--          acceptance or from `not before` u32 (s), up to how many that no worker has a ready stream is filled
+--          directly u16
 -- ARGV[2]  key of the activity id, hex
 -- ARGV[3]  identity of the message, 16 bytes
 -- ARGV[4]  packed fields of the message
@@ -31,8 +32,8 @@
 
 local FIRST, STEP = 14, 3
 local inboxes = (#ARGV - FIRST + 1) / STEP
-local priority, type_code, flags, rule, not_before, expire, request_ttl, index_ttl, window, lifetime =
-  struct.unpack('>BBBBI8I4I8I8I8I4', ARGV[1])
+local priority, type_code, flags, rule, not_before, expire, request_ttl, index_ttl, window, lifetime,
+  short = struct.unpack('>BBBBI8I4I8I8I8I4I2', ARGV[1])
 local request = ARGV[6]
 local request_key = P .. ':request:' .. request
 local CREATE, UPDATE = 1, 2
@@ -211,7 +212,8 @@ if #fresh > 0 then
   if rule == EXPLICIT then flags = flags + FLAG_REPLACED end
   local head = struct.pack('>BBBBBI4I8', flags, priority, type_code, 0, 0, deadline, message)
   local keys, host_keys, batch, ready, undelivered = {}, {}, {}, {}, {}
-  local held = 0
+  local held, lined_up = 0, {}
+  local straight = scheduled and 0 or stream_room(priority, short, #fresh)
   for k, i in ipairs(fresh) do
     local sequence, inbox, host_key = base + k - 1, inbox_at(i), host_key_at(i)
     local name = text(sequence)
@@ -226,6 +228,14 @@ if #fresh > 0 then
         held = held + 1
       end
     end
+    if state == S_READY and not pointless[k] then
+      if straight > 0 then
+        straight = straight - 1
+      else
+        place = IN_LINE
+        lined_up[#lined_up + 1] = name
+      end
+    end
     batch[#batch + 1] = name
     batch[#batch + 1] = string.char(state) .. head .. struct.pack('>I8I2', place, #inbox) .. inbox
     if #batch >= 1000 then
@@ -235,7 +245,7 @@ if #fresh > 0 then
     if not pointless[k] then
       if state == S_SCHEDULED then
         call('ZADD', RETRY, text(not_before), name)
-      elseif state == S_READY then
+      elseif place == sequence then
         append(priority, sequence, name)
       end
       if expire > 0 then call('ZADD', P .. ':expiry', text(deadline * 1000), name) end
@@ -243,6 +253,8 @@ if #fresh > 0 then
     keys[k], host_keys[k] = key_at(i), host_key
   end
   if #batch > 0 then call('HSET', DELIVERIES, unpack(batch)) end
+
+  line_up(priority, ARGV[11], lined_up)
 
   count('accepted', #fresh)
   owe(ARGV[11], #fresh)

@@ -25,9 +25,9 @@ local function has_bit(signal, bit) return math.floor(signal / bit) % 2 == 1 end
 
 local terms = {}
 local function read_terms(packed)
-  terms.limit, terms.start, terms.failures, terms.rate, terms.burst, terms.first, terms.longest, terms.down_after,
-    terms.ramp_rate, terms.ramp_ms, terms.longest_pause, terms.dialect_ms, terms.grace =
-    struct.unpack('>I2I2I2dddddddddd', packed)
+  terms.limit, terms.start, terms.failures, terms.window, terms.rate, terms.burst, terms.first, terms.longest,
+    terms.down_after, terms.ramp_rate, terms.ramp_ms, terms.longest_pause, terms.dialect_ms, terms.grace =
+    struct.unpack('>I2I2I2I2dddddddddd', packed)
 end
 
 local hosts, woken = {}, 0

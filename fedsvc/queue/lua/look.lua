@@ -18,7 +18,7 @@ for i, sequence in ipairs(ARGV) do
     if is_record(record) then
       local m, place = message_of(record), place_of(record)
       message = call('HGET', P .. ':message:' .. text(m), 'm') or ''
-      if state == S_READY then
+      if state == S_READY and place ~= IN_LINE then
         local entry = text(place) .. '-0'
         if in_flight(priority_of(record), entry) or in_flight(WOKEN, entry) then flying = 1 end
       elseif state == S_PARKED and place == IN_LANE then

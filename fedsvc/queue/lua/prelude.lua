@@ -36,6 +36,8 @@ local HEADER = '>BBBBBBI4I8I8I2'
 -- `place` of a parked record: in its host's lane; or in SQL, then only the head of the record is here, and its
 -- origin instead of the inbox. Any other value: held back for its order, and not to be sent before that time (ms).
 local IN_LANE, SPILLED = 1, 2
+-- `place` of a ready record: the number of its entry in a stream; or in its origin's line.
+local IN_LINE = 3
 
 local call = redis.call
 
@@ -72,12 +74,14 @@ local function fetch(sequence)
 end
 local MANY = 1000 -- arguments in one call
 local function prefetch(sequences)
-  for from = 1, #sequences, MANY do
-    local to = math.min(#sequences, from + MANY - 1)
-    local found = call('HMGET', DELIVERIES, unpack(sequences, from, to))
-    for i = from, to do
-      if records[sequences[i]] == nil then records[sequences[i]] = found[i - from + 1] end
-    end
+  local missing = {}
+  for _, sequence in ipairs(sequences) do
+    if records[sequence] == nil then missing[#missing + 1] = sequence end
+  end
+  for from = 1, #missing, MANY do
+    local to = math.min(#missing, from + MANY - 1)
+    local found = call('HMGET', DELIVERIES, unpack(missing, from, to))
+    for i = from, to do records[missing[i]] = found[i - from + 1] end
   end
 end
 local function store(sequence, record)

@@ -1,5 +1,5 @@
 -- promote: deliveries whose time has come go (back) to the ready streams, those whose time is over end.
--- uses: hosts, endings
+-- uses: hosts, endings, lines
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  how many at most
@@ -27,6 +27,7 @@ for _, sequence in ipairs(due) do
     count('strays', 1)
   end
 end
+sweep_lines()
 if #due > 0 or #over > 0 then flush() end
 if #due > 0 or rang then ring() end
 

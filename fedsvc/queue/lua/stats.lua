@@ -5,7 +5,8 @@
 -- Result: {now ms, counters as a flat list, rates as a flat list, entries waiting for a retry or their
 -- time, dead letters, when the next is due (ms, -1), how many are due, workers with a lease, archived
 -- number (the first outcome's before any is archived), last outcome's number, then for each priority:
--- entries, in flight, number of the oldest that no worker has (0 if none), at last how many are in flight out of
+-- entries, in flight, number of the oldest that no worker has (0 if none; of those in lines only the first of
+-- the first 16 lines are looked at), at last how many are in flight out of
 -- lanes, and as a flat list how many are pending of each origin}
 
 local function oldest(key)
@@ -22,6 +23,20 @@ local function oldest(key)
   return entry and string.match(entry[1], '^(%d+)-') or '0'
 end
 
+-- The oldest that waits for a worker, in the stream or in a line.
+local counters = call('HGETALL', COUNTERS)
+local in_lines = {}
+for i = 1, #counters, 2 do in_lines[counters[i]] = tonumber(counters[i + 1]) end
+local function oldest_of(priority)
+  local first = oldest(STREAM[priority])
+  if (in_lines['line:' .. priority] or 0) <= 0 then return first end
+  for _, origin in ipairs(call('LRANGE', P .. ':lines:' .. priority, 0, 15)) do
+    local sequence = call('LINDEX', P .. ':line:' .. priority .. ':' .. origin, 0)
+    if sequence and (first == '0' or tonumber(sequence) < tonumber(first)) then first = sequence end
+  end
+  return first
+end
+
 local next_one = call('ZRANGE', RETRY, 0, 0, 'WITHSCORES')
 local archived = call('GET', P .. ':archived')
 local last = call('XREVRANGE', OUTCOMES, '+', '-', 'COUNT', 1)[1]
@@ -30,7 +45,7 @@ if last and not archived then
 end
 local result = {
   text(NOW_MS),
-  call('HGETALL', COUNTERS),
+  counters,
   call('HGETALL', RATES),
   call('ZCARD', RETRY),
   call('XLEN', DEAD),
@@ -45,7 +60,7 @@ for priority = 1, 3 do
   local flying = redis.pcall('XPENDING', key, GROUP)
   result[#result + 1] = call('XLEN', key)
   result[#result + 1] = flying.err and 0 or flying[1]
-  result[#result + 1] = oldest(key)
+  result[#result + 1] = oldest_of(priority)
 end
 local flying = redis.pcall('XPENDING', STREAM[WOKEN], GROUP)
 result[#result + 1] = flying.err and 0 or flying[1]
