@@ -423,6 +423,8 @@ class GetQueueStatsResponse(_message.Message):
     BOTTLENECK_FIELD_NUMBER: _builtins.int
     READ_TIME_FIELD_NUMBER: _builtins.int
     ORIGINS_FIELD_NUMBER: _builtins.int
+    OPEN_CIRCUITS_FIELD_NUMBER: _builtins.int
+    PARKED_BEHIND_CIRCUITS_FIELD_NUMBER: _builtins.int
     accepted: _builtins.int
     """Deliveries ever accepted."""
     delivered: _builtins.int
@@ -457,6 +459,10 @@ class GetQueueStatsResponse(_message.Message):
     """Whether the sum above holds."""
     bottleneck: Global___Bottleneck.ValueType
     """What holds deliveries up now."""
+    open_circuits: _builtins.int
+    """Hosts that are down or being tried again."""
+    parked_behind_circuits: _builtins.int
+    """Of `parked`, those whose host is such a one."""
     @_builtins.property
     def priorities(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriorityStats]:
         """Each of the three."""
@@ -507,10 +513,12 @@ class GetQueueStatsResponse(_message.Message):
         bottleneck: Global___Bottleneck.ValueType = ...,
         read_time: _timestamp_pb2.Timestamp | None = ...,
         origins: _abc.Iterable[Global___OriginStats] | None = ...,
+        open_circuits: _builtins.int = ...,
+        parked_behind_circuits: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "read_time", b"read_time", "redis", b"redis"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "archive", b"archive", "bottleneck", b"bottleneck", "cancelled", b"cancelled", "conserved", b"conserved", "consumers", b"consumers", "dead", b"dead", "delivered", b"delivered", "expired", b"expired", "in_flight", b"in_flight", "origins", b"origins", "parked", b"parked", "partitions", b"partitions", "pending", b"pending", "priorities", b"priorities", "purged", b"purged", "rates", b"rates", "read_time", b"read_time", "ready", b"ready", "redis", b"redis", "retry", b"retry", "scheduled", b"scheduled", "superseded", b"superseded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "archive", b"archive", "bottleneck", b"bottleneck", "cancelled", b"cancelled", "conserved", b"conserved", "consumers", b"consumers", "dead", b"dead", "delivered", b"delivered", "expired", b"expired", "in_flight", b"in_flight", "open_circuits", b"open_circuits", "origins", b"origins", "parked", b"parked", "parked_behind_circuits", b"parked_behind_circuits", "partitions", b"partitions", "pending", b"pending", "priorities", b"priorities", "purged", b"purged", "rates", b"rates", "read_time", b"read_time", "ready", b"ready", "redis", b"redis", "retry", b"retry", "scheduled", b"scheduled", "superseded", b"superseded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1218,6 +1226,9 @@ class Operation(_message.Message):
     DRY_RUN_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    DELIVERY_IDS_COUNT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """Its id."""
     kind: _builtins.str
@@ -1238,6 +1249,10 @@ class Operation(_message.Message):
     """It has ended."""
     error: _builtins.str
     """What went wrong, if it ended badly."""
+    delivery_ids_count: _builtins.int
+    """What was asked for: how many ids were given."""
+    limit: _builtins.int
+    """What was asked for: at most so many; 0 for no limit."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -1245,6 +1260,10 @@ class Operation(_message.Message):
     @_builtins.property
     def complete_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
+
+    @_builtins.property
+    def filter(self) -> Global___DeadLetterFilter:
+        """What was asked for: those that fit, unless ids were given."""
 
     def __init__(
         self,
@@ -1261,10 +1280,13 @@ class Operation(_message.Message):
         dry_run: _builtins.bool = ...,
         done: _builtins.bool = ...,
         error: _builtins.str = ...,
+        filter: Global___DeadLetterFilter | None = ...,
+        delivery_ids_count: _builtins.int = ...,
+        limit: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "completed", b"completed", "create_time", b"create_time", "done", b"done", "dry_run", b"dry_run", "error", b"error", "failed", b"failed", "kind", b"kind", "limit_reached", b"limit_reached", "operation_id", b"operation_id", "principal", b"principal", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "completed", b"completed", "create_time", b"create_time", "delivery_ids_count", b"delivery_ids_count", "done", b"done", "dry_run", b"dry_run", "error", b"error", "failed", b"failed", "filter", b"filter", "kind", b"kind", "limit", b"limit", "limit_reached", b"limit_reached", "operation_id", b"operation_id", "principal", b"principal", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1480,7 +1502,7 @@ Global___Host: _TypeAlias = Host  # noqa: Y015
 
 @_typing.final
 class ListHostsRequest(_message.Message):
-    """Request of ListHosts."""
+    """Request of ListHosts. A host whose place in the order does not change while somebody pages is listed once."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1582,7 +1604,9 @@ class GetHostResponse(_message.Message):
 
     @_builtins.property
     def recent_attempts(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Attempt]:
-        """Recent attempts, newest first."""
+        """Recent attempts, newest first, 20 at most: those that failed at once, those that were delivered once they are
+        in the archive.
+        """
 
     def __init__(
         self,

@@ -244,14 +244,14 @@ class OperationsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListHosts(self, request, context):
-        """List hosts.
+        """List hosts, as they were within the last second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetHost(self, request, context):
-        """Show one host. NOT_FOUND if nothing was ever sent there.
+        """Show one host. NOT_FOUND if nothing was ever sent there, and it was neither paused nor given limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

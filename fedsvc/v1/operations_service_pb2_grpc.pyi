@@ -56,9 +56,9 @@ class OperationsServiceStub:
     ListOperations: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.ListOperationsRequest, _operations_service_pb2.ListOperationsResponse]
     """List operations, newest first."""
     ListHosts: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.ListHostsRequest, _operations_service_pb2.ListHostsResponse]
-    """List hosts."""
+    """List hosts, as they were within the last second."""
     GetHost: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.GetHostRequest, _operations_service_pb2.GetHostResponse]
-    """Show one host. NOT_FOUND if nothing was ever sent there."""
+    """Show one host. NOT_FOUND if nothing was ever sent there, and it was neither paused nor given limits."""
     PauseHost: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.PauseHostRequest, _operations_service_pb2.PauseHostResponse]
     """Send nothing to a host until told otherwise."""
     ResumeHost: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.ResumeHostRequest, _operations_service_pb2.ResumeHostResponse]
@@ -112,9 +112,9 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     ListOperations: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ListOperationsRequest, _operations_service_pb2.ListOperationsResponse]  # type: ignore[assignment]
     """List operations, newest first."""
     ListHosts: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ListHostsRequest, _operations_service_pb2.ListHostsResponse]  # type: ignore[assignment]
-    """List hosts."""
+    """List hosts, as they were within the last second."""
     GetHost: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.GetHostRequest, _operations_service_pb2.GetHostResponse]  # type: ignore[assignment]
-    """Show one host. NOT_FOUND if nothing was ever sent there."""
+    """Show one host. NOT_FOUND if nothing was ever sent there, and it was neither paused nor given limits."""
     PauseHost: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.PauseHostRequest, _operations_service_pb2.PauseHostResponse]  # type: ignore[assignment]
     """Send nothing to a host until told otherwise."""
     ResumeHost: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ResumeHostRequest, _operations_service_pb2.ResumeHostResponse]  # type: ignore[assignment]
@@ -237,7 +237,7 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_service_pb2.ListHostsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.ListHostsResponse, _abc.Awaitable[_operations_service_pb2.ListHostsResponse]]:
-        """List hosts."""
+        """List hosts, as they were within the last second."""
 
     @_abc_1.abstractmethod
     def GetHost(
@@ -245,7 +245,7 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_service_pb2.GetHostRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.GetHostResponse, _abc.Awaitable[_operations_service_pb2.GetHostResponse]]:
-        """Show one host. NOT_FOUND if nothing was ever sent there."""
+        """Show one host. NOT_FOUND if nothing was ever sent there, and it was neither paused nor given limits."""
 
     @_abc_1.abstractmethod
     def PauseHost(

@@ -199,6 +199,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Removed by an operator or by retention."""
     REASON_WORKER_ERROR: _Reason.ValueType  # 39
     """The worker failed."""
+    REASON_OTHER: _Reason.ValueType  # 40
+    """One that a newer version has written and this one does not know."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why an attempt or a delivery ended as it did."""
@@ -283,6 +285,8 @@ REASON_PURGED: Reason.ValueType  # 38
 """Removed by an operator or by retention."""
 REASON_WORKER_ERROR: Reason.ValueType  # 39
 """The worker failed."""
+REASON_OTHER: Reason.ValueType  # 40
+"""One that a newer version has written and this one does not know."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final
@@ -295,10 +299,13 @@ class Attempt(_message.Message):
     LATENCY_FIELD_NUMBER: _builtins.int
     HTTP_STATUS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DELIVERY_ID_FIELD_NUMBER: _builtins.int
     http_status: _builtins.int
     """HTTP status; 0 when there was no answer."""
     reason: Global___Reason.ValueType
     """How it ended."""
+    delivery_id: _builtins.str
+    """Of which delivery; only where attempts of several are told."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it started."""
@@ -314,10 +321,11 @@ class Attempt(_message.Message):
         latency: _duration_pb2.Duration | None = ...,
         http_status: _builtins.int = ...,
         reason: Global___Reason.ValueType = ...,
+        delivery_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["http_status", b"http_status", "latency", b"latency", "reason", b"reason", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_id", b"delivery_id", "http_status", b"http_status", "latency", b"latency", "reason", b"reason", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
