@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import orjson
@@ -19,6 +20,10 @@ from fedsvc.errors import ArchiveUnavailable
 
 #: characters of the longest text that is kept
 _LONGEST: Final = 4096
+#: rows in one statement, on SQLite: its driver gives the interpreter's lock back for each that it runs,
+#: and has to win it back from a busy event loop
+_TOGETHER: Final = (128, 16)
+_VALUES: Final = f"({', '.join('?' * len(deliveries.c))})"
 _KEY: Final = (deliveries.c.partition, deliveries.c.sequence)
 #: a delivery that any database takes; its id is nobody's
 _ORDINARY: Final = Delivery(
@@ -31,7 +36,12 @@ class Archive:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
-        self._upsert, self._columns = _upsert(engine.dialect)
+        self._upsert = _upsert(engine.dialect)
+        #: the same for several rows, by how many
+        self._upserts = {
+            many: self._upsert.replace(_VALUES, ", ".join([_VALUES] * many))
+            for many in (_TOGETHER if engine.dialect.name == "sqlite" else ())
+        }
 
     async def record(self, outcomes: Sequence[Delivery]) -> int:
         """Write outcomes in one transaction. A batch that is written again changes nothing, and an older
@@ -46,15 +56,25 @@ class Archive:
         if newest:
             rows = self._rows(newest.values())
             async with transaction(self.engine) as connection:
-                await connection.exec_driver_sql(self._upsert, rows)
+                for statement, parameters in self._writes(rows):
+                    await connection.exec_driver_sql(statement, parameters)
         return len(newest)
 
     def _rows(self, outcomes: Iterable[Delivery]) -> list[tuple[Any, ...]]:
         # Straight for the driver: what SQLAlchemy does to each value takes longer than all the rest.
         try:
-            return [tuple(map(_row(outcome).__getitem__, self._columns)) for outcome in outcomes]
+            return [_row(outcome) for outcome in outcomes]
         except TypeError as error:
             raise DataRefused(f"the database cannot hold it: {type(error).__name__}") from None
+
+    def _writes(self, rows: list[tuple[Any, ...]]) -> Iterator[tuple[str, Any]]:
+        at = 0
+        for many, statement in self._upserts.items():
+            while len(rows) - at >= many:
+                yield statement, tuple(chain.from_iterable(rows[at : at + many]))
+                at += many
+        if at < len(rows):
+            yield self._upsert, rows[at:]
 
     async def get(self, id: DeliveryId, origins: Collection[str] | None = None) -> Delivery | None:
         """None if it is not here, or not of one of these origins (None: of any)."""
@@ -97,6 +117,25 @@ class Archive:
         )
         async with transaction(self.engine) as connection:
             return {DeliveryState(state): n for state, n in (await connection.execute(query)).all()}
+
+    async def attempts_of_host(
+        self, host: str, *, limit: int, origins: Collection[str] | None = None
+    ) -> list[tuple[DeliveryId, Attempt]]:
+        """Of the deliveries to a host that ended last, `limit` of them."""
+        columns = (*_KEY, deliveries.c.history)
+        newest = (
+            select(*columns)
+            .where(deliveries.c.host == host, *_among(origins))
+            .order_by(deliveries.c.completed_ms.desc())
+            .limit(limit)
+        )
+        async with transaction(self.engine) as connection:
+            rows = (await connection.execute(newest)).all()
+        return [
+            (DeliveryId(partition, sequence), Attempt(time, took, status, Reason(reason)))
+            for partition, sequence, history in rows
+            for time, took, status, reason in history
+        ]
 
     async def takes_rows(self) -> None:
         """Raises ArchiveUnavailable if the table does not even take an ordinary delivery, as when its columns
@@ -151,45 +190,55 @@ def _clean(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()[:_LONGEST]
 
 
-def _upsert(dialect: Dialect) -> tuple[str, Sequence[str]]:
-    """The statement that writes a row unless a newer one is there, as the driver takes it, and the columns
-    that its parameters are for."""
+def _upsert(dialect: Dialect) -> str:
+    """The statement that writes a row unless a newer one is there, as the driver takes it: its parameters are
+    the table's columns, in order."""
     insert = (postgresql if dialect.name == "postgresql" else sqlite).insert(deliveries)
     statement = insert.on_conflict_do_update(
         index_elements=list(_KEY),
         set_={c.name: insert.excluded[c.name] for c in deliveries.c if not c.primary_key},
         where=insert.excluded.outcome > deliveries.c.outcome,
     ).compile(dialect=dialect)
-    return str(statement), statement.positiontup or ()
+    columns = [column.name for column in deliveries.c]
+    if list(statement.positiontup or ()) != columns:
+        raise RuntimeError("the statement does not take the columns in their order")
+    return str(statement)
 
 
-def _row(d: Delivery) -> dict[str, Any]:
-    return {
-        "partition": d.id.partition,
-        "sequence": d.id.sequence,
-        "outcome": d.outcome,
-        "state": int(d.state),
-        "priority": int(d.priority),
-        "reason": int(d.reason or 0),
-        "status": d.status,
-        "attempts": d.attempts,
-        "activity_key": activity_key(d.activity_id),
-        "activity_id": _clean(d.activity_id),
-        "activity_type": _clean(d.activity_type)[:64],
-        "actor": _clean(d.actor),
-        "inbox": _clean(d.inbox),
-        "host": _clean(d.host)[:255],
-        "origin": _clean(d.origin)[:255],
-        "key_id": _clean(d.key_id),
-        "snippet": _clean(d.snippet),
-        "expire_ms": d.expire_ms,
-        "completed_ms": d.completed_ms,
-        "ordering_key": _clean(d.ordering_key),
-        "request_id": _clean(d.request_id),
-        "history": orjson.dumps(
-            [(a.time_ms, a.latency_ms, a.status, int(a.reason)) for a in d.history]
-        ).decode(),
-    }
+def _row(d: Delivery) -> tuple[Any, ...]:
+    """In the order of the table's columns."""
+    texts: Sequence[str] = (
+        d.activity_id, d.activity_type, d.actor, d.inbox, d.host, d.origin, d.key_id, d.snippet,
+        d.ordering_key, d.request_id,
+    )  # fmt: skip
+    together = "".join(texts)
+    if len(together) > _LONGEST or not together.isascii() or "\0" in together:  # few are
+        texts = list(map(_clean, texts))
+    activity_id, activity_type, actor, inbox, host, origin, key_id, snippet, ordering_key, request_id = texts
+    return (
+        d.id.partition,
+        d.id.sequence,
+        d.outcome,
+        int(d.state),
+        int(d.priority),
+        int(d.reason or 0),
+        d.status,
+        d.attempts,
+        activity_key(d.activity_id),
+        activity_id,
+        activity_type[:64],
+        actor,
+        inbox,
+        host[:255],
+        origin[:255],
+        key_id,
+        snippet,
+        d.expire_ms,
+        d.completed_ms,
+        ordering_key,
+        request_id,
+        orjson.dumps([(a.time_ms, a.latency_ms, a.status, int(a.reason)) for a in d.history]).decode(),
+    )
 
 
 def delivery_of(row: Any) -> Delivery:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import suppress
 from typing import Any, Final
 
+import aiosqlite
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -29,8 +31,14 @@ def create_engine(settings: Settings, *, statement_timeout: int = STATEMENT_TIME
     """
     url, arguments = parse(settings.database_url, CONNECT_TIMEOUT)
     if url.get_backend_name() == "sqlite":
-        engine = create_async_engine(url, connect_args={"timeout": statement_timeout, **arguments})
+        engine = create_async_engine(
+            url,
+            connect_args={"timeout": statement_timeout, **arguments, "async_creator_fn": _open_sqlite},
+        )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        # To close the connection of somebody who was cancelled twice at the same time would leave a task that
+        # waits for ever for the connection's thread, and with it the process. Once waits for one statement.
+        engine.dialect.do_terminate = engine.dialect.do_close  # type: ignore[method-assign]
         return engine
     return create_async_engine(
         url,
@@ -41,6 +49,27 @@ def create_engine(settings: Settings, *, statement_timeout: int = STATEMENT_TIME
         pool_recycle=1800,
         connect_args={"command_timeout": statement_timeout, **arguments},
     )
+
+
+async def _open_sqlite(*arguments: Any, **more: Any) -> aiosqlite.Connection:
+    """Whoever is cancelled meanwhile waits until it is open and closed again: its thread would otherwise
+    outlive the event loop by a moment, and say so."""
+    connection = aiosqlite.connect(*arguments, **more)
+    connection._thread.daemon = True  # as SQLAlchemy's own way to connect has it
+    opening = asyncio.ensure_future(_opened(connection))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        while not opening.done():  # it is a matter of milliseconds, however often somebody is cancelled
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([opening])
+        if not opening.cancelled() and opening.exception() is None:
+            await connection.close()
+        raise
+
+
+async def _opened(connection: aiosqlite.Connection) -> aiosqlite.Connection:
+    return await connection
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

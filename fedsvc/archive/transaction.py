@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from fedsvc.archive.engine import STATEMENT_TIMEOUT
 from fedsvc.errors import ArchiveUnavailable
+from fedsvc.metrics import SQL_ERRORS
 
 #: classes of SQLSTATE in which PostgreSQL refuses the values rather than the statement: bad data, a
 #: constraint, too large for a row or an index
@@ -35,6 +36,7 @@ async def transaction(
         async with asyncio.timeout(seconds), engine.begin() as connection:
             yield connection
     except DBAPIError as error:
+        SQL_ERRORS.inc()
         kind = DataRefused if _is_of_data(error) else ArchiveUnavailable
         raise kind(f"the database refuses: {type(error.orig).__name__}") from None
     except StatementError as error:  # a value that could not even be made ready to be sent
@@ -42,6 +44,7 @@ async def transaction(
     except (OverflowError, UnicodeError) as error:  # SQLite's driver lets them through
         raise DataRefused(f"the database cannot hold it: {type(error).__name__}") from None
     except (SQLAlchemyError, OSError, TimeoutError) as error:
+        SQL_ERRORS.inc()
         raise ArchiveUnavailable(f"the database does not answer: {type(error).__name__}") from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 #: stored in Redis by position: append, never reorder or remove
-_TYPE_NAMES: Final = (
+TYPE_NAMES: Final = (
     "",
     "Create",
     "Update",
@@ -23,7 +23,7 @@ _TYPE_NAMES: Final = (
     "Flag",
     "Move",
 )
-_TYPE_CODES: Final = {name: code for code, name in enumerate(_TYPE_NAMES) if name}
+_TYPE_CODES: Final = {name: code for code, name in enumerate(TYPE_NAMES) if name}
 OTHER_TYPE: Final = 0
 
 
@@ -34,4 +34,4 @@ def type_code(activity_type: str) -> int:
 
 def type_name(code: int) -> str:
     """The activity type of a code; empty for OTHER_TYPE and for codes of a newer fedsvc."""
-    return _TYPE_NAMES[code] if 0 <= code < len(_TYPE_NAMES) else ""
+    return TYPE_NAMES[code] if 0 <= code < len(TYPE_NAMES) else ""

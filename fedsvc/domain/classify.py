@@ -7,7 +7,7 @@ A status decides by RFC 9110 and by what fediverse servers mean with it; without
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
@@ -18,6 +18,8 @@ from fedsvc.domain.delivery import SNIPPET_BYTES, Reason
 #: a Retry-After beyond this is cut down to it; no delivery lives longer anyway
 LONGEST_RETRY_AFTER_MS: Final = 30 * 86_400_000
 DETAIL_CHARACTERS: Final = 512
+#: bytes of an activity that every server takes: Misskey takes no more
+SMALLEST_LIMIT: Final = 65_536
 
 _SECONDS = re.compile(r"[0-9]{1,64}")
 _HTML_PAGE = re.compile(rb"<(?:!doctype\s+html|html[\s>])", re.IGNORECASE)
@@ -105,6 +107,22 @@ def classify(answer: Answer, now_ms: int) -> Verdict:
     if 500 <= status <= 599:
         return _failed(answer, now_ms)
     return _verdict(answer, Outcome.RETRY, Reason.PROTOCOL_ERROR, counts_against_host=True)
+
+
+def sized(verdict: Verdict, body_bytes: int) -> Verdict:
+    """The verdict on an activity of `body_bytes`, which says so where that may be why it was not taken: with
+    a 413, and with any other refusal or a broken connection if some servers find it too large."""
+    large = body_bytes > SMALLEST_LIMIT
+    told = f"the activity has {body_bytes} bytes"
+    if large:
+        told += f", and some servers take {SMALLEST_LIMIT} at most"
+    if verdict.status == 413:
+        text = f"{verdict.snippet[: SNIPPET_BYTES - len(told) - 3]} ({told})" if verdict.snippet else told
+        return replace(verdict, snippet=_fitting(text), detail=told)
+    refused = verdict.outcome is Outcome.PERMANENT and 400 <= verdict.status <= 499
+    if large and (refused or verdict.reason is Reason.CONNECTION_RESET):
+        return replace(verdict, detail=f"{verdict.detail}; {told}" if verdict.detail else told)
+    return verdict
 
 
 def worker_error(reason: Reason, detail: str) -> Verdict:
@@ -281,8 +299,12 @@ def _http_date_ms(text: str) -> int | None:
 
 def snippet(body_head: bytes) -> str:
     """The first SNIPPET_BYTES of a body as text: safe to log, to store and to show."""
-    text = clean(body_head[:SNIPPET_BYTES].decode("utf-8", "replace"), SNIPPET_BYTES)
     # a replacement character takes more bytes than what it replaces
+    return _fitting(clean(body_head[:SNIPPET_BYTES].decode("utf-8", "replace"), SNIPPET_BYTES))
+
+
+def _fitting(text: str) -> str:
+    """As much of it as fits in SNIPPET_BYTES of UTF-8."""
     encoded = text.encode()
     return text if len(encoded) <= SNIPPET_BYTES else encoded[:SNIPPET_BYTES].decode("utf-8", "ignore")
 

@@ -119,9 +119,15 @@ class Reason(IntEnum):
     SUPERSEDED = 37
     PURGED = 38
     WORKER_ERROR = 39
+    OTHER = 40  # one that a newer version has written and this one does not know
+
+    @classmethod
+    def _missing_(cls, value: object) -> Reason | None:
+        """Of a neighbouring version's data: a number that it has learnt is no reason to refuse the rest."""
+        return cls.OTHER if isinstance(value, int) and cls.OTHER < value <= 0xFF else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, nor is a delivery: each field of a frozen one costs four times as much
 class Attempt:
     """One try to deliver. Kept with the delivery, at most `MAX_HISTORY` of them, oldest first."""
 
@@ -135,7 +141,7 @@ MAX_HISTORY = 16
 SNIPPET_BYTES = 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delivery:
     """A delivery as it is shown: the same whether the queue or the archive answers.
 

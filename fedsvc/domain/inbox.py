@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple
@@ -65,9 +66,14 @@ def origin_of(key_id: str, field: str = "signing_key.key_id") -> str:
         base = key_id.split("#", 1)[0]
         if not key_id.isascii() or _FORBIDDEN.search(key_id):
             raise ValueError("has characters that cannot stand in a Signature header")
-        return _normal_form(base, allow_http=True).host
+        return _origin(base)
     except ValueError as error:
         raise InvalidKey(field, str(error)) from None
+
+
+@lru_cache(1024)
+def _origin(url: str) -> str:
+    return _normal_form(url, allow_http=True).host
 
 
 def parse_host(text: str) -> str:

@@ -24,7 +24,8 @@ def with_proof(body: bytes, key: PrivateKey, method: str, epoch_seconds: int) ->
     """`body` (a JSON object) with a proof by `key`, which receivers find under the URL `method`.
 
     An older proof is replaced. A context for the proof's terms is added unless one is there. Raises
-    InvalidActivity for what has no canonical form (numbers beyond 2^53), InvalidKey for an RSA key.
+    InvalidActivity for what has no canonical form (numbers beyond 2^53) or is nested too deeply, InvalidKey
+    for an RSA key. A mebibyte may take a second.
     """
     if key.algorithm != "ed25519":
         raise InvalidKey("options.proof_key", "is not an Ed25519 key, which integrity proofs need")
@@ -36,7 +37,10 @@ def with_proof(body: bytes, key: PrivateKey, method: str, epoch_seconds: int) ->
         document["@context"] = [*contexts, CONTEXT]
     created = datetime.fromtimestamp(epoch_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     document["proof"] = proof_of(document, key, method, created)
-    return orjson.dumps(document)
+    try:
+        return orjson.dumps(document)
+    except orjson.JSONEncodeError:  # it writes less deep than it reads
+        raise InvalidActivity("activity", "is nested too deeply for an integrity proof") from None
 
 
 def proof_of(document: dict[str, Any], key: PrivateKey, method: str, created: str) -> dict[str, Any]:

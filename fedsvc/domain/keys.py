@@ -20,7 +20,9 @@ from cryptography.exceptions import InternalError, InvalidTag, UnsupportedAlgori
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -40,6 +42,7 @@ _LABEL: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
 _OTHER_ALGORITHM: Final = "is neither an RSA nor an Ed25519 key"
 _PADDING: Final = padding.PKCS1v15()
 _SHA256: Final = hashes.SHA256()
+_DIGEST: Final = Prehashed(_SHA256)
 
 #: what the library raises for what it cannot read; an X448 key of a wrong length is an InternalError
 _UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, InternalError)
@@ -59,6 +62,12 @@ class PrivateKey:
         if isinstance(self._key, rsa.RSAPrivateKey):
             return self._key.sign(data, _PADDING, _SHA256)
         return self._key.sign(data)
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """`sign` of what has this SHA-256. Raises TypeError for a key that is not RSA's."""
+        if not isinstance(self._key, rsa.RSAPrivateKey):
+            raise TypeError(f"an {self.algorithm} key signs no digest")
+        return self._key.sign(digest, _PADDING, _DIGEST)
 
     @property
     def public_pem(self) -> str:
@@ -100,6 +109,13 @@ def load_private_key(pem: str | bytes) -> PrivateKey:
 def registered_name(key_id: str) -> str:
     """Under which a registered key is stored; deliveries refer to it. It stays when the key is replaced."""
     return "r" + hashlib.blake2b(key_id.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def belongs(key_id: str, actor: str) -> bool:
+    """Whether a key is the actor's, as far as its id tells: it is below the actor's, as `#main-key` or
+    `/main-key`. How letters are written does not matter."""
+    owner, of = actor.casefold().rstrip("/"), key_id.casefold()
+    return of == owner or of.startswith((f"{owner}#", f"{owner}/", f"{owner}?"))
 
 
 def is_registered(name: str) -> bool:
@@ -188,17 +204,31 @@ class KeyCipher:
 
     @classmethod
     def from_setting(cls, text: str) -> Self:
-        """Of keys in base64 or hex, separated by commas or white space. Raises ValueError, which names the
-        position of a bad one, never the value."""
+        """Raises as `parse`."""
+        return cls(cls.parse(text))
+
+    @staticmethod
+    def parse(text: str, *, purpose: str = "") -> list[bytes]:
+        """Keys in base64 or hex, separated by commas or white space. For a `purpose` other than stored keys,
+        keys derived from these (HKDF-SHA256, RFC 5869). Raises ValueError, which names the position of a bad
+        one, never the value."""
         parts = text.replace(",", " ").split()
         if not parts:
             raise ValueError("holds no key")
-        return cls([_decoded(part, position) for position, part in enumerate(parts, 1)])
+        keys = [_decoded(part, position) for position, part in enumerate(parts, 1)]
+        if purpose:
+            keys = [HKDF(hashes.SHA256(), 32, salt=None, info=purpose.encode()).derive(key) for key in keys]
+        return keys
 
     @staticmethod
     def generate() -> str:
         """A new random key, base64."""
         return base64.b64encode(os.urandom(32)).decode()
+
+    @property
+    def current(self) -> bytes:
+        """Names the key that encrypts."""
+        return self._current
 
     def encrypt(self, plaintext: bytes, *, context: bytes) -> bytes:
         nonce = os.urandom(12)

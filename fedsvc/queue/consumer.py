@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import IntFlag
+from enum import IntEnum, IntFlag
 from typing import Any, Final, NamedTuple
 
 from redis.exceptions import RedisError
@@ -33,7 +33,7 @@ _NUMBERS: Final = struct.Struct(">BBQBQBIQB")
 _DIALECTS: Final = {int(dialect): dialect for dialect in Dialect}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as a record is not
 class Admitted:
     """A delivery in flight with this worker."""
 
@@ -66,7 +66,7 @@ class Signal(IntFlag):
 NO_SIGNAL: Final = Signal(0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as a record is not
 class Settlement:
     """How a flight ended. RETRY needs `due_ms` and the new `record`, every other state an `outcome`,
     DEAD both. What the answer tells of the host is in `signal`."""
@@ -91,6 +91,8 @@ class Settled(NamedTuple):
     passed_over: set[int]
     #: hosts have room for what waits in their lanes
     woken: bool
+    #: hosts whose circuit has changed, and whether it is open now
+    circuits: tuple[tuple[str, bool], ...] = ()
 
 
 class Handed(NamedTuple):
@@ -107,6 +109,31 @@ class Promoted(NamedTuple):
     next_due_ms: int | None
     #: there is work for admit
     work: bool
+    #: milliseconds for which the oldest that could be taken now has waited, if that was asked for
+    waited_ms: int
+
+
+class Bell(NamedTuple):
+    """There is new work."""
+
+    partition: int
+    urgent: bool
+
+
+class Announced(NamedTuple):
+    """A worker begins, or takes nothing more."""
+
+    worker: str
+    arrives: bool
+
+
+class Messages(IntEnum):
+    """Which messages come along with deliveries."""
+
+    NONE = 0
+    ALL = 1
+    #: those of urgent deliveries, which nobody else needs as a rule
+    URGENT = 2
 
 
 class Shares(NamedTuple):
@@ -151,19 +178,24 @@ class Consumer:
         self._reclaim = Script("reclaim")
         self._leave = Script("leave")
 
-    async def admit(self, partition: int, shares: Shares, *, only_urgent: bool = False) -> Handed:
+    async def admit(
+        self, partition: int, shares: Shares, *, only_urgent: bool = False, messages: Messages = Messages.NONE
+    ) -> Handed:
         """Take deliveries that their hosts can take now; the others are parked. Also renews the lease.
+        `messages`: with what they send, which the worker would ask for next.
 
         After QueueUnavailable some may have been handed out in an answer that was lost: `recover` them.
         """
-        args: list[Argument] = [self._terms, self.name, self._lease_ms, *shares, int(only_urgent)]
+        args: list[Argument] = [
+            self._terms, self.name, self._lease_ms, *shares, int(only_urgent), int(messages)
+        ]  # fmt: skip
         more, packed, *answer = await self._run(self._admit, partition, args)
-        messages = {}
+        found = {}
         flat = iter(packed)
         for number, body, fields in zip(flat, flat, flat, strict=True):
             with suppress(ValueError):  # who asks for it by itself is told what is wrong
-                messages[int(number)] = Message.unpack(body, fields)
-        return Handed(list(self._admitted(partition, answer)), bool(more), messages)
+                found[int(number)] = Message.unpack(body, fields)
+        return Handed(list(self._admitted(partition, answer)), bool(more), found)
 
     async def recover(self, partition: int, limit: int) -> list[Admitted]:
         """Everything that is in flight with this worker, known to it or not."""
@@ -182,12 +214,14 @@ class Consumer:
             )
         )
 
-    async def promote(self, partition: int) -> Promoted:
-        """Move deliveries that are due to the ready streams, and end those whose time is over."""
-        count, due, now, work = await self._run(self._promote, partition, [self.PROMOTE])
+    async def promote(self, partition: int, *, look: bool = False) -> Promoted:
+        """Move deliveries that are due to the ready streams, and end those whose time is over. `look`: also
+        find out how long the oldest has waited for a worker."""
+        args = [self.PROMOTE, int(look)]
+        count, due, now, work, waited = await self._run(self._promote, partition, args)
         self.clock.set(int(now))
         next_due = int(float(due))
-        return Promoted(int(count), None if next_due < 0 else next_due, bool(work))
+        return Promoted(int(count), None if next_due < 0 else next_due, bool(work), int(waited))
 
     async def settle(self, partition: int, settlements: Sequence[Settlement]) -> Settled:
         """End the flight of some deliveries.
@@ -214,7 +248,11 @@ class Consumer:
                 outcome.pack(s.outcome) if s.outcome is not None else b"",
             )
         woken, *passed_over = await self._run(self._settle, partition, args)
-        return Settled({int(index) for index in passed_over}, bool(woken))
+        told = passed_over.pop() if passed_over and isinstance(passed_over[-1], list) else []
+        circuits = tuple(
+            (host.decode(), what == b"opened") for host, what in zip(told[::2], told[1::2], strict=True)
+        )
+        return Settled({int(index) for index in passed_over}, bool(woken), circuits)
 
     async def leave(self, partition: int) -> int:
         """Give up the lease. Returns how many deliveries are left to other workers (1 stands for some)."""
@@ -231,9 +269,19 @@ class Consumer:
         except ValueError as error:
             raise QueueCorrupt(f"message {partition}-{number}: {error}") from None
 
-    async def listen(self) -> AsyncGenerator[tuple[int, bool], None]:
-        """Partitions in which there is new work, and whether it is urgent, until QueueUnavailable. May miss
-        some: poll too."""
+    async def alive(self) -> set[str]:
+        """Names of workers whose lease has not ended; ours is one once we have admitted or reclaimed."""
+        # Everybody renews its lease in every partition: one tells all.
+        key = self._keys.partition(0).consumers
+        names = await self._link.call("ZRANGEBYSCORE", key, self.clock.now_ms(), "+inf")
+        return {name.decode(errors="replace") for name in names}
+
+    async def announce(self, *, arrives: bool) -> None:
+        """Tell those who listen that we begin, or take nothing more."""
+        await self._link.call("PUBLISH", self._keys.bell, f"{'+' if arrives else '-'}{self.name}")
+
+    async def listen(self) -> AsyncGenerator[Bell | Announced, None]:
+        """What is told as it happens, until QueueUnavailable. May miss some: poll too."""
         pubsub = None
         try:
             pubsub = self._link.pubsub()
@@ -243,8 +291,8 @@ class Consumer:
                 told = await pubsub.get_message(timeout=5.0)
                 if told is None:
                     await pubsub.ping()
-                elif told["type"] == "message" and (number := told["data"].rstrip(b"!")).isdigit():
-                    yield int(number), told["data"].endswith(b"!")
+                elif told["type"] == "message" and (heard := _heard(told["data"])) is not None:
+                    yield heard
         except (RedisError, TimeoutError, OSError) as error:  # redis-py's own are no OSError
             raise QueueUnavailable(f"Redis does not answer: {type(error).__name__}") from None
         finally:
@@ -270,3 +318,11 @@ class Consumer:
                 priority = Priority(min(stream, Priority.BULK))
                 broken = Record(DeliveryState.READY, 0, priority, 0, 0, 0, 0, 0, 0, "")
                 yield Admitted(id, stream, int(entry), broken, int(times), str(error))
+
+
+def _heard(message: bytes) -> Bell | Announced | None:
+    """None for what a newer version may say."""
+    if message[:1] in (b"+", b"-"):
+        return Announced(message[1:].decode(errors="replace"), message[:1] == b"+")
+    number = message.rstrip(b"!")
+    return Bell(int(number), message.endswith(b"!")) if number.isdigit() else None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from fedsvc.config import Settings
+from fedsvc.domain.delivery import Attempt, DeliveryId, Reason
 from fedsvc.domain.inbox import partition_of
 from fedsvc.domain.retry import NAME_GRACE_S
 from fedsvc.queue.keys import Keys
@@ -19,6 +20,8 @@ from fedsvc.queue.topology import Argument
 _TERMS: Final = struct.Struct(">HHHHdddddddddd")
 _HOST: Final = struct.Struct(">BBBHHHIIIffffdddddddddBdd")
 _POLICY: Final = struct.Struct(">Hdd")
+#: sequence, then as in record.py: start after acceptance (ms), latency (ms), status, reason
+_ATTEMPT: Final = struct.Struct(">QIHHB")
 _PAUSED, _GONE, _DOWN = 1, 2, 4
 #: milliseconds; stands for a pause without an end
 FOR_EVER: Final = 10**15
@@ -61,7 +64,7 @@ class HostState:
 
     host: str
     circuit: Circuit
-    #: deliveries that wait in its lanes
+    #: deliveries that wait for it: in its lanes, or in SQL
     parked: int
     in_flight: int
     #: how many may be in flight now: between 1 and the limit
@@ -76,6 +79,13 @@ class HostState:
     paused_until_ms: int
     pause_reason: str
     policy: HostPolicy
+    #: whether anything was ever sent to it, or it was paused or given limits of its own
+    known: bool = True
+
+
+class HostAttempt(NamedTuple):
+    id: DeliveryId
+    attempt: Attempt
 
 
 def pack_terms(settings: Settings) -> bytes:
@@ -112,6 +122,18 @@ class Hosts:
         """A host as it is now; one that was never tried is as good as new. Raises QueueUnavailable."""
         return (await self._run(host, "look"))[1]
 
+    async def failures(self, host: str) -> list[HostAttempt]:
+        """Its attempts that failed last, newest first, 16 at most. Raises QueueUnavailable."""
+        partition = partition_of(host, self._partitions)
+        packed = await self._link.call("HGET", self._keys.partition(partition).recent, host) or b""
+        return [
+            HostAttempt(
+                id := DeliveryId(partition, sequence),
+                Attempt(id.accepted_ms + offset, latency, status, Reason(reason)),
+            )
+            for sequence, offset, latency, status, reason in _ATTEMPT.iter_unpack(packed)
+        ]
+
     async def pause(self, host: str, *, duration_ms: int = FOR_EVER, reason: str = "") -> HostState:
         """Deliver nothing to it for a while; what comes is parked. Raises QueueUnavailable."""
         return (await self._run(host, "pause", min(duration_ms, FOR_EVER), reason))[1]
@@ -139,26 +161,36 @@ class Hosts:
     async def _run(self, host: str, what: str, *arguments: Argument) -> tuple[bool, HostState]:
         prefix = self._keys.partition(partition_of(host, self._partitions)).prefix
         answer = await self._link.run(self._steer, prefix, [self._terms, host, what, *arguments])
-        return bool(answer[0]), _state(host, *answer[1:])
+        packed, reason, policy, now, _, spilled = answer[1:]
+        return bool(answer[0]), state_of(host, packed, reason, policy, int(now), spilled)
 
 
-def _state(host: str, packed: bytes, reason: bytes, policy: bytes, now: Any, _: Any) -> HostState:
+def circuit_of(circuit: int, flags: int, pause: float, now_ms: int) -> Circuit:
+    """What is told of a host's circuit: that it is gone, else that it is paused, goes before the rest."""
+    if flags & _GONE:
+        return Circuit.GONE
+    if flags & _PAUSED and pause > now_ms:
+        return Circuit.PAUSED
+    return Circuit(circuit)
+
+
+def state_of(
+    host: str, packed: bytes, reason: bytes, policy: bytes, now_ms: int, spilled: int = 0
+) -> HostState:
+    """Of the packed state of a host, empty if there is none."""
     if not packed:
-        return HostState(host, Circuit.CLOSED, 0, 0, 1.0, 0, 0.0, 0, 0, 0, 0, 0, "", HostPolicy())
+        return HostState(
+            host, Circuit.CLOSED, 0, 0, 1.0, 0, 0.0, 0, 0, 0, 0, 0, "", HostPolicy(), known=False
+        )
     (
         circuit, flags, _turn, flying, failures, _opens, *lanes, limit, latency, _usual, _tokens, _filled,
         pause, probe, since, success, failure, _recovered, _cut, _barrier, _dialect, _spoke, _gone,
-    ) = _HOST.unpack(packed)  # fmt: skip
-    paused = pause > int(now)
-    state = Circuit(circuit)
-    if flags & _GONE:
-        state = Circuit.GONE
-    elif paused and flags & _PAUSED:
-        state = Circuit.PAUSED
+    ) = _HOST.unpack_from(packed)  # fmt: skip
+    state = circuit_of(circuit, flags, pause, now_ms)
     return HostState(
         host=host,
         circuit=state,
-        parked=sum(lanes),
+        parked=sum(lanes) + spilled,
         in_flight=flying,
         limit=limit,
         failures=failures,
@@ -167,7 +199,7 @@ def _state(host: str, packed: bytes, reason: bytes, policy: bytes, now: Any, _: 
         down_since_ms=int(since),
         last_success_ms=int(success),
         last_failure_ms=int(failure),
-        paused_until_ms=int(pause) if paused else 0,
+        paused_until_ms=int(pause) if pause > now_ms else 0,
         pause_reason=reason.decode() if state is Circuit.PAUSED else "",
         policy=HostPolicy(*_POLICY.unpack(policy)) if policy else HostPolicy(),
     )

@@ -35,7 +35,7 @@ class Census(NamedTuple):
 class KeyKeeper:
     #: seconds between two looks at deletions
     EVERY: Final = 5.0
-    #: seconds between two looks at all keys
+    #: seconds between two looks at all keys, unless another key is to encrypt
     ALL_EVERY: Final = 3600.0
     #: milliseconds that a deletion waits, longer than anybody believes a key to be usable that is not
     GRACE_MS: Final = 30_000
@@ -57,11 +57,12 @@ class KeyKeeper:
     async def run(self) -> None:
         """For ever. What cannot be done now is done later."""
         loop = asyncio.get_running_loop()
-        looked = -self.ALL_EVERY
+        looked, current = -self.ALL_EVERY, b""
         while True:
             try:
                 await self.end_deletions()
-                if loop.time() - looked >= self.ALL_EVERY:
+                if loop.time() - looked >= self.ALL_EVERY or self._cipher.current != current:
+                    current = self._cipher.current
                     await self.encrypt_anew()
                     looked = loop.time()
             except FedsvcError as error:

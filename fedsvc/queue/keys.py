@@ -22,6 +22,7 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
     <ns>:{pN}:expiry                     zset      sequence by the caller's expiry (ms)
     <ns>:{pN}:hosts                      hash      host -> packed state: circuit, slots, tokens, pause
     <ns>:{pN}:policies, :pauses          hash      host -> packed limits of its own; why it is paused
+    <ns>:{pN}:recent                     hash      host -> its attempts that failed last, packed
     <ns>:{pN}:lane:<priority>:<host>     list      sequences that wait for their host, oldest first
     <ns>:{pN}:wake                       zset      host by the time (ms) at which its lanes are tried again
     <ns>:{pN}:group:<hash>               string    sequences that share an ordering key or concern one object
@@ -39,18 +40,25 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
     <ns>:{pN}:sequence                   string    the last number given out (microseconds)
     <ns>:{pN}:request:<id>               string    first answer to a request id; expires
     <ns>:{pN}:archiver                   string    lease of the process that archives this partition
+    <ns>:{pN}:operation:<id>             string    how many dead letters an operation has replayed or purged
     <ns>:{pN}:key-uses                   hash      name of a registered key -> messages that need it
     <ns>:key:<name>                      hash      an encrypted private key: of a call, by its fingerprint; or
                                                    registered, by a name that stays when it is replaced
     <ns>:key-names                       set       names of keys of calls
     <ns>:registered-keys                 zset      `<origin> <key id>`, all of score 0
     <ns>:leaving-keys                    set       ids of registered keys that are to be deleted
+    <ns>:{operations}:id:<id>            hash      an operation on dead letters: what was asked, how far it is
+    <ns>:{operations}:all, :open         zset, set their ids by time; of those that have not ended
+    <ns>:{schedules}:id:<id>             hash      a schedule: what was asked, who has its run in hand
+    <ns>:{schedules}:all, :due           zset      their ids by name; by when to look at them next (ms)
     <ns>:audit                           list      audit events that SQL does not have yet, oldest first
     <ns>:origins                         set       every origin that has ever sent something
     <ns>:partitions                      string    number of partitions, recorded at first start
+    <ns>:formats                         hash      formats of the data -> first version that wrote it
     <ns>:clock-shift                     (per partition) string, milliseconds; tests move time with it
     <ns>:bell                            channel   a partition's number, when there is work in it; with a `!`
-                                                   when it is urgent
+                                                   when it is urgent; `+` or `-` and a worker's name when
+                                                   it begins, or takes nothing more
 """
 
 from __future__ import annotations
@@ -86,6 +94,9 @@ class PartitionKeys:
     def deliveries(self) -> str:
         return f"{self.prefix}:deliveries"
 
+    def operation(self, id: str) -> str:
+        return f"{self.prefix}:operation:{id}"
+
     @property
     def key_uses(self) -> str:
         return f"{self.prefix}:key-uses"
@@ -93,6 +104,14 @@ class PartitionKeys:
     @property
     def spills(self) -> str:
         return f"{self.prefix}:spills"
+
+    @property
+    def recent(self) -> str:
+        return f"{self.prefix}:recent"
+
+    @property
+    def consumers(self) -> str:
+        return f"{self.prefix}:consumers"
 
     @property
     def sequence(self) -> str:
@@ -148,8 +167,20 @@ class Keys:
         return f"{self.namespace}:partitions"
 
     @property
+    def formats(self) -> str:
+        return f"{self.namespace}:formats"
+
+    @property
     def audit(self) -> str:
         return f"{self.namespace}:audit"
+
+    @property
+    def schedules(self) -> str:
+        return f"{self.namespace}:{{schedules}}"
+
+    @property
+    def operations(self) -> str:
+        return f"{self.namespace}:{{operations}}"
 
     @property
     def origins(self) -> str:

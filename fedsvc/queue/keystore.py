@@ -7,20 +7,21 @@ Keys of calls are stored by their fingerprint and forgotten some time after thei
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
 
 from fedsvc.config import Settings
 from fedsvc.domain.keys import KeyCipher, PrivateKey, from_storable, to_storable
-from fedsvc.errors import ConfigurationError, KeyUnavailable
+from fedsvc.errors import KeyUnavailable
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
+from fedsvc.queue.watched_cipher import WatchedCipher
 
 
-def key_cipher(settings: Settings) -> KeyCipher:
-    """Raises ConfigurationError."""
-    try:
-        return KeyCipher.from_setting(settings.key_encryption_secret())
-    except ValueError as error:
-        raise ConfigurationError("FEDSVC_KEY_ENCRYPTION_KEYS", str(error)) from None
+def key_cipher(settings: Settings, purpose: str = "") -> KeyCipher:
+    """Follows the file that the keys are from, if they are from one. Raises ConfigurationError."""
+    return WatchedCipher(settings, purpose)
 
 
 def key_lifetime_s(settings: Settings) -> int:
@@ -30,17 +31,55 @@ def key_lifetime_s(settings: Settings) -> int:
 
 
 class KeyStore:
-    def __init__(self, link: Link, keys: Keys, cipher: KeyCipher, *, lifetime_s: int) -> None:
+    #: seconds for which it is taken for granted that Redis holds a key that it held
+    FRESH: Final = 1.0
+    #: keys of which that is remembered
+    MOST_FRESH: Final = 10_000
+
+    def __init__(
+        self,
+        link: Link,
+        keys: Keys,
+        cipher: KeyCipher,
+        *,
+        lifetime_s: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`lifetime_s`: seconds since its last use in a call after which a key is forgotten; longer than
-        any delivery or dead letter lives."""
+        any delivery or dead letter lives. `clock`: seconds, monotonic."""
+        self._clock = clock
         self._link = link
         self._keys = keys
         self._cipher = cipher
         self._lifetime_s = lifetime_s
+        #: by fingerprint, until when nobody asks again (seconds, monotonic)
+        self._fresh: dict[str, float] = {}
+        #: by fingerprint, what is being ensured now
+        self._ensuring: dict[str, asyncio.Future[None]] = {}
 
     async def ensure(self, key: PrivateKey) -> None:
         """Make sure that Redis holds this key, encrypted under the first of the key encryption keys. One
-        round trip when it does."""
+        round trip when it does, which all calls share that come meanwhile or soon after with the same key."""
+        if self._fresh.get(key.fingerprint, 0.0) > self._clock():
+            return
+        ensuring = self._ensuring.get(key.fingerprint)
+        if ensuring is None:
+            ensuring = asyncio.ensure_future(self._ensure(key))
+            self._ensuring[key.fingerprint] = ensuring
+            ensuring.add_done_callback(lambda done: self._ensured(key.fingerprint, done))
+        # One that is cancelled must not take it from the others.
+        await asyncio.shield(ensuring)
+
+    def _ensured(self, fingerprint: str, done: asyncio.Future[None]) -> None:
+        del self._ensuring[fingerprint]
+        # Whoever waited has the exception; if all have given up, nobody wants it.
+        if done.cancelled() or done.exception() is not None:
+            return
+        if len(self._fresh) >= self.MOST_FRESH:
+            self._fresh.clear()
+        self._fresh[fingerprint] = self._clock() + self.FRESH
+
+    async def _ensure(self, key: PrivateKey) -> None:
         name = self._keys.private_key(key.fingerprint)
         _, head = await asyncio.gather(
             self._link.call("EXPIRE", name, self._lifetime_s), self._link.call("HGET", name, "head")

@@ -32,6 +32,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fedsvc.config import Settings
 from fedsvc.errors import FedsvcError, QueueUnavailable, RequestIdReused
+from fedsvc.metrics import REDIS_ERRORS
 from fedsvc.queue.durability import Durability
 from fedsvc.queue.script import Script
 from fedsvc.queue.topology import Argument, Command, connect
@@ -60,9 +61,15 @@ class Link:
     MAX_BATCH: Final = 512
     #: pipelines on their way at the same time, at most
     MAX_FLIGHTS: Final = 16
+    #: pipelines on their way, from which on the next one waits some seconds for company, if nothing else is
+    #: asked for: each costs both sides more than a command in it, and what waits behind others in Redis is
+    #: not done later for that
+    BUSY: Final = 2
+    LINGER: Final = 0.001
 
-    def __init__(self, url: str, *, timeout: float = 5.0) -> None:
+    def __init__(self, url: str, *, timeout: float = 5.0, busy: int = BUSY, linger: float = LINGER) -> None:
         """`timeout`: seconds within which Redis must answer. Raises ConfigurationError for a bad URL."""
+        self._busy, self._linger = busy, linger
         self._topology = connect(url, timeout=timeout, connections=self.MAX_FLIGHTS + 8)
         #: when a durable write counts: see durability.py
         self.durability = Durability()
@@ -72,8 +79,8 @@ class Link:
         self._closed = False
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Link:
-        return cls(settings.redis_url, timeout=settings.redis_timeout)
+    def from_settings(cls, settings: Settings, *, busy: int = BUSY, linger: float = LINGER) -> Link:
+        return cls(settings.redis_url, timeout=settings.redis_timeout, busy=busy, linger=linger)
 
     def pubsub(self) -> PubSub:
         """For subscriptions. What it does raises redis-py's own exceptions."""
@@ -105,25 +112,36 @@ class Link:
             return future
         item.future = future
         self._waiting.append(item)
-        if not self._scheduled and len(self._flights) < self.MAX_FLIGHTS:
-            self._scheduled = True
-            loop.call_soon(self._depart)
+        self._schedule()
         return future
 
+    def _schedule(self) -> None:
+        if self._scheduled or len(self._flights) >= self.MAX_FLIGHTS:
+            return
+        self._scheduled = True
+        if len(self._flights) < self._busy:
+            self._depart()
+        else:
+            asyncio.get_running_loop().call_later(self._linger, self._depart)
+
     def _depart(self) -> None:
-        self._scheduled = False
-        while self._waiting and len(self._flights) < self.MAX_FLIGHTS:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self.MAX_BATCH))]
-            flight = asyncio.get_running_loop().create_task(self._fly(batch))
-            self._flights.add(flight)
-            flight.add_done_callback(self._landed)
+        """Takes along what waits when it leaves, which is in the next turn of the loop."""
+        flight = asyncio.get_running_loop().create_task(self._fly())
+        self._flights.add(flight)
+        flight.add_done_callback(self._landed)
 
     def _landed(self, flight: asyncio.Task[None]) -> None:
         self._flights.discard(flight)
-        if self._waiting and not self._scheduled:
-            self._depart()
+        if self._waiting and not self._closed:
+            self._schedule()
 
-    async def _fly(self, batch: list[_Item]) -> None:
+    async def _fly(self) -> None:
+        self._scheduled = False
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self.MAX_BATCH))]
+        if not batch:
+            return
+        if self._waiting:
+            self._schedule()
         try:
             answers = await self._exchange(batch)
             again = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
@@ -135,6 +153,7 @@ class Link:
                     answers[i] = answer
         except Exception as error:  # noqa: BLE001 - handed to whoever waits
             answers = [error] * len(batch)
+            REDIS_ERRORS.inc()
         except asyncio.CancelledError:
             answers = [QueueUnavailable("the connection to Redis is closed")] * len(batch)
         for item, answer in zip(batch, answers, strict=True):

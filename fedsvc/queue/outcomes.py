@@ -22,6 +22,12 @@ if leader and leader ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
+_RESIGN: Final = """#!lua flags=allow-oom
+return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0
+"""
+
+
+_STATES: Final = {b"%d" % state: state for state in DeliveryState}
 
 
 class Followed(NamedTuple):
@@ -52,6 +58,10 @@ class OutcomeLog:
         key = self._keys.partition(partition).archiver
         return bool(await self._link.call("EVAL", _LEAD, 1, key, name, self._lease_ms))
 
+    async def resign(self, partition: int, name: str) -> None:
+        """`name` archives this partition no more: another one need not wait for the lease to end."""
+        await self._link.call("EVAL", _RESIGN, 1, self._keys.partition(partition).archiver, name)
+
     async def position(self, partition: int) -> int:
         """Number of the last outcome that is archived; 0 for none."""
         return int(await self._link.call("GET", self._keys.partition(partition).archived) or 0)
@@ -70,6 +80,13 @@ class OutcomeLog:
             "XRANGE", self._keys.partition(partition).outcomes, f"{after + 1}-0", "+", "COUNT", limit
         )
         return (*_entries(partition, entries, after), len(entries))
+
+    async def newest(self, partition: int, limit: int) -> list[Delivery]:
+        """The outcomes among the last `limit` entries, oldest first."""
+        name = self._keys.partition(partition).outcomes
+        entries = await self._link.call("XREVRANGE", name, "+", "-", "COUNT", limit)
+        read, _ = _entries(partition, entries[::-1], 0)
+        return [entry for entry in read if isinstance(entry, Delivery)]
 
     async def end(self, partition: int) -> int:
         """Number of the last entry there is or was; 0 for none."""
@@ -115,7 +132,7 @@ def _entries(partition: int, entries: Any, after: int) -> tuple[list[Delivery | 
                 )
             else:
                 id = DeliveryId(partition, int(sequence))
-                read.append(outcome.unpack(payload, id, DeliveryState(int(state)), number))
+                read.append(outcome.unpack(payload, id, _STATES[state], number))
         except (QueueCorrupt, ValueError, KeyError, TypeError):
             continue  # not written by us; it must not block those behind it
     return read, number

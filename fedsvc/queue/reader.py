@@ -1,4 +1,4 @@
-"""Shows what is in the queue, one delivery, one activity or the dead letters. Changes nothing.
+"""Shows what is in the queue, one delivery or one activity. Changes nothing.
 
 Whoever has rights to some `origins` only sees theirs, and is told nothing of others; None stands for all.
 """
@@ -6,12 +6,10 @@ Whoever has rights to some `origins` only sees theirs, and is told nothing of ot
 from __future__ import annotations
 
 import asyncio
-import heapq
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any, Final
 
 from fedsvc.config import Settings
@@ -64,7 +62,7 @@ def _among(origins: Origins, origin: str) -> bool:
 
 
 class Reader:
-    #: sequences in one script, and dead letters of a partition read at a time
+    #: sequences in one script
     CHUNK: Final = 500
 
     def __init__(self, link: Link, keys: Keys, settings: Settings) -> None:
@@ -125,30 +123,6 @@ class Reader:
                     counts[DeliveryState(state)] += number
         return total, counts
 
-    async def dead_letters(self, *, before: int, limit: int, origins: Origins = None) -> list[Delivery]:
-        """Dead letters, newest first; those whose outcome number is below `before` (0: from the newest).
-        With `origins`, looks at those of others on its way."""
-        bound = f"({before}-0" if before else "+"
-        letters = await asyncio.gather(
-            *(self._dead_letters(p, bound, limit, origins) for p in range(self._partitions))
-        )
-        merged = heapq.merge(*letters, key=lambda d: d.outcome, reverse=True)
-        return list(islice(merged, limit))
-
-    async def _dead_letters(self, partition: int, bound: str, limit: int, origins: Origins) -> list[Delivery]:
-        """Of one partition; `bound` as XREVRANGE has it."""
-        found: list[Delivery] = []
-        key, count = self._keys.partition(partition).dead, limit if origins is None else self.CHUNK
-        while True:
-            entries = await self._link.call("XREVRANGE", key, bound, "-", "COUNT", count)
-            for entry in entries:
-                letter = self._dead(partition, entry)
-                if letter is not None and _among(origins, letter.origin):
-                    found.append(letter)
-            if len(found) >= limit or len(entries) < count:
-                return found[:limit]
-            bound = f"({entries[-1][0].decode()}"
-
     async def body(self, id: DeliveryId, origins: Origins = None) -> bytes | None:
         """The exact bytes that are sent, while Redis holds them."""
         keys = self._keys.partition(id.partition)
@@ -159,17 +133,6 @@ class Reader:
         body: bytes | None
         body, origin = await self._link.call("HMGET", keys.message(record.message), "b", "o")
         return body if origin is not None and _among(origins, origin.decode()) else None
-
-    @staticmethod
-    def _dead(partition: int, entry: Sequence[Any]) -> Delivery | None:
-        """None if it was not written by us: it must not hide the others."""
-        name, fields = entry
-        try:
-            _, sequence, _, payload = fields
-            id = DeliveryId(partition, int(sequence))
-            return outcome.unpack(payload, id, DeliveryState.DEAD, int(name.split(b"-")[0]))
-        except (QueueCorrupt, ValueError):
-            return None
 
     async def _index(self, activity_id: str, origins: Origins) -> list[tuple[int, list[int]]]:
         """For each partition that knows the activity: the sequences of its deliveries, ascending."""

@@ -13,10 +13,9 @@ from fedsvc.domain.activity_types import type_name
 from fedsvc.domain.delivery import Priority, Reason
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
+from fedsvc.queue.rates import Rates, RecentCounts
 from fedsvc.queue.script import Script
 
-#: as in lua/prelude.lua
-_BUCKET_S: Final = 5
 RATE_WINDOWS_S: Final = (60, 300)
 #: upper bounds of the retry histogram, seconds
 DUE_WITHIN_S: Final = (0, 60, 300, 900, 3600, 21_600, 86_400)
@@ -33,17 +32,6 @@ class PriorityStats:
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
-    """Per second, over the last `window_s` seconds."""
-
-    window_s: int
-    accepted: float
-    attempted: float
-    delivered: float
-    failed: float
-
-
-@dataclass(frozen=True, slots=True)
 class QueueStats:
     now_ms: int
     partitions: int
@@ -55,6 +43,8 @@ class QueueStats:
     parked: int
     #: hosts whose circuit is not closed
     open_circuits: int
+    #: of those parked, the ones whose host is such a one; all that are in SQL count
+    parked_behind_circuits: int
     due: int
     #: milliseconds since the epoch; None if nothing waits
     next_due_ms: int | None
@@ -106,7 +96,6 @@ class RetryStats:
 class _Sum:
     now_ms: int = 0
     counters: Counter[str] = field(default_factory=Counter)
-    rates: Counter[tuple[str, int]] = field(default_factory=Counter)
     delayed: int = 0
     due: int = 0
     dead: int = 0
@@ -118,14 +107,12 @@ class _Sum:
     age_ms: dict[int, int] = field(default_factory=dict)
     origins: Counter[str] = field(default_factory=Counter)
 
-    def add(self, answer: Sequence[Any]) -> None:
-        now, counters, rates, delayed, dead, next_due, due, consumers, archived, last = answer[:10]
+    def add(self, answer: Sequence[Any]) -> int:
+        """Of one partition. Returns how many it has ever accepted."""
+        now, counters, _, delayed, dead, next_due, due, consumers, archived, last = answer[:10]
         self.now_ms = max(self.now_ms, int(now))
         numbers = {k.decode(): int(v) for k, v in zip(counters[::2], counters[1::2], strict=True)}
         self.counters.update(numbers)
-        for name, value in zip(rates[::2], rates[1::2], strict=True):
-            bucket, count = value.split(b":")
-            self.rates[chr(name[0]), int(bucket)] += int(count)
         self.delayed += delayed
         self.due += due
         self.dead += dead
@@ -150,12 +137,7 @@ class _Sum:
         self.flying[Priority.BULK] += woken
         for origin, number in zip(answer[20][::2], answer[20][1::2], strict=True):
             self.origins[origin.decode()] += int(number)
-
-    def rate(self, metric: str, window_s: int) -> float:
-        newest = self.now_ms // 1000 // _BUCKET_S
-        # The bucket of this very moment is not over yet; it counts, and time counts to its middle.
-        buckets = range(newest - window_s // _BUCKET_S + 1, newest + 1)
-        return sum(self.rates[metric, bucket] for bucket in buckets) / window_s
+        return numbers.get("accepted", 0)
 
 
 class StatsReader:
@@ -164,6 +146,7 @@ class StatsReader:
         self._keys = keys
         self._partitions = settings.partitions
         self._stats = Script("stats")
+        self._recent = RecentCounts(settings.partitions)
 
     async def read(self) -> QueueStats:
         """Raises QueueUnavailable."""
@@ -180,11 +163,15 @@ class StatsReader:
             scheduled=scheduled,
             parked=total.counters["parked"],
             open_circuits=total.counters["open"],
+            # Lanes may hold names of deliveries that have ended.
+            parked_behind_circuits=min(
+                total.counters["parked"], total.counters["shut"] + total.counters["spilled"]
+            ),
             due=total.due,
             next_due_ms=min(total.next_due, default=None),
             dead_letters=total.dead,
             consumers=total.consumers,
-            rates=[Rates(w, *(total.rate(metric, w) for metric in "atdf")) for w in RATE_WINDOWS_S],
+            rates=[self._recent.per_second(total.now_ms, window_s) for window_s in RATE_WINDOWS_S],
             archive_backlog=total.counters["outcomes"] - total.counters["archived"],
             archive_lag_ms=total.lag_ms,
             origins=dict(total.origins),
@@ -222,7 +209,8 @@ class StatsReader:
             elif parts[1] == "attempt":
                 by_attempt[code] = number
             elif parts[1] == "reason" and code:
-                by_reason[Reason(code)] = number
+                reason = Reason(code)
+                by_reason[reason] = by_reason.get(reason, 0) + number
         scheduled = total.counters["scheduled"]
         return RetryStats(
             total.delayed - scheduled,
@@ -238,8 +226,13 @@ class StatsReader:
     async def _sum(self) -> _Sum:
         total = _Sum()
         answers = await asyncio.gather(
-            *(self._link.run(self._stats, self._keys.partition(p).prefix) for p in range(self._partitions))
+            *(
+                self._link.run(self._stats, self._keys.partition(p).prefix, [self._recent.since(p)])
+                for p in range(self._partitions)
+            )
         )
-        for answer in answers:
-            total.add(answer)
+        for partition, answer in enumerate(answers):
+            newest, counts = answer[2]
+            accepted = total.add(answer)
+            self._recent.note(partition, accepted, int(newest), counts)
         return total

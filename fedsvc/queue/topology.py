@@ -10,17 +10,19 @@ The last two also as rediss+...; options behind `?` are redis-py's (ssl_ca_certs
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import redis.asyncio as aioredis
+from hiredis import pack_command
 from redis.asyncio.client import PubSub
 from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
+from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, TryAgainError
+from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, ResponseError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -36,7 +38,10 @@ _OPTIONS: Final = frozenset(
 #: answers after which it is not certain who is master of what
 _STALE: Final = (ClusterDownError, AskError, TryAgainError, RedisConnectionError, RedisTimeoutError)
 #: commands whose key is not their second word
-_KEY_AT: Final = {"EVALSHA": 3, "EVAL": 3}
+_KEY_AT: Final = {"EVALSHA": 3, "EVAL": 3, "MEMORY": 2}
+
+#: as hiredis writes it: redis-py's own takes four times as long
+_packed = cast(Callable[[Command], bytes], pack_command)
 
 
 class Topology(Protocol):
@@ -71,7 +76,7 @@ def connect(url: str, *, timeout: float, connections: int) -> Topology:
                 # A unix socket has no keep-alive, and redis-py refuses to be asked for one.
                 if scheme != "unix":
                     options["socket_keepalive"] = True
-                return Single(aioredis.Redis.from_url(url, max_connections=connections, **options))
+                return Single(aioredis.Redis.from_url(url, max_connections=connections, **options), timeout)
             case "redis+sentinel" | "rediss+sentinel":
                 return _through_sentinel(url, options, connections)
             case "redis+cluster" | "rediss+cluster":
@@ -123,25 +128,84 @@ def _through_sentinel(url: str, options: dict[str, Any], connections: int) -> Si
     client = sentinel.master_for(
         service, db=int(db or 0), max_connections=connections, socket_keepalive=True, **options, **named
     )
-    return Single(client, sentinel.sentinels)
+    return Single(client, options["socket_timeout"], sentinel.sentinels)
 
 
 class Single:
-    """One server; after a failover another, which Sentinel names."""
+    """One server; after a failover another, which Sentinel names.
 
-    def __init__(self, client: aioredis.Redis, sentinels: Sequence[aioredis.Redis] = ()) -> None:
+    redis-py makes the connections. Its pool and its pipelines are passed by, whose checks and deadlines for
+    each step take a third of a flight's time and several turns of the event loop."""
+
+    #: seconds without use, after which the event loop gets a moment to learn that a connection has ended
+    IDLE: Final = 0.005
+
+    def __init__(
+        self, client: aioredis.Redis, timeout: float, sentinels: Sequence[aioredis.Redis] = ()
+    ) -> None:
+        """`timeout`: seconds within which all commands of a flight must be answered."""
         self._redis = client
+        self._timeout = timeout
         self._sentinels = sentinels
+        #: connections that nobody uses, and since when
+        self._free: list[tuple[Connection, float]] = []
         # Answers are read as Redis gives them: what redis-py makes of them depends on its version.
         client.response_callbacks.clear()
 
     async def exchange(self, commands: Sequence[Command], confirm: Command | None) -> list[Any]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
         if confirm is not None:
-            pipeline.execute_command(*confirm)
-        return list(await pipeline.execute(raise_on_error=False))
+            commands = (*commands, confirm)
+        answers: list[Any] = []
+        async with asyncio.timeout(self._timeout):
+            connection = await self._connection()
+            try:
+                packed = b"".join(map(_packed, commands))
+                await connection.send_packed_command(packed, check_health=False)
+                for _ in commands:
+                    try:
+                        answers.append(await connection.read_response())
+                    except ResponseError as error:
+                        answers.append(error)
+            except BaseException:
+                # What it has still to say belongs to nobody. Others may have broken with it.
+                await self._drop(connection, *(each for each, _ in self._free))
+                raise
+        self._free.append((connection, asyncio.get_running_loop().time()))
+        return answers
+
+    async def _connection(self) -> Connection:
+        now = asyncio.get_running_loop().time()
+        while self._free:
+            connection, since = self._free.pop()
+            if now - since > self.IDLE:
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # what came is read after those who wait for their turn
+            if await self._is_there(connection):
+                return connection
+            await self._drop(connection)
+        make: Callable[[], Connection] = self._redis.connection_pool.make_connection
+        connection = make()
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        connection.socket_timeout = None  # there is one deadline for all
+        return connection
+
+    @staticmethod
+    async def _is_there(connection: Connection) -> bool:
+        # One that was reset has no end to read; redis-py looks for that only.
+        writer = connection._writer
+        try:
+            return writer is not None and not writer.is_closing() and not await connection.can_read()
+        except (RedisError, OSError):
+            return False
+
+    async def _drop(self, *connections: Connection) -> None:
+        self._free = [each for each in self._free if each[0] not in connections]
+        for connection in connections:
+            await connection.disconnect(nowait=True)
 
     async def everywhere(self, command: Command) -> list[Any]:
         return [await self._redis.execute_command(*command)]  # type: ignore[no-untyped-call]
@@ -150,6 +214,7 @@ class Single:
         return self._redis.pubsub(ignore_subscribe_messages=True)
 
     async def close(self) -> None:
+        await self._drop(*(connection for connection, _ in self._free))
         for client in (self._redis, *self._sentinels):
             await client.aclose(close_connection_pool=True)
 

@@ -9,9 +9,10 @@
 -- ARGV[4]  how many at most
 -- ARGV[5], ARGV[6], ARGV[7]  of these, shares of urgent, normal and bulk; what one does not use, others get
 -- ARGV[8]  1 to look at the urgent stream only
+-- ARGV[9]  messages that come along: 0 none, 1 all, 2 those of urgent deliveries
 --
--- Result: {1 if there is more to hand out, messages of the urgent as a flat list: number, body, packed (of
--- ARGV[8] only: their worker shall not have to ask again), then flat: stream, entry number, sequence, record,
+-- Result: {1 if there is more to hand out, messages of what is handed out as a flat list: number, body, packed
+-- (see ARGV[9]), then flat: stream, entry number, sequence, record,
 -- times delivered (1), how its host wants to be signed to (0: not known) for each}.
 
 read_terms(ARGV[1])
@@ -28,6 +29,21 @@ local function hand(h, stream, number, sequence, record)
   result[n + 1], result[n + 2], result[n + 3], result[n + 4], result[n + 5] = stream, number, sequence, record, 1
   result[n + 6] = dialect_of(h)
   left = left - 1
+end
+
+-- What comes out of a line while its host has no room goes straight to its lane. `planned`: how many of a host have
+-- passed here and are not handed out yet; nobody who came before them waits.
+local planned = {}
+local function parks(sequence, record)
+  local name = host_name(inbox_of(record))
+  local h = host(name)
+  local before = planned[name] or 0
+  if h[LANE[priority_of(record)]] == 0 and room(h) > before then
+    planned[name] = before + 1
+    return false
+  end
+  park(h, sequence, record, false)
+  return true
 end
 
 -- Up to `share` deliveries off a ready stream, which is filled from lines when it runs dry; how many it gave, and
@@ -58,7 +74,9 @@ local function from_stream(stream, share)
         -- Who came before goes first. A host that answers gets one urgent more than it has shown to take: it
         -- does not wait for the rest to end.
         local spare = stream == 1 and h.success > 0 and 1 or 0
-        if h['lane' .. priority_of(record)] == 0 and room(h, spare) > 0 then
+        local is_planned = (planned[names[i]] or 0) > 0
+        if (h[LANE[priority_of(record)]] == 0 or is_planned) and room(h, spare) > 0 then
+          if is_planned then planned[names[i]] = planned[names[i]] - 1 end
           depart(h)
           hand(h, stream, string.match(entry[1], '^(%d+)-'), sequence, record)
           given = given + 1
@@ -69,8 +87,7 @@ local function from_stream(stream, share)
       end
     end
     if #entries < wanted then
-      local half = math.floor(terms.window / 2)
-      local more_of_it, ended = refill(stream, math.max(wanted, half), terms.window)
+      local more_of_it, ended = refill(stream, wanted - #entries, terms.window, parks)
       if more_of_it == 0 then return given, ended end
     end
   end
@@ -82,9 +99,9 @@ local TURNS = { 1, 2, 1, 1, 2, 1, 3, 1, 2, 1 }
 local function next_lane(h)
   h.turn = (h.turn + 1) % 10
   local lane = TURNS[h.turn + 1]
-  if h['lane' .. lane] > 0 then return lane end
+  if h[LANE[lane]] > 0 then return lane end
   for other = 1, 3 do
-    if h['lane' .. other] > 0 then return other end
+    if h[LANE[other]] > 0 then return other end
   end
 end
 
@@ -132,7 +149,7 @@ local function from_lanes(share)
       local lane = next_lane(h)
       local sequence = lane and call('RPOP', lane_key(h, lane))
       if sequence then
-        h['lane' .. lane] = h['lane' .. lane] - 1
+        h[LANE[lane]] = h[LANE[lane]] - 1
         local record = fetch(sequence)
         if waits_in_lane(record) then depart_with(h, sequence, record) end
       end
@@ -143,7 +160,7 @@ local function from_lanes(share)
       local probing = h.circuit == OPEN
       local sequence, read = peek(h, lane, math.max(1, math.min(share, free)))
       if not sequence then
-        h['lane' .. lane] = 0 -- it was counted wrong
+        h[LANE[lane]] = 0 -- it was counted wrong
       else
         local record = fetch(sequence)
         local waits = waits_in_lane(record)
@@ -151,7 +168,7 @@ local function from_lanes(share)
         if waits and not late and (free <= 0 or not probing and spilled_first(h, lane, sequence)) then break end
         reads = reads + 1
         read.at = read.at + 1
-        h['lane' .. lane] = h['lane' .. lane] - 1
+        h[LANE[lane]] = h[LANE[lane]] - 1
         if late then
           lapse(sequence, record)
         elseif waits then
@@ -203,11 +220,11 @@ else
 end
 save_hosts()
 flush()
-if only_urgent then
-  local messages, seen = result[2], {}
+if ARGV[9] ~= '0' then
+  local messages, seen, all = result[2], {}, ARGV[9] == '1'
   for i = 6, #result, 6 do
-    local number = text(message_of(result[i]))
-    if not seen[number] then
+    local number = (all or priority_of(result[i]) == 1) and text(message_of(result[i]))
+    if number and not seen[number] then
       local message = call('HMGET', P .. ':message:' .. number, 'b', 'm')
       if message[1] and message[2] then
         local n = #messages

@@ -1,5 +1,5 @@
 -- audit: set right what hosts are said to have in flight, should it ever differ from what workers hold, forget
--- hosts that nothing was sent to for long, and compare what origins are said to have pending with the sum of all.
+-- hosts that nothing was sent to for long, count anew what waits for hosts that are down, and compare what origins are said to have pending with the sum of all.
 -- uses: hosts
 --
 -- KEYS[1]  prefix of the partition
@@ -34,8 +34,10 @@ for stream, key in ipairs(STREAM) do
 end
 
 local names, wrong, forgotten = call('HKEYS', HOSTS), 0, 0
+local behind = -tonumber(call('HGET', COUNTERS, 'shut') or '0')
 for _, name in ipairs(names) do
   local h = host(name)
+  behind = behind + h.shut
   if h.flying ~= (held[name] or 0) then
     h.flying, h.changed, wrong = held[name] or 0, true, wrong + 1
     if h.circuit == HALF_OPEN and h.flying == 0 then h.circuit, h.probe = OPEN, NOW_MS end
@@ -44,9 +46,11 @@ for _, name in ipairs(names) do
   if h.circuit == CLOSED and h.flags == 0 and h.flying == 0 and lanes(h) == 0 and h.pause <= NOW_MS
     and h.barrier == 0 and NOW_MS - seen > tonumber(ARGV[2]) then
     call('HDEL', HOSTS, name)
+    call('HDEL', RECENT, name)
     h.changed, forgotten = false, forgotten + 1
   end
 end
+count('shut', behind)
 save_hosts()
 flush()
 if woken > 0 then ring() end

@@ -106,11 +106,6 @@ local order, family = ARGV[8], ARGV[9]
 local order_index = order ~= '' and call('GET', group_key(order))
 local family_index = family ~= '' and (family == order and order_index or call('GET', group_key(family)))
 
-local function pending(sequence)
-  local record = fetch(text(sequence))
-  if is_record(record) and string.byte(record, 1) <= S_SCHEDULED then return record end
-end
-
 -- Take back what this delivery to `inbox` makes pointless.
 local function supersede(inbox, host_key)
   local reach = REACH
@@ -144,34 +139,6 @@ local function undo(i)
   if not record then return false end
   local untried = string.byte(record, 5) == 0
   return recall(text(sequence), record, S_SUPERSEDED) and untried
-end
-
--- Whether a delivery must wait for its order: behind those that wait already, or behind those of another
--- message that are on their way to its host, which are marked.
-local function must_wait(name, host_key, message)
-  if not order_index then return false end
-  if call('EXISTS', P .. ':held:' .. chain(order, name)) == 1 then return true end
-  local marked = 0
-  newest_first(order_index, host_key, function(found)
-    local ended = false
-    for k = #found, 1, -1 do
-      local record = pending(found[k])
-      if record and message_of(record) ~= message then
-        if not has(record, FLAG_FOLLOWED) then
-          store(text(found[k]), flagged(record, FLAG_FOLLOWED))
-          call('HINCRBY', FOLLOWED, chain(order, name), 1)
-        end
-        marked = marked + 1
-      elseif not record then
-        -- One that ended in order: all before it have ended as well.
-        local left = fetch(text(found[k]))
-        local state = left and string.byte(left, 1) or S_DELIVERED
-        ended = ended or state == S_DELIVERED or state == S_DEAD or state == S_PURGED
-      end
-    end
-    return marked > 0 or ended
-  end)
-  return marked > 0
 end
 
 local base = 0
@@ -222,7 +189,7 @@ if #fresh > 0 then
       undelivered[#undelivered + 1] = k
     elseif order ~= '' then
       local host_of_it = host_name(inbox)
-      if must_wait(host_of_it, host_key, message) then
+      if must_wait(order, order_index, host_of_it, host_key, message) then
         state, place = S_PARKED, scheduled and not_before or 0
         call('RPUSH', P .. ':held:' .. chain(order, host_of_it), name)
         held = held + 1
@@ -273,10 +240,10 @@ if #fresh > 0 then
   if index then
     call('SETRANGE', activity_key, 0, struct.pack('>I8', message))
     call('APPEND', activity_key, segment)
+    if call('PTTL', activity_key) < keep then call('PEXPIRE', activity_key, text(keep)) end
   else
-    call('SET', activity_key, struct.pack('>I8', message) .. segment)
+    call('SET', activity_key, struct.pack('>I8', message) .. segment, 'PX', text(keep))
   end
-  if call('PTTL', activity_key) < keep then call('PEXPIRE', activity_key, text(keep)) end
   if order ~= '' then join(order, order_index, base, host_keys, keep) end
   if family ~= '' and family ~= order then join(family, family_index, base, host_keys, keep) end
 

@@ -32,6 +32,39 @@ local function newest_first(index, host_key, visit)
   end
 end
 
+local function pending(sequence)
+  local record = fetch(text(sequence))
+  if is_record(record) and string.byte(record, 1) <= S_SCHEDULED then return record end
+end
+
+-- Whether a delivery must wait for its order: behind those that wait already, or behind those of another
+-- message that are on their way to its host, which are marked. `index`: that of the group `order`, if there is one.
+local function must_wait(order, index, name, host_key, message)
+  if not index then return false end
+  if call('EXISTS', P .. ':held:' .. chain(order, name)) == 1 then return true end
+  local marked = 0
+  newest_first(index, host_key, function(found)
+    local ended = false
+    for k = #found, 1, -1 do
+      local record = pending(found[k])
+      if record and message_of(record) ~= message then
+        if not has(record, FLAG_FOLLOWED) then
+          store(text(found[k]), flagged(record, FLAG_FOLLOWED))
+          call('HINCRBY', FOLLOWED, chain(order, name), 1)
+        end
+        marked = marked + 1
+      elseif not record then
+        -- One that ended in order: all before it have ended as well.
+        local left = fetch(text(found[k]))
+        local state = left and string.byte(left, 1) or S_DELIVERED
+        ended = ended or state == S_DELIVERED or state == S_DEAD or state == S_PURGED
+      end
+    end
+    return marked > 0 or ended
+  end)
+  return marked > 0
+end
+
 -- The index without what has ended.
 local function tidied(index)
   local parts, at = {}, 5

@@ -5,13 +5,11 @@
 -- all hosts share, as hosts.py packs them.
 
 local HOSTS, POLICIES, WAKE = P .. ':hosts', P .. ':policies', P .. ':wake'
+-- Of each host the attempts that failed last, newest first: sequence u64, then 9 bytes as in a record.
+local RECENT, RECENT_SIZE, RECENT_MOST = P .. ':recent', 17, 16
 local HOST = '>BBBI2I2I2I4I4I4ffffdddddddddBdd'
 local HOST_SIZE = 1 * 4 + 2 * 3 + 4 * 3 + 4 * 4 + 8 * 11
-local HOST_FIELDS = {
-  'circuit', 'flags', 'turn', 'flying', 'failures', 'opens', 'lane1', 'lane2', 'lane3', 'limit', 'latency',
-  'usual', 'tokens', 'filled', 'pause', 'probe', 'since', 'success', 'failure', 'recovered', 'cut', 'barrier',
-  'dialect', 'spoke', 'gone',
-}
+local LANE = { 'lane1', 'lane2', 'lane3' }
 local CLOSED, OPEN, HALF_OPEN = 0, 1, 2
 local H_PAUSED, H_GONE, H_DOWN, H_POLICY = 1, 2, 4, 8
 local NEVER = math.huge
@@ -21,7 +19,7 @@ local ANSWERED, FAILED, SLOWED, TOOK, GONE_INBOX, KEY_REJECTED, NO_NAME = 1, 2, 
 -- Once a second at most is a limit cut down, for what is in flight fails together.
 local CUT_EVERY_MS = 1000
 
-local function has_bit(signal, bit) return math.floor(signal / bit) % 2 == 1 end
+local function has_bit(signal, bit) return signal % (2 * bit) >= bit end
 
 local terms = {}
 local function read_terms(packed)
@@ -33,11 +31,12 @@ end
 local hosts, woken = {}, 0
 
 local function host_name(inbox)
-  local authority = string.match(inbox, '^%a+://([^/?]*)') or ''
-  return string.match(authority, '^%[(.-)%]') or string.match(authority, '^[^:]*')
+  return string.match(inbox, '^%a+://([^/?:[]+)') or string.match(inbox, '^%a+://%[(.-)%]') or ''
 end
 
 local function lanes(h) return h.lane1 + h.lane2 + h.lane3 end
+-- Those of them that wait because the host is down.
+local function shut(h) return h.circuit ~= CLOSED and lanes(h) or 0 end
 
 -- Load several at once; false stands for none.
 local loaded = {}
@@ -60,33 +59,38 @@ end
 local function host(name)
   local h = hosts[name]
   if h then return h end
-  h = { name = name, changed = false, max = terms.limit, rate = terms.rate, burst = terms.burst }
   local packed = loaded[name]
   if packed == nil then packed = call('HGET', HOSTS, name) end
-  if packed and #packed == HOST_SIZE then
-    h.circuit, h.flags, h.turn, h.flying, h.failures, h.opens, h.lane1, h.lane2, h.lane3, h.limit, h.latency,
-      h.usual, h.tokens, h.filled, h.pause, h.probe, h.since, h.success, h.failure, h.recovered, h.cut,
-      h.barrier, h.dialect, h.spoke, h.gone = struct.unpack(HOST, packed)
-    if math.floor(h.flags / H_POLICY) % 2 == 1 then
-      local policy = call('HGET', POLICIES, name)
-      if policy then
-        local max, rate, burst = struct.unpack('>I2dd', policy)
-        if max > 0 then h.max = max end
-        if rate > 0 then h.rate = rate end
-        if burst > 0 then h.burst = burst end
-      end
-    end
-  else
-    for _, field in ipairs(HOST_FIELDS) do h[field] = 0 end
+  local known = packed and #packed == HOST_SIZE
+  if not known then packed = string.rep('\0', HOST_SIZE) end
+  local circuit, flags, turn, flying, failures, opens, lane1, lane2, lane3, limit, latency, usual, tokens, filled,
+    pause, probe, since, success, failure, recovered, cut, barrier, dialect, spoke, gone = struct.unpack(HOST, packed)
+  -- All at once: a table that grows field by field costs as much as all else that is done for a host.
+  h = {
+    name = name, changed = false, max = terms.limit, rate = terms.rate, burst = terms.burst, circuit = circuit,
+    flags = flags, turn = turn, flying = flying, failures = failures, opens = opens, lane1 = lane1, lane2 = lane2,
+    lane3 = lane3, limit = limit, latency = latency, usual = usual, tokens = tokens, filled = filled, pause = pause,
+    probe = probe, since = since, success = success, failure = failure, recovered = recovered, cut = cut,
+    barrier = barrier, dialect = dialect, spoke = spoke, gone = gone, awake = lane1 + lane2 + lane3 > 0, shut = 0,
+  }
+  if not known then
     -- Few at a time until it has answered: a host that hangs must not hold more than that.
     h.limit, h.tokens, h.filled = terms.start, h.burst, NOW_MS
+  elseif flags % (2 * H_POLICY) >= H_POLICY then
+    local policy = call('HGET', POLICIES, name)
+    if policy then
+      local max, rate, burst = struct.unpack('>I2dd', policy)
+      if max > 0 then h.max = max end
+      if rate > 0 then h.rate = rate end
+      if burst > 0 then h.burst = burst end
+    end
   end
-  h.awake = lanes(h) > 0
+  h.shut = shut(h)
   hosts[name] = h
   return h
 end
 
-local function h_has(h, flag) return math.floor(h.flags / flag) % 2 == 1 end
+local function h_has(h, flag) return h.flags % (2 * flag) >= flag end
 local function h_set(h, flag, on)
   if h_has(h, flag) ~= on then h.flags = h.flags + (on and flag or -flag) end
 end
@@ -129,7 +133,7 @@ local function room(h, spare)
   local rate, burst = rate_now(h)
   if rate <= 0 then return free end
   if NOW_MS ~= h.filled then
-    h.tokens = math.min(burst, h.tokens + rate * math.max(0, NOW_MS - h.filled) / 1000)
+    h.tokens = math.min(burst, math.max(0, h.tokens) + rate * math.max(0, NOW_MS - h.filled) / 1000)
     h.filled, h.changed = NOW_MS, true
   end
   if h.tokens < 0.999 then return 0, NOW_MS + math.ceil((1 - h.tokens) * 1000 / rate) end
@@ -138,7 +142,8 @@ end
 
 -- One delivery is on its way to it.
 local function depart(h)
-  h.flying, h.tokens, h.changed = h.flying + 1, h.tokens - 1, true
+  -- One without a limit to its rate owes nothing, should it get one.
+  h.flying, h.tokens, h.changed = h.flying + 1, math.max(0, h.tokens - 1), true
   if h.circuit == OPEN then
     h.circuit = HALF_OPEN
   end
@@ -148,7 +153,7 @@ end
 local parking = {}
 local function append_parked()
   for key, list in pairs(parking) do
-    for from = 1, #list, MANY do call('RPUSH', key, unpack(list, from, math.min(#list, from + MANY - 1))) end
+    in_parts('RPUSH', key, list)
     parking[key] = nil
   end
 end
@@ -168,7 +173,7 @@ local function park(h, sequence, record, front)
     end
     list[#list + 1] = sequence
   end
-  h['lane' .. priority] = h['lane' .. priority] + 1
+  h[LANE[priority]] = h[LANE[priority]] + 1
   h.changed = true
   count('parked', 1)
   if has(record, FLAG_EXPIRES) then call('ZADD', P .. ':expiry', text(deadline_ms(record)), sequence) end
@@ -176,7 +181,7 @@ end
 
 -- Something happened to a host that whoever watches should know.
 local function tell(event, name, detail)
-  call('XADD', OUTCOMES, text(allocate(1)) .. '-0', 'd', '0', 's', '0', 'o',
+  call('XADD', OUTCOMES, text(allocate(1)), 'd', '0', 's', '0', 'o',
     cjson.encode({ event = event, host = name, time = text(NOW_MS), detail = detail or '' }))
   count('outcomes', 1)
 end
@@ -187,12 +192,22 @@ local function cut(h, factor)
   end
 end
 
+-- Circuits that have opened or closed: host, and which.
+local circuits = {}
+local function note_circuit(h, what)
+  circuits[#circuits + 1] = h.name
+  circuits[#circuits + 1] = what
+end
+
 local function open(h)
-  if h.circuit == CLOSED then count('open', 1) end
+  if h.circuit == CLOSED then
+    count('open', 1)
+    note_circuit(h, 'opened')
+  end
   h.circuit = OPEN
   local wait = math.min(terms.longest, terms.first * 2 ^ math.min(h.opens, 30))
   -- Up to a tenth sooner, so that hosts that went down together are not probed together.
-  h.probe = NOW_MS + wait * (1 - (NOW_US % 1000) / 10000)
+  h.probe = NOW_MS + math.floor(wait * (1 - (NOW_US % 1000) / 10000))
 end
 
 -- What an attempt tells of its host. The delivery that made it has landed.
@@ -204,6 +219,7 @@ local function landed(h, signal, latency, pause)
     h.failures, h.since, h.success = 0, 0, NOW_MS
     if h.circuit ~= CLOSED then
       count('open', -1)
+      note_circuit(h, 'closed')
       h.circuit, h.opens, h.recovered, h.limit, h.cut = CLOSED, 0, NOW_MS, 1, 0
       h.tokens, h.filled = 1, NOW_MS
     end
@@ -276,7 +292,7 @@ end
 local function lane_deadline(h)
   local first = NEVER
   for priority = 1, 3 do
-    if h['lane' .. priority] > 0 then
+    if h[LANE[priority]] > 0 then
       local sequence = call('LINDEX', lane_key(h, priority), 0)
       local record = sequence and fetch(sequence)
       if is_record(record) then first = math.min(first, deadline_ms(record)) else first = NOW_MS end
@@ -287,7 +303,7 @@ end
 
 local function save_hosts()
   append_parked()
-  local batch = {}
+  local batch, n, wake, asleep = {}, 0, {}, {}
   for name, h in pairs(hosts) do
     if h.changed then
       if lanes(h) > 0 then
@@ -295,25 +311,33 @@ local function save_hosts()
         if free > 0 and h.circuit == CLOSED and all_behind_spilled(h) then free, at = 0, NEVER end
         if free > 0 then
           woken = woken + 1
-          call('ZADD', WAKE, h.lane1 > 0 and '0' or text(NOW_MS), name)
+          at = h.lane1 > 0 and 0 or NOW_MS
+        elseif at > NOW_MS + 1000 then
+          at = math.max(NOW_MS + 1, math.min(at, lane_deadline(h)))
+        end
+        if at == NEVER then
+          asleep[#asleep + 1] = name
         else
-          if at > NOW_MS + 1000 then at = math.max(NOW_MS + 1, math.min(at, lane_deadline(h))) end
-          if at == NEVER then call('ZREM', WAKE, name) else call('ZADD', WAKE, text(at), name) end
+          wake[#wake + 1] = text(math.ceil(at))
+          wake[#wake + 1] = name
         end
         h.awake = true
       elseif h.awake then
-        call('ZREM', WAKE, name)
+        asleep[#asleep + 1] = name
       end
-      batch[#batch + 1] = name
-      batch[#batch + 1] = struct.pack(HOST, h.circuit, h.flags, h.turn, h.flying, h.failures, h.opens,
+      batch[n + 1] = name
+      batch[n + 2] = struct.pack(HOST, h.circuit, h.flags, h.turn, h.flying, h.failures, h.opens,
         h.lane1, h.lane2, h.lane3, h.limit, h.latency, h.usual, h.tokens, h.filled, h.pause, h.probe, h.since,
         h.success, h.failure, h.recovered, h.cut, h.barrier, h.dialect, h.spoke, h.gone)
-      h.changed = false
-      if #batch >= MANY then
-        call('HSET', HOSTS, unpack(batch))
-        batch = {}
+      n = n + 2
+      if shut(h) ~= h.shut then
+        count('shut', shut(h) - h.shut)
+        h.shut = shut(h)
       end
+      h.changed = false
     end
   end
-  if #batch > 0 then call('HSET', HOSTS, unpack(batch)) end
+  in_parts('HSET', HOSTS, batch)
+  in_parts('ZADD', WAKE, wake)
+  in_parts('ZREM', WAKE, asleep)
 end

@@ -45,9 +45,9 @@ local function line_up(priority, origin, names)
   count('line:' .. priority, #names)
 end
 
--- About `wanted` deliveries go on from lines to the ready stream, by turns. How many did, and whether there are
--- no lines any more.
-local function refill(priority, wanted, window)
+-- Up to about `wanted` deliveries go on from lines to the ready stream, by turns; those that `parks(sequence,
+-- record)` takes do not. How many did, and whether there are no lines any more.
+local function refill(priority, wanted, window, parks)
   if in_lines(priority) <= 0 then return 0, true end
   local turns, quantum = turns_key(priority), math.min(QUANTUM, window)
   local gone_on, looked = 0, 0
@@ -61,20 +61,21 @@ local function refill(priority, wanted, window)
     local names = call('LPOP', key, quantum) or {}
     looked = looked + #names
     prefetch(names)
-    local live = {}
+    local live, left = {}, 0
     for _, name in ipairs(names) do
       local record = fetch(name)
       if is_record(record) and string.byte(record, 1) == S_READY and place_of(record) == IN_LINE then
-        live[#live + 1] = name
+        left = left + 1
+        if not parks(name, record) then live[#live + 1] = name end
       end
     end
+    if left > 0 then count('line:' .. priority, -left) end
     if #live > 0 then
       local first = allocate(#live)
       for i, name in ipairs(live) do
         store(name, moved(fetch(name), S_READY, first + i - 1))
         append(priority, first + i - 1, name)
       end
-      count('line:' .. priority, -#live)
       gone_on = gone_on + #live
     end
     if #names == quantum and call('EXISTS', key) == 1 then call('RPUSH', turns, origin) end

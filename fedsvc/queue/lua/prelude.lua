@@ -49,7 +49,7 @@ if shift then NOW_US = NOW_US + tonumber(shift) * 1000 end
 local NOW_MS = math.floor(NOW_US / 1000)
 
 -- Whole numbers up to 2^53 as text.
-local function text(number) return string.format('%.0f', number) end
+local function text(number) return string.format('%d', number) end
 
 -- First of `count` new numbers: the time in microseconds, made unique and increasing. Entries of streams must
 -- be appended in the order of their numbers. Written down by flush().
@@ -73,6 +73,11 @@ local function fetch(sequence)
   return record
 end
 local MANY = 1000 -- arguments in one call
+local function in_parts(command, key, arguments)
+  for from = 1, #arguments, MANY do
+    call(command, key, unpack(arguments, from, math.min(#arguments, from + MANY - 1)))
+  end
+end
 local function prefetch(sequences)
   local missing = {}
   for _, sequence in ipairs(sequences) do
@@ -92,7 +97,7 @@ local function store(sequence, record)
   records[sequence] = record
 end
 
--- Likewise, entries that leave their streams, and messages that are needed less.
+-- Likewise, entries that leave their streams (their ids, or numbers as text), and messages that are needed less.
 local dropped, released = { {}, {}, {}, {} }, {}
 local function drop(stream, entry)
   local list = dropped[stream]
@@ -126,15 +131,8 @@ local function tally(metric, by) counted[metric] = (counted[metric] or 0) + by e
 local BUCKET_S, BUCKETS = 5, 64
 local function flush()
   local batch = {}
-  for _, sequence in ipairs(written) do
-    batch[#batch + 1] = sequence
-    batch[#batch + 1] = records[sequence]
-    if #batch >= MANY then
-      call('HSET', DELIVERIES, unpack(batch))
-      batch = {}
-    end
-  end
-  if #batch > 0 then call('HSET', DELIVERIES, unpack(batch)) end
+  for i, sequence in ipairs(written) do batch[2 * i - 1], batch[2 * i] = sequence, records[sequence] end
+  in_parts('HSET', DELIVERIES, batch)
   for stream, entries in ipairs(dropped) do
     for from = 1, #entries, MANY do
       local to = math.min(#entries, from + MANY - 1)
@@ -173,7 +171,7 @@ local function moved(record, state, place)
   return string.char(state) .. string.sub(record, 2, 18) .. struct.pack('>I8', place) .. string.sub(record, 27)
 end
 
-local function has(record, flag) return math.floor(string.byte(record, 2) / flag) % 2 == 1 end
+local function has(record, flag) return string.byte(record, 2) % (2 * flag) >= flag end
 local function flagged(record, flag)
   if has(record, flag) then return record end
   return string.sub(record, 1, 1) .. string.char(string.byte(record, 2) + flag) .. string.sub(record, 3)
@@ -217,9 +215,9 @@ local function waiting(record, sign)
   count('retry:reason:' .. last_reason(record), sign)
 end
 
--- Append to a stream; the entry's id is <place>-0.
+-- Append to a stream; the entry's id is <place>-0, which Redis makes of the number alone.
 local function append(stream, place, sequence)
-  call('XADD', STREAM[stream], text(place) .. '-0', 'd', sequence)
+  call('XADD', STREAM[stream], text(place), 'd', sequence)
 end
 
 -- Put a delivery on its ready stream.
@@ -250,7 +248,7 @@ end
 
 -- Record a terminal outcome: what archive and watchers read.
 local function finish(sequence, state, payload, number)
-  call('XADD', OUTCOMES, text(number) .. '-0', 'd', sequence, 's', state, 'o', payload)
+  call('XADD', OUTCOMES, text(number), 'd', sequence, 's', state, 'o', payload)
   count('outcomes', 1)
   count(COUNTER_OF[state], 1)
 end

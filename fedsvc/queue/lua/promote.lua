@@ -3,9 +3,10 @@
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  how many at most
+-- ARGV[2]  1 to be told how long the oldest that a worker could take now has waited for one
 --
 -- Result: {how many were promoted, when to come again (ms; -1 if nothing waits for a time), now (ms), 1 if
--- there is work for admit}
+-- there is work for admit, that time (ms; 0 if it was not asked for, or nothing waits)}
 
 local EXPIRY = P .. ':expiry'
 local over = call('ZRANGEBYSCORE', EXPIRY, '-inf', text(NOW_MS), 'LIMIT', 0, ARGV[1])
@@ -42,4 +43,35 @@ if awake == 1 then
   local later = call('ZRANGEBYSCORE', WAKE, '(' .. text(NOW_MS), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   if later[2] then next_at = math.min(next_at, tonumber(later[2])) end
 end
-return { #due, next_at == math.huge and '-1' or text(next_at), text(NOW_MS), (#due > 0 or rang) and 1 or awake }
+
+-- Of a host with something urgent in its lane it is not written down since when it may be tried (see hosts.lua).
+local NOT_KNOWN_MS = 250
+
+-- When the oldest came that no worker has been handed, us.
+local function oldest_waiting()
+  local oldest = NOW_US
+  for priority = 1, 3 do
+    local groups = redis.pcall('XINFO', 'GROUPS', STREAM[priority])
+    local after = '-'
+    for _, group in ipairs(groups.err and {} or groups) do
+      for field = 1, #group, 2 do
+        if group[field] == 'last-delivered-id' then after = '(' .. group[field + 1] end
+      end
+    end
+    local entry = call('XRANGE', STREAM[priority], after, '+', 'COUNT', 1)[1]
+    local first = entry and string.match(entry[1], '^(%d+)-')
+    if not first and in_lines(priority) > 0 then
+      local origin = call('LINDEX', turns_key(priority), 0)
+      first = origin and call('LINDEX', line_key(priority, origin), 0)
+    end
+    oldest = math.min(oldest, tonumber(first or NOW_US))
+  end
+  local host = call('ZRANGEBYSCORE', WAKE, '-inf', text(NOW_MS), 'WITHSCORES', 'LIMIT', 0, 1)
+  local at = tonumber(host[2] or NOW_MS)
+  if at <= 0 then at = NOW_MS - NOT_KNOWN_MS end
+  return math.min(oldest, at * 1000)
+end
+local waited = ARGV[2] == '1' and math.floor((NOW_US - oldest_waiting()) / 1000) or 0
+return {
+  #due, next_at == math.huge and '-1' or text(next_at), text(NOW_MS), (#due > 0 or rang) and 1 or awake, waited,
+}

@@ -15,9 +15,22 @@
 -- An entry that is no longer in flight was settled by somebody else: it is passed over, so that each
 -- delivery moves exactly once.
 --
--- Result: {1 if hosts have room again for what waits in their lanes, indexes (0-based) of those passed over}.
+-- Result: {1 if hosts have room again for what waits in their lanes, indexes (0-based) of those passed over, and
+-- if circuits have opened or closed a list of host, 'opened' or 'closed', ...}.
 
 local WIDTH = 4
+
+-- What failed lately, for those who look at a host. Nothing is kept of what was delivered: SQL has it.
+local failed = {}
+local function note_failure(name, sequence, record)
+  failed[name] = struct.pack('>I8', tonumber(sequence)) .. string.sub(record, -9) .. (failed[name] or '')
+end
+local function keep_failures()
+  for name, attempts in pairs(failed) do
+    attempts = attempts .. (call('HGET', RECENT, name) or '')
+    call('HSET', RECENT, name, string.sub(attempts, 1, RECENT_SIZE * RECENT_MOST))
+  end
+end
 
 local function key_of(payload)
   local good, parts = pcall(cjson.decode, payload)
@@ -43,7 +56,7 @@ for i = 0, total - 1 do
   local state, stream, entry, attempted, due, signal, latency, pause, dialect =
     struct.unpack('>BBI8BI8BI4I8B', ARGV[at + 1])
   local sequence = ARGV[at + 2]
-  local stored, name = fetch(sequence), text(entry) .. '-0'
+  local stored, name = fetch(sequence), text(entry)
   -- Its record names the entry by which it is in flight. One that makes no sense names none.
   local known = is_record(stored) and string.byte(stored, 1) == S_READY and place_of(stored) == entry
   if landed_already[name] or not known and not (is_record(stored) and in_flight(stream, name)) then
@@ -64,6 +77,7 @@ for i = 0, total - 1 do
       if has(stored, FLAG_SHARED_INBOX) then shared_inbox_gone(h) end
     end
     if has_bit(signal, KEY_REJECTED) then tell('KEY_REJECTED', h.name, key_of(payload)) end
+    if attempted == 1 and #record > 0 and state ~= S_DELIVERED then note_failure(h.name, sequence, record) end
     -- Others may have marked it while it was on its way.
     if #record > 0 then record = string.sub(record, 1, 1) .. string.sub(stored, 2, 2) .. string.sub(record, 3) end
     if state == S_RETRY and (has(stored, FLAG_CANCEL) or has(stored, FLAG_SUPERSEDE)) then
@@ -84,10 +98,12 @@ for i = 0, total - 1 do
     end
   end
 end
+keep_failures()
 save_hosts()
 flush()
 if woken > 0 or rang then
   result[1] = 1
   ring()
 end
+if #circuits > 0 then result[#result + 1] = circuits end
 return result

@@ -46,7 +46,7 @@ for i = 1, number do
   end
   release(message)
 end
-h['lane' .. lane] = h['lane' .. lane] - number
+h[LANE[lane]] = h[LANE[lane]] - number
 local listed = {}
 for origin, n in pairs(shares) do listed[#listed + 1] = origin .. '=' .. n end
 call('HSET', SPILLS, ARGV[2], table.concat({

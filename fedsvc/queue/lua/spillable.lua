@@ -18,7 +18,7 @@ for _, name in ipairs(call('HKEYS', HOSTS)) do
   local long = h.circuit == OPEN and h.since > 0 and NOW_MS - h.since >= tonumber(ARGV[2])
   if long or h.pause > NOW_MS + tonumber(ARGV[2]) then
     for priority = 2, 3 do
-      if h['lane' .. priority] > most then best, lane, most = h, priority, h['lane' .. priority] end
+      if h[LANE[priority]] > most then best, lane, most = h, priority, h[LANE[priority]] end
     end
   end
 end

@@ -1,8 +1,10 @@
 -- stats: the figures of one partition, at one moment, in time that does not depend on the backlog.
 --
 -- KEYS[1]  prefix of the partition
+-- ARGV[1]  bucket of rates since which they are asked for
 --
--- Result: {now ms, counters as a flat list, rates as a flat list, entries waiting for a retry or their
+-- Result: {now ms, counters as a flat list, rates (number of the newest bucket, then for each metric the buckets
+-- since, newest first), entries waiting for a retry or their
 -- time, dead letters, when the next is due (ms, -1), how many are due, workers with a lease, archived
 -- number (the first outcome's before any is archived), last outcome's number, then for each priority:
 -- entries, in flight, number of the oldest that no worker has (0 if none; of those in lines only the first of
@@ -37,6 +39,14 @@ local function oldest_of(priority)
   return first
 end
 
+local newest = math.floor(NOW_MS / 1000 / BUCKET_S)
+local back = newest - tonumber(ARGV[1])
+if back < 0 or back >= BUCKETS then back = BUCKETS - 1 end
+local names = {}
+for _, metric in ipairs({ 'a', 't', 'd', 'f' }) do
+  for bucket = newest, newest - back, -1 do names[#names + 1] = metric .. (bucket % BUCKETS) end
+end
+
 local next_one = call('ZRANGE', RETRY, 0, 0, 'WITHSCORES')
 local archived = call('GET', P .. ':archived')
 local last = call('XREVRANGE', OUTCOMES, '+', '-', 'COUNT', 1)[1]
@@ -46,7 +56,7 @@ end
 local result = {
   text(NOW_MS),
   counters,
-  call('HGETALL', RATES),
+  { text(newest), call('HMGET', RATES, unpack(names)) },
   call('ZCARD', RETRY),
   call('XLEN', DEAD),
   next_one[2] or '-1',

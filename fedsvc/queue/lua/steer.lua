@@ -1,5 +1,5 @@
 -- steer: look at a host, or change how it is treated.
--- uses: hosts
+-- uses: hosts, spills
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  packed terms of all hosts
@@ -10,7 +10,7 @@
 --
 -- seen: the application has heard from the host; if it is down, it is probed now.
 -- Result: {1 if that changed anything, packed host as in `hosts` or '', why it is paused, packed policy or '',
--- now (ms), when its lane is tried again (ms) or ''}
+-- now (ms), when its lane is tried again (ms) or '', how many of its deliveries wait in SQL}
 
 read_terms(ARGV[1])
 local h, what, changed = host(ARGV[2]), ARGV[3], 0
@@ -44,7 +44,14 @@ if what ~= 'look' then
   flush()
   if woken > 0 then ring() end
 end
+local spilled = 0
+if h.barrier > 0 then
+  for _, batch in ipairs(spilled_batches()) do
+    if batch.host == h.name then spilled = spilled + batch.many end
+  end
+end
 return {
   changed, call('HGET', HOSTS, h.name) or '', call('HGET', P .. ':pauses', h.name) or '',
   call('HGET', POLICIES, h.name) or '', text(NOW_MS), call('ZSCORE', WAKE, h.name) or '',
+  spilled,
 }

@@ -64,7 +64,7 @@ end
 if #older > 0 then call('LTRIM', key, #older, -1) end
 for i = #back, 1, -1 do call('LPUSH', key, back[i]) end
 for i = #older, 1, -1 do call('LPUSH', key, older[i]) end
-h['lane' .. lane] = h['lane' .. lane] + #back
+h[LANE[lane]] = h[LANE[lane]] + #back
 
 call('HDEL', SPILLS, ARGV[2])
 set_barrier(h)
