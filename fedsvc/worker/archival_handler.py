@@ -7,8 +7,9 @@ twice. Nothing leaves Redis before SQL has committed it, and SQL being away hold
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, assert_never
 
 import structlog
 
@@ -16,13 +17,16 @@ from fedsvc.archive.archive import Archive
 from fedsvc.archive.archived_log import ArchivedLog
 from fedsvc.archive.transaction import DataRefused
 from fedsvc.config import Settings
-from fedsvc.domain.delivery import Delivery
-from fedsvc.domain.events import HostEvent
+from fedsvc.domain.delivery import Delivery, DeliveryState, Reason
+from fedsvc.domain.events import EventType, HostEvent
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
 from fedsvc.queue.outcomes import OutcomeLog
 from fedsvc.worker.beats import Beats
 
 log = structlog.get_logger(__name__)
+
+#: why deliveries end without a worker that would tell of it
+_BY_ITSELF: Final = frozenset({Reason.MAX_AGE, Reason.EXPIRED, Reason.CANCELLED, Reason.SUPERSEDED})
 
 
 @dataclass(slots=True)
@@ -58,7 +62,7 @@ class ArchivalHandler:
         self._beats = beats
         self._name = name
         self._partitions = range(settings.partitions)
-        self._away = False
+        self._tell = log.info if settings.log_deliveries else log.debug
         self._heard = -self.PING_EVERY
 
     async def run(self) -> None:
@@ -71,17 +75,15 @@ class ArchivalHandler:
                     await self._archive.ping()
                     self._heard = loop.time()
                 pause = 0.0 if more else self.PAUSE
-                if self._away:
-                    self._away = False
-                    log.info("archive_back")
                 self._beats.beat("archive")
             except (ArchiveUnavailable, QueueUnavailable) as error:
-                if not self._away:
-                    self._away = True
-                    log.warning("archive_away", error=str(error))
                 self._beats.fail("archive", str(error))
                 pause = self.AWAY
             await asyncio.sleep(pause)
+
+    async def leave(self) -> None:
+        """Leave the rest to others, at once; after `run` has ended. Raises QueueUnavailable."""
+        await asyncio.gather(*(self._outcomes.resign(p, self._name) for p in self._partitions))
 
     async def round(self) -> bool:
         """Archive one batch of each partition that is ours. Returns whether there is more.
@@ -107,10 +109,19 @@ class ArchivalHandler:
             *(self._outcomes.commit(b.partition, b.after, b.last, b.count) for b in batches if b.count),
             return_exceptions=True,
         )
+        self._tell_of(entries)
         for problem in (*leads, *read, *committed):
             if isinstance(problem, BaseException):
                 raise problem
         return more
+
+    def _tell_of(self, entries: list[Delivery | HostEvent]) -> None:
+        """What nobody else has told: what happened in Redis, without a worker's doing."""
+        for entry in entries:
+            if isinstance(entry, HostEvent):
+                _tell_event(entry)
+            elif entry.reason in _BY_ITSELF:
+                _tell_end(entry, self._tell)
 
     async def _read_all(self, partitions: list[int]) -> tuple[list[_Batch | BaseException], bool]:
         """A batch of each partition, or what was the matter with it; and whether there is more."""
@@ -169,3 +180,35 @@ class ArchivalHandler:
                         state=some[0].state.name,
                         error=str(error),
                     )
+
+
+def _tell_event(event: HostEvent) -> None:
+    match event.type:
+        case EventType.HOST_DOWN:
+            log.warning("host_down", host=event.host)
+        case EventType.HOST_UP:
+            log.info("host_up", host=event.host)
+        case EventType.INBOX_GONE:
+            log.info("inbox_gone", host=event.host, inbox=event.detail)
+        case EventType.KEY_REJECTED:
+            log.warning("key_rejected", host=event.host, key_id=event.detail)
+        case _:
+            assert_never(event.type)
+
+
+def _tell_end(ended: Delivery, tell: Callable[..., Any]) -> None:
+    fields = {
+        "delivery": str(ended.id), "activity": ended.activity_id, "host": ended.host,
+        "request_id": ended.request_id, "attempts": ended.attempts,
+    }  # fmt: skip
+    match ended.state:
+        case DeliveryState.DEAD:
+            log.warning("dead_letter", reason=Reason.MAX_AGE.name, status=ended.status, **fields)
+        case DeliveryState.EXPIRED:
+            tell("expired", **fields)
+        case DeliveryState.CANCELLED:
+            tell("cancelled_delivery", **fields)
+        case DeliveryState.SUPERSEDED:
+            tell("superseded", **fields)
+        case _:  # replayed since
+            pass

@@ -87,8 +87,10 @@ class ArchivePurger:
         Raises ArchiveUnavailable, QueueUnavailable.
         """
         # Who archives the first partition purges for all.
-        if not await self._outcomes.lead(0, self._name):
-            return False
+        return await self._outcomes.lead(0, self._name) and await self.batch()
+
+    async def batch(self) -> bool:
+        """Purge one batch, whoever else may. Returns whether there is more. Raises ArchiveUnavailable."""
         now_ms = self._now_ms()
         due = {state: now_ms - retention for state, retention in self._retention_ms.items()}
         events = await self._log.purge(now_ms - self._event_retention_ms, self.BATCH)

@@ -12,6 +12,7 @@ from fedsvc.domain.keys import PrivateKey, is_registered
 from fedsvc.domain.message import Message
 from fedsvc.queue.consumer import Consumer
 from fedsvc.queue.keystore import KeyStore
+from fedsvc.worker.metrics import KEY_FETCHES, LOOKUPS
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -84,15 +85,21 @@ class KeyCache:
     FRESH = 5.0
 
     def __init__(self, store: KeyStore, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._called: SharedFetch[str, PrivateKey] = SharedFetch(store.fetch, lambda _: 1, limit)
+        self._store = store
+        self._called: SharedFetch[str, PrivateKey] = SharedFetch(self._fetch, lambda _: 1, limit)
         self._registered: SharedFetch[tuple[str, int], PrivateKey] = SharedFetch(
-            lambda key: store.fetch(key[0]), lambda _: 1, limit
+            lambda key: self._fetch(key[0]), lambda _: 1, limit
         )
         self._clock = clock
 
     async def get(self, name: str) -> PrivateKey:
         """Raises KeyUnavailable, QueueUnavailable."""
+        LOOKUPS.inc()
         if is_registered(name):
             # The old one is never asked for again, and goes as the cache fills.
             return await self._registered.get((name, int(self._clock() / self.FRESH)))
         return await self._called.get(name)
+
+    async def _fetch(self, name: str) -> PrivateKey:
+        KEY_FETCHES.inc()
+        return await self._store.fetch(name)

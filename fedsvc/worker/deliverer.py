@@ -1,9 +1,9 @@
 """One attempt to deliver: sign, POST, follow redirects, and say what came of it.
 
-    gate ──▶ sign (in a thread) ──▶ POST ──▶ answer ──▶ verdict
-                     ▲                       │
-                     ├── 401, 403: another form of signature, see `domain/knock.py`
-                     └── 307, 308: at most 3
+    sign (in a process) ──▶ POST ──▶ answer ──▶ verdict
+            ▲                          │
+            ├── 401, 403: another form of signature, see `domain/knock.py`
+            └── 307, 308: at most 3
 
 Every attempt is signed afresh, since receivers take a Date for minutes only. One deadline covers all
 of it. How many go to one host at a time is decided before, for all workers together: see `lua/admit.lua`.
@@ -17,10 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
-from urllib.parse import urldefrag, urljoin
+from urllib.parse import urldefrag, urljoin, urlsplit
 
 import structlog
-from yarl import URL
 
 from fedsvc.config import Settings
 from fedsvc.domain import message_signatures
@@ -32,6 +31,7 @@ from fedsvc.domain.classify import (
     Verdict,
     classify,
     clean,
+    sized,
 )
 from fedsvc.domain.delivery import Attempt, Priority, Reason
 from fedsvc.domain.errors import InvalidInbox
@@ -40,13 +40,11 @@ from fedsvc.domain.keys import PrivateKey
 from fedsvc.domain.knock import Dialect, Form, first_form, next_form
 from fedsvc.domain.message import Message
 from fedsvc.domain.signatures import MessageForm, Target, imf_fixdate
-from fedsvc.worker.gate import Gate
+from fedsvc.worker.dialer import Origin
 from fedsvc.worker.signer import Signer
-from fedsvc.worker.transport import Exchange, Transport
+from fedsvc.worker.transport import Transport
 
 MAX_REDIRECTS: Final = 3
-#: deliveries that are prepared at a time: enough to keep the signing threads busy
-PREPARED: Final = 16
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +74,7 @@ class _Job:
     inbox: str
     url: str  # the inbox, or where it redirects to
     remembered: Dialect
+    urgent: bool
     sent: Callable[[], None]
     learnt: Dialect = Dialect.UNKNOWN
 
@@ -89,7 +88,6 @@ class Deliverer:
         self._signer = signer
         self._clock = clock
         self._transport = Transport(settings)
-        self._gate = Gate(PREPARED)
 
     async def start(self) -> None:
         """Raises OSError (ssl.SSLError among them) if the CA file cannot be used."""
@@ -112,28 +110,16 @@ class Deliverer:
         something yet. Never raises for what a network, a remote or a defect does; cancellation does."""
         try:
             _destination(inbox_url)
-        except ValueError as error:
-            return self._untried(inbox_url, TransportError.ADDRESS_REFUSED, str(error))
-        await self._gate.enter(priority)
-        inside = True
-
-        def leave() -> None:
-            nonlocal inside
-            if inside:
-                inside = False
-                self._gate.leave()
-                sent()
-
+        except InvalidInbox as error:
+            return self._untried(inbox_url, TransportError.ADDRESS_REFUSED, error.problem)
         started, begun = self._clock(), time.monotonic()
-        job = _Job(message, key, inbox_url, inbox_url, dialect, leave)
+        job = _Job(message, key, inbox_url, inbox_url, dialect, priority is Priority.URGENT, sent)
         try:
-            verdict = await self._try(job)
+            verdict = sized(await self._try(job), len(message.body))
         except Exception as error:
             # a defect of ours: it must end neither the worker nor the other deliveries
             log.error("attempt_failed", inbox=inbox_url, activity=message.activity_id, exc_info=error)
             verdict = classify(Answer(error=TransportError.WORKER, detail=type(error).__name__), 0)
-        finally:
-            leave()
         latency_ms = round((time.monotonic() - begun) * 1000)
         return AttemptResult(verdict, int(started * 1000), latency_ms, job.url, job.learnt)
 
@@ -143,33 +129,31 @@ class Deliverer:
         )
 
     async def _try(self, job: _Job) -> Verdict:
-        exchange = Exchange()
+        ends = asyncio.get_running_loop().time() + self._settings.delivery_timeout
         try:
-            async with asyncio.timeout(self._settings.delivery_timeout) as deadline:
-                for _ in range(MAX_REDIRECTS + 1):
-                    verdict = await self._knock(exchange, job, deadline)
-                    if verdict.outcome is not Outcome.FOLLOW:
-                        return verdict
-                    target = self._redirect_target(job.url, verdict)
-                    if isinstance(target, Verdict):
-                        return target
-                    job.url = target
-                error = TransportError.TOO_MANY_REDIRECTS
-                return classify(Answer(error=error, detail=f"more than {MAX_REDIRECTS}, to {job.url}"), 0)
+            for _ in range(MAX_REDIRECTS + 1):
+                verdict = await self._knock(job, ends)
+                if verdict.outcome is not Outcome.FOLLOW:
+                    return verdict
+                target = self._redirect_target(job.url, verdict)
+                if isinstance(target, Verdict):
+                    return target
+                job.url = target
+            error = TransportError.TOO_MANY_REDIRECTS
+            return classify(Answer(error=error, detail=f"more than {MAX_REDIRECTS}, to {job.url}"), 0)
         except TimeoutError:
             timeout_s = self._settings.delivery_timeout
             late = Answer(error=TransportError.TIMEOUT, detail=f"no answer within {timeout_s:g} s")
-            return classify(exchange.answer or late, int(self._clock() * 1000))
+            return classify(late, 0)
 
-    async def _knock(self, exchange: Exchange, job: _Job, deadline: asyncio.Timeout) -> Verdict:
+    async def _knock(self, job: _Job, ends: float) -> Verdict:
         """One URL, in as many forms as it takes. If all are refused, the first refusal counts: the others
         may only say that the form is not known there."""
         form = first_form(job.remembered if job.url == job.inbox else Dialect.UNKNOWN)
         tried: list[Form] = []
         refusal: Verdict | None = None
         while True:
-            exchange.answer = None
-            answer = await self._send(exchange, job, form, deadline)
+            answer = await self._send(job, form, ends)
             verdict = classify(answer, int(self._clock() * 1000))
             if not verdict.knock:
                 if refusal is not None and verdict.outcome is Outcome.PERMANENT:
@@ -189,14 +173,16 @@ class Deliverer:
                 return refusal
             form = following
 
-    async def _send(self, exchange: Exchange, job: _Job, form: Form, deadline: asyncio.Timeout) -> Answer:
+    async def _send(self, job: _Job, form: Form, ends: float) -> Answer:
         destination = _destination(job.url)
-        if destination.url.scheme != "https" and not self._settings.allow_http:
+        if destination.origin.scheme != "https" and not self._settings.allow_http:
             return Answer(error=TransportError.ADDRESS_REFUSED, detail="not an https URL")
         headers = await self._signed(destination, job, form)
         # On a kept connection the request is written before anybody else gets a turn.
         job.sent()
-        return await self._transport.post(exchange, destination.url, headers, job.message.body, deadline)
+        return await self._transport.post(
+            destination.origin, destination.target.path, headers, job.message.body, ends
+        )
 
     async def _signed(self, destination: _Destination, job: _Job, form: Form) -> dict[str, str]:
         message, key = job.message, job.key
@@ -207,14 +193,14 @@ class Deliverer:
             if form.dialect is Dialect.CAVAGE_PATH:
                 target = target._replace(path=target.path.partition("?")[0])
             prepared = _form(message.digest, message.key_id, message.content_type, key.algorithm)
-            signature = await self._signer.sign(key, prepared.base(target, date))
+            signature = await self._signer.sign(key, prepared.base(target, date), urgent=job.urgent)
             return prepared.headers(target, date, signature)
         unsigned = message_signatures.request(
-            form.coverage, destination.url.scheme, destination.target,
+            form.coverage, destination.origin.scheme, destination.target,
             digest=message.digest, length=len(message.body), content_type=message.content_type,
             key_id=message.key_id, epoch_seconds=epoch_seconds, date=date,
         )  # fmt: skip
-        return unsigned.with_signature(await self._signer.sign(key, unsigned.base))
+        return unsigned.with_signature(await self._signer.sign(key, unsigned.base, urgent=job.urgent))
 
     def _redirect_target(self, url: str, verdict: Verdict) -> str | Verdict:
         """The next URL, or the verdict if it is nothing that we deliver to."""
@@ -232,17 +218,17 @@ class Deliverer:
 
 
 class _Destination(NamedTuple):
-    url: URL
-    host: str
+    origin: Origin
     target: Target
 
 
 @lru_cache(maxsize=4096)
 def _destination(url: str) -> _Destination:
-    parsed = URL(url, encoded=True)  # taken as it is
-    # the path that aiohttp will put on the request line, so that what is signed is what is sent
-    target = Target(Target.of(url).host, parsed.raw_path_qs)
-    return _Destination(parsed, parsed.raw_host or "", target)
+    """Raises InvalidInbox."""
+    inbox = parse_inbox(url, allow_http=True)
+    parts = urlsplit(inbox.url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return _Destination(Origin(parts.scheme, inbox.host, port), Target.of(inbox.url))
 
 
 _form = lru_cache(maxsize=256)(MessageForm.of)

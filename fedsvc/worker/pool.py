@@ -48,10 +48,11 @@ async def _run(settings: Settings, status: Status, metrics_dir: str) -> int:
             name = f"worker-{number}"
             await supervisor.add(name, partial(_start, name, environment))
         # Half a second of imports, which the children's own start covers.
+        from fedsvc import http_door
         from fedsvc.worker import pool_http
 
         app = pool_http.application(supervisor, metrics_dir)
-        runner, http_at = await pool_http.listen(app, settings.http_listen)
+        runner, http_at = await http_door.listen(app, settings.http_listen)
         cleanup = runner.cleanup
         log.info("listening", http=str(http_at), processes=settings.processes)
         reporting = asyncio.create_task(_report(supervisor, status, http_at))

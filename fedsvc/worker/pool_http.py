@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from fedsvc.config_types import Address
-from fedsvc.errors import ConfigurationError
 from fedsvc.supervisor import Supervisor, problems_of
+
+#: seconds without a word from a process, which tells of itself every second, after which it is stuck
+SILENCE: Final = 60.0
+
+
+def stuck(supervisor: Supervisor) -> dict[str, str]:
+    """Of each process that will not go on by itself: why. One that has ended is started again."""
+    found = {} if supervisor.children else {"worker": "no process"}
+    # A process that stops tells nothing any more, and has a deadline of its own.
+    for name, child in () if supervisor.stopping else supervisor.children.items():
+        if not child.running:
+            continue
+        if child.silent_s > SILENCE:
+            found[name] = f"no word for {child.silent_s:.0f} s"
+        elif loops := child.status.get("stuck"):
+            found[name] = f"does not come round any more: {', '.join(loops)}"
+    return found
 
 
 def application(supervisor: Supervisor, metrics_dir: str) -> web.Application:
     async def healthz(_: web.Request) -> web.Response:
-        alive = any(child.running for child in supervisor.children.values())
-        return web.json_response({"status": "ok" if alive else "no process"}, status=200 if alive else 503)
+        """Fails only for what a new start would mend, and not while something is away."""
+        problems = stuck(supervisor)
+        if problems:
+            return web.json_response({"status": "stuck", "problems": problems}, status=503)
+        return web.json_response({"status": "ok"})
 
     async def readyz(_: web.Request) -> web.Response:
         """Follows the loops of the processes, not the port."""
@@ -36,16 +55,3 @@ def application(supervisor: Supervisor, metrics_dir: str) -> web.Application:
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
     return app
-
-
-async def listen(app: web.Application, address: Address) -> tuple[web.AppRunner, Address]:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, address.host, address.port).start()
-    except OSError as error:
-        await runner.cleanup()
-        raise ConfigurationError(
-            "FEDSVC_HTTP_LISTEN", f"cannot listen on {address}: {error.strerror}"
-        ) from None
-    return runner, Address(address.host, runner.addresses[0][1])

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 import structlog
@@ -24,10 +25,13 @@ from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
 from fedsvc.errors import KeyUnavailable, QueueCorrupt, QueueUnavailable
 from fedsvc.handlers.registry import Registry
-from fedsvc.queue.consumer import Admitted, Consumer, Handed, Settlement
+from fedsvc.queue.consumer import Admitted, Consumer, Handed, Messages, Settlement
+from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.caches import KeyCache, MessageCache
+from fedsvc.worker.journal import Journal
 from fedsvc.worker.metrics import Metrics
+from fedsvc.worker.places import Places
 from fedsvc.worker.reactions import Reactions
 from fedsvc.worker.settlements import Judge, Tried
 from fedsvc.worker.settler import Settler
@@ -53,21 +57,14 @@ class Delivers(Protocol):
 class Processor:
     #: seconds after which all partitions are looked at, bell or not
     SWEEP: Final = 0.5
-    #: deliveries taken in one script, at most, and so many that it is worth a script when much waits
-    BATCH: Final = 128
-    WORTHWHILE: Final = 32
-    #: seconds after which a delivery only waits for its inbox and costs next to nothing: it takes up none of
-    #: the places any more, so that hosts that hang keep nobody else waiting
-    SLOW: Final = 1.0
-    #: deliveries in all, as a multiple of the places
-    MAX_SLOW: Final = 4
-    #: deliveries that were taken and not sent yet: more than this are taken only to wait here, where nothing
-    #: urgent can pass them
-    UNSENT: Final = 8
-    #: part of the places that only urgent deliveries get
-    RESERVE: Final = 16
-    #: deliveries on their way, above which settlements are worth waiting for
-    BUSY: Final = 64
+    #: deliveries taken in one script, at most: with more, Redis costs little less, and what is urgent waits
+    #: for it; and places for each script, where partitions may have few
+    BATCH: Final = 32
+    FEW: Final = 8
+    #: deliveries that are begun in one turn of the event loop: a tenth of a millisecond each
+    SLICE: Final = 8
+    #: deliveries that wait here to be sent, above which settlements wait for others
+    BUSY: Final = 8
     #: settlements that Redis has not confirmed, above which nothing more is taken
     MAX_UNSETTLED: Final = 4096
     #: times that a delivery may be handed out without being settled, before it is taken for poison
@@ -84,36 +81,40 @@ class Processor:
         metrics: Metrics,
         handlers: Registry,
         reactions: Reactions,
+        affinity: Affinity,
+        journal: Journal | None = None,
     ) -> None:
+        self._affinity = affinity
+        #: set when there is something in another worker's partition to look at later
+        self.elsewhere = asyncio.Event()
         self._consumer = consumer
         self._deliverer = deliverer
         self._messages = messages
         self._keys = keys
         self._beats = beats
         self._metrics = metrics
+        self._journal = journal
         self._judge = Judge(settings, consumer.clock, random.random, handlers)
         self.settler = Settler(
             consumer,
             beats,
             self._settled,
             woken=lambda partition: self.poke((partition,)),
-            busy=lambda: len(self._flying) >= self.BUSY,
+            busy=lambda: self._places.unsent >= self.BUSY,
             confirmed=lambda done: reactions.tell(done.outcome) if done.outcome is not None else None,
         )
-        self._partitions = settings.partitions
         self._concurrency = settings.concurrency
+        self._places = Places(settings.concurrency, time.monotonic)
         self._shares = ShareKeeper()
         #: partitions that may hold work, in the order in which they are asked
         self._hot: OrderedDict[int, None] = OrderedDict.fromkeys(range(settings.partitions))
+        #: those that gave as many as they were asked for, the last time
+        self._deep: set[int] = set()
         #: partitions of which an answer was lost: what it handed out must be found again
         self._doubtful: set[int] = set()
         #: entries that are with us, in flight or waiting to be settled
         self._held: set[tuple[int, int]] = set()
         self._flying: set[asyncio.Task[None]] = set()
-        #: those of them that take up a place, with their start (seconds, the loop's clock), oldest first
-        self._placed: dict[asyncio.Task[None], float] = {}
-        #: those that were not sent yet
-        self._unsent: set[tuple[int, int]] = set()
         #: partitions in which something urgent has just come
         self._urgent: set[int] = set()
         self._rung = asyncio.Event()
@@ -125,8 +126,13 @@ class Processor:
         return len(self._flying)
 
     def poke(self, partitions: Iterable[int], *, first: bool = False, urgent: bool = False) -> None:
-        """There may be work in these partitions. `first`: it is new, ask there before elsewhere."""
+        """There may be work in these partitions. `first`: it is new, ask there before elsewhere. What is
+        another worker's is left to it."""
         for partition in partitions:
+            if not self._affinity.serves(partition):
+                if self._affinity.heard(partition, urgent=urgent):
+                    self.elsewhere.set()
+                continue
             self._hot.setdefault(partition)
             if first:
                 self._hot.move_to_end(partition, last=False)
@@ -134,6 +140,17 @@ class Processor:
                 self._urgent.add(partition)
                 self._rung.set()
         self._turn.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is room, and nothing known that may fill it."""
+        return not self._hot and self._places.worth
+
+    def help_out(self, partitions: Iterable[int]) -> None:
+        """Take what is urgent in these, whoever's they are."""
+        self._urgent.update(partitions)
+        if self._urgent:
+            self._rung.set()
 
     def stop(self) -> None:
         """Take nothing more."""
@@ -148,10 +165,9 @@ class Processor:
             self._turn.clear()
             if loop.time() - swept >= self.SWEEP:
                 swept = loop.time()
-                self.poke(range(self._partitions))
+                self.poke(self._affinity.own)
             room = self._room()
-            full = room < self._worth_asking()
-            if self._hot and not full:
+            if self._hot and room >= self._places.worth_asking:
                 try:
                     await self._take(room)
                     self._beats.beat("consume")
@@ -161,7 +177,7 @@ class Processor:
                 continue
             self._beats.beat("consume")
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._patience()):
+                async with asyncio.timeout(self._places.patience(self.SWEEP) if self._hot else self.SWEEP):
                     await self._turn.wait()
 
     async def run_urgent(self) -> None:
@@ -170,22 +186,11 @@ class Processor:
         while True:
             await self._rung.wait()
             self._rung.clear()
-            while self._urgent and self._places() > 0 and not self._stopping:
+            while self._urgent and (places := self._room(urgent=True)) > 0 and not self._stopping:
                 try:
-                    await self._take_urgent(self._places())
+                    await self._take_urgent(places)
                 except QueueUnavailable:
                     break
-
-    async def listen(self) -> None:
-        """Follow the bell until cancelled."""
-        while True:
-            try:
-                async with aclosing(self._consumer.listen()) as bells:
-                    async for partition, urgent in bells:
-                        self.poke((partition,), first=True, urgent=urgent)
-            except QueueUnavailable as error:
-                log.debug("bell_lost", error=str(error))
-                await asyncio.sleep(self.SWEEP)
 
     def adopt(self, admitted: Iterable[Admitted]) -> int:
         """Take on deliveries that are in flight with us as of now. Returns how many are new."""
@@ -207,40 +212,20 @@ class Processor:
         except TimeoutError:
             log.warning("unsettled", deliveries=len(self.settler))
 
-    def _places(self) -> int:
-        """Places that are free."""
+    def _room(self, *, urgent: bool = False) -> int:
+        """How many more may be taken."""
         if len(self.settler) >= self.MAX_UNSETTLED:
             return 0
-        past = asyncio.get_running_loop().time() - self.SLOW
-        while self._placed:
-            task = next(iter(self._placed))
-            if self._placed[task] > past:
-                break
-            del self._placed[task]
-        return min(
-            self._concurrency - len(self._placed),
-            self.MAX_SLOW * self._concurrency - len(self._flying),
-            self.UNSENT - len(self._unsent),
-        )
-
-    def _patience(self) -> float:
-        """Seconds to wait for something to happen: until a place may be free because its delivery is slow."""
-        if not self._hot or not self._placed:
-            return self.SWEEP
-        oldest = next(iter(self._placed.values()))
-        return min(self.SWEEP, max(0.01, oldest + self.SLOW - asyncio.get_running_loop().time()))
-
-    def _room(self) -> int:
-        """Places that are free for all."""
-        return self._places() - min(self.UNSENT, self._concurrency) // self.RESERVE
-
-    def _worth_asking(self) -> int:
-        """Free slots below which asking is left for later, so that it is done in batches under load."""
-        return max(1, min(self._concurrency, self.UNSENT) // 2)
+        return self._places.free if urgent else self._places.free_for_all
 
     async def _take(self, room: int) -> None:
-        # Few partitions at a time, each for many: a script for thirty costs little more than one for three.
-        partitions = list(self._hot)[: max(1, room // self.WORTHWHILE)]
+        partitions = self._affinity.choose(self._hot, self._doubtful, max(1, room // self.FEW))
+        # One that gives as many as it is asked for is asked alone: a script for thirty costs little more than
+        # one for three. Others are asked together, as each may have few.
+        if partitions[0] in self._deep:
+            partitions = partitions[:1]
+        else:
+            partitions = [partition for partition in partitions if partition not in self._deep]
         limit = min(self.BATCH, max(1, room // len(partitions)))
         for partition in partitions:
             del self._hot[partition]  # a bell that rings meanwhile puts it back
@@ -248,26 +233,42 @@ class Processor:
         await self._take_from(partitions, limit)
 
     async def _take_urgent(self, places: int) -> None:
-        partitions = list(self._urgent)[: max(1, places // self.WORTHWHILE)]
+        partitions = list(self._urgent)[: max(1, places // self.FEW)]
         self._urgent.difference_update(partitions)
         await self._take_from(partitions, min(self.BATCH, max(1, places // len(partitions))), urgent=True)
 
     async def _take_from(self, partitions: list[int], limit: int, *, urgent: bool = False) -> None:
-        asked = (self._ask(p, limit, urgent) for p in partitions)
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        lost: BaseException | None = None
+        answers: Sequence[Handed | Exception]
+        if len(partitions) == 1:  # awaited as it is, which takes three turns of the loop less
+            answers = [await self._ask_safely(partitions[0], limit, urgent)]
+        else:
+            answers = await asyncio.gather(*(self._ask_safely(p, limit, urgent) for p in partitions))
+        lost: Exception | None = None
         for partition, answer in zip(partitions, answers, strict=True):
-            if isinstance(answer, BaseException):
+            if isinstance(answer, Exception):
                 self._hot[partition] = None
                 lost = answer
                 continue
             for number, message in answer.messages.items():
                 self._messages.put((partition, number), message)
-            self.adopt(answer.admitted)
-            if answer.more:
+            taken = self.adopt(answer.admitted[: self.SLICE])
+            for start in range(self.SLICE, len(answer.admitted), self.SLICE):
+                await asyncio.sleep(0)  # what is urgent may have come, and answers
+                taken += self.adopt(answer.admitted[start : start + self.SLICE])
+            if partition not in self._affinity.own:
+                self._metrics.helped(taken)
+            if answer.more and self._affinity.serves(partition):
                 self._hot[partition] = None
+            if not urgent:
+                (self._deep.add if len(answer.admitted) >= limit else self._deep.discard)(partition)
         if lost is not None:
             raise lost
+
+    async def _ask_safely(self, partition: int, limit: int, urgent: bool) -> Handed | Exception:
+        try:
+            return await self._ask(partition, limit, urgent)
+        except Exception as error:  # noqa: BLE001 - raised when the answers of all partitions are here
+            return error
 
     async def _ask(self, partition: int, limit: int, urgent: bool) -> Handed:
         if partition in self._doubtful:
@@ -277,7 +278,13 @@ class Processor:
             if found:
                 return Handed(found, True, {})
         try:
-            return await self._consumer.admit(partition, self._shares.of(limit), only_urgent=urgent)
+            # Under load most are known, unless urgent; else, asking for one takes as long as all the rest.
+            return await self._consumer.admit(
+                partition,
+                self._shares.of(limit),
+                only_urgent=urgent,
+                messages=Messages.ALL if urgent or not self._flying else Messages.URGENT,
+            )
         except QueueUnavailable:
             self._doubtful.add(partition)
             raise
@@ -287,29 +294,27 @@ class Processor:
         if entry in self._held:
             return False
         self._held.add(entry)
-        self._unsent.add(entry)
+        self._places.take(entry)
         task = asyncio.get_running_loop().create_task(self._handle(admitted))
         self._flying.add(task)
-        self._placed[task] = asyncio.get_running_loop().time()
         task.add_done_callback(self._landed)
         return True
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._flying.discard(task)
-        self._placed.pop(task, None)
         if self._urgent:
             self._rung.set()
-        if self._hot and self._room() >= self._worth_asking():
+        if self._hot and self._places.worth:
             self._turn.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("delivery_crashed", exc_info=error)
 
     def _sent(self, admitted: Admitted) -> None:
         """Only its host has to do something yet."""
-        self._unsent.discard((admitted.id.partition, admitted.entry))
+        self._places.sent((admitted.id.partition, admitted.entry))
         if self._urgent:
             self._rung.set()
-        if self._hot and self._room() >= self._worth_asking():
+        if self._hot and self._places.worth:
             self._turn.set()
 
     def _settled(self, settlement: Settlement) -> None:
@@ -322,13 +327,14 @@ class Processor:
             # Not tried: it is still in flight with us in Redis, and found there again.
             self._held.discard((admitted.id.partition, admitted.entry))
             self._doubtful.add(admitted.id.partition)
-            self.poke((admitted.id.partition,))
+            self._hot[admitted.id.partition] = None  # whoever's it is, this is with us
+            self._turn.set()
             return
         except Exception as error:
             log.error("delivery_failed", delivery=str(admitted.id), exc_info=error)
             settlement = self._judge.broken(admitted, None, Reason.WORKER_ERROR, type(error).__name__)
         finally:
-            self._unsent.discard((admitted.id.partition, admitted.entry))
+            self._places.leave((admitted.id.partition, admitted.entry))
         if settlement.outcome is not None:
             self._tell(settlement.outcome)
         self.settler.add(settlement)
@@ -354,7 +360,14 @@ class Processor:
         try:
             key = await self._keys.get(message.key_name)
         except KeyUnavailable as error:
-            return self._judge.untried(admitted, message, Reason.KEY_UNAVAILABLE, str(error), started_ms)
+            settlement = self._judge.untried(
+                admitted, message, Reason.KEY_UNAVAILABLE, str(error), started_ms
+            )
+            if self._journal is not None:
+                self._journal.attempted(admitted, message, settlement)
+            return settlement
+        if not admitted.record.attempts:
+            self._metrics.first(started_ms - admitted.id.accepted_ms)
         tried = await self._deliverer.deliver(
             message,
             admitted.record.inbox,
@@ -364,17 +377,22 @@ class Processor:
             lambda: self._sent(admitted),
         )
         self._metrics.tried(message.activity_type, tried)
-        return self._judge.tried(admitted, message, tried, started_ms)
+        settlement = self._judge.tried(admitted, message, tried, started_ms)
+        if self._journal is not None:
+            self._journal.attempted(admitted, message, settlement)
+        return settlement
 
     def _tell(self, delivery: Delivery) -> None:
         took_ms = self._consumer.clock.now_ms() - delivery.accepted_ms
         self._metrics.finished(delivery, took_ms)
-        if delivery.state is DeliveryState.DEAD:
+        # One that is too old, the archival handler tells of: it also sees those that end without us.
+        if delivery.state is DeliveryState.DEAD and delivery.reason is not Reason.MAX_AGE:
             log.warning(
                 "dead_letter",
                 delivery=str(delivery.id),
                 activity=delivery.activity_id,
                 host=delivery.host,
+                request_id=delivery.request_id,
                 reason=delivery.reason.name if delivery.reason else "",
                 status=delivery.status,
                 attempts=delivery.attempts,

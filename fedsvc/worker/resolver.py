@@ -15,9 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Final
-
-from aiohttp.abc import AbstractResolver, ResolveResult
+from typing import Final, TypedDict
 
 from fedsvc.worker.addresses import AddressPolicy, AddressRefused
 
@@ -42,6 +40,17 @@ class NameNotFound(OSError):
 
 class NameLookupFailed(OSError):
     """Nobody could say whether the name has an address."""
+
+
+class ResolveResult(TypedDict):
+    """An address to connect to."""
+
+    hostname: str
+    host: str
+    port: int
+    family: socket.AddressFamily
+    proto: int
+    flags: int
 
 
 Found = tuple[str, ...]
@@ -73,8 +82,8 @@ def _first(found: Found) -> Found:
     return tuple(address for address in found if address in v4 or address in v6)
 
 
-class PolicyResolver(AbstractResolver):
-    """Resolves names for aiohttp within `deadline_s` seconds, and drops addresses that `policy`
+class PolicyResolver:
+    """Resolves names within `deadline_s` seconds, and drops addresses that `policy`
     refuses. Answers are cached; concurrent lookups of a name are one. Belongs to one event loop."""
 
     def __init__(self, policy: AddressPolicy, deadline_s: float, look_up: Lookup = look_up) -> None:

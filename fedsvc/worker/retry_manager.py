@@ -10,6 +10,7 @@ import structlog
 from fedsvc.config import Settings
 from fedsvc.errors import QueueUnavailable
 from fedsvc.queue.consumer import Consumer
+from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.processor import Processor
 
@@ -23,8 +24,13 @@ class RetryManager:
     #: deliveries taken over from dead workers in one script
     BATCH: Final = 128
 
-    def __init__(self, settings: Settings, consumer: Consumer, processor: Processor, beats: Beats) -> None:
+    def __init__(
+        self, settings: Settings, consumer: Consumer, processor: Processor, affinity: Affinity, beats: Beats
+    ) -> None:
         self._partitions = range(settings.partitions)
+        self._affinity = affinity
+        #: when others' partitions are looked after next (seconds, the loop's clock)
+        self._round_due = 0.0
         #: a lease is renewed three times before it ends
         self._reclaim_every = settings.lease / 3
         self._consumer = consumer
@@ -58,12 +64,24 @@ class RetryManager:
             await asyncio.sleep(pause)
 
     async def _promote_all(self) -> float:
-        """Returns seconds until the next round."""
-        answers = await asyncio.gather(*(self._consumer.promote(p) for p in self._partitions))
-        self._processor.poke(p for p, answer in zip(self._partitions, answers, strict=True) if answer.work)
-        if any(answer.promoted >= self._consumer.PROMOTE for answer in answers):
+        """Returns seconds until the next round. Our own partitions are promoted when something is due; others
+        now and then, since whose they are may be dead or slow."""
+        now = asyncio.get_running_loop().time()
+        whole = self._affinity.alone or now >= self._round_due
+        look = whole and not self._affinity.alone
+        if whole:
+            self._round_due = now + self.SLOWEST
+        own = self._affinity.own
+        partitions = self._partitions if whole else sorted(own)
+        found = await asyncio.gather(*(self._consumer.promote(p, look=look) for p in partitions))
+        answers = dict(zip(partitions, found, strict=True))
+        self._processor.poke(p for p, answer in answers.items() if p in own and answer.work)
+        if look:
+            self._processor.poke(self._affinity.looked({p: a.waited_ms for p, a in answers.items()}))
+        if any(answer.promoted >= self._consumer.PROMOTE for answer in found):
             return self.QUICKEST
-        due = min((a.next_due_ms for a in answers if a.next_due_ms is not None), default=None)
+        times = (a.next_due_ms for p, a in answers.items() if p in own and a.next_due_ms is not None)
+        due = min(times, default=None)
         if due is None:
             return self.SLOWEST
         wait = (due - self._consumer.clock.now_ms()) / 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, Protocol, assert_never
+from typing import Final, NamedTuple, Protocol, assert_never
 
 import structlog
 
@@ -16,17 +16,20 @@ from fedsvc.domain.message import Message
 from fedsvc.domain.retry import DEFAULT_POLICY, GiveUp, RetryAt, decide
 from fedsvc.errors import HandlerFailed
 from fedsvc.handlers.registry import Registry
-from fedsvc.queue.consumer import Admitted, Clock, Settlement, Signal
+from fedsvc.queue.consumer import NO_SIGNAL, Admitted, Clock, Settlement, Signal
 from fedsvc.queue.record import shown
 
 log = structlog.get_logger(__name__)
 
+_TOOK: Final = Signal.ANSWERED | Signal.TOOK
 _NOTHING: Final = Message(b"", "", "", "", "", "", "")
 
 
 def signal_of(verdict: Verdict) -> Signal:
     """What an answer tells of its host. One that answers is there, whatever it says; a failure of ours tells
     nothing."""
+    if verdict.reason is Reason.OK:
+        return _TOOK  # nearly always; flags that are put together anew cost a microsecond each
     signal = Signal(0)
     if verdict.counts_against_host:
         signal |= Signal.FAILED
@@ -54,6 +57,18 @@ class Tried(Protocol):
     def learnt(self) -> Dialect: ...
 
 
+class _Told(NamedTuple):
+    """What an attempt tells of its host; the last fields of a Settlement."""
+
+    signal: Signal = NO_SIGNAL
+    latency_ms: int = 0
+    pause_ms: int = 0
+    learnt: Dialect = Dialect.UNKNOWN
+
+
+_NOT_TOLD: Final = _Told()
+
+
 class Judge:
     def __init__(
         self, settings: Settings, clock: Clock, random: Callable[[], float], handlers: Registry
@@ -68,25 +83,21 @@ class Judge:
         """After an attempt."""
         verdict = tried.verdict
         attempt = Attempt(started_ms, tried.latency_ms, verdict.status, verdict.reason)
+        told = _Told(
+            signal_of(verdict),
+            tried.latency_ms,
+            (verdict.retry_after_ms or 0) if verdict.slows_host else 0,
+            tried.learnt,
+        )
         match verdict.outcome:
             case Outcome.DELIVERED:
-                settlement = self._ended(admitted, message, DeliveryState.DELIVERED, verdict, attempt)
+                return self._ended(admitted, message, DeliveryState.DELIVERED, verdict, attempt, told=told)
             case Outcome.RETRY | Outcome.PERMANENT:
-                settlement = self._failed(admitted, message, verdict, attempt)
+                return self._failed(admitted, message, verdict, attempt, told)
             case Outcome.FOLLOW:
                 raise ValueError("a redirect must not leave the deliverer")
             case _:
                 assert_never(verdict.outcome)
-        signal = signal_of(verdict)
-        if settlement.state is DeliveryState.DEAD and verdict.reason is Reason.UNAUTHORIZED:
-            signal |= Signal.KEY_REJECTED
-        return replace(
-            settlement,
-            signal=signal,
-            latency_ms=tried.latency_ms,
-            pause_ms=(verdict.retry_after_ms or 0) if verdict.slows_host else 0,
-            learnt=tried.learnt,
-        )
 
     def untried(
         self, admitted: Admitted, message: Message, reason: Reason, detail: str, started_ms: int
@@ -111,7 +122,14 @@ class Judge:
         verdict = Verdict(Outcome.PERMANENT, reason, detail=detail)
         return self._ended(admitted, message or _NOTHING, DeliveryState.DEAD, verdict, None)
 
-    def _failed(self, admitted: Admitted, message: Message, verdict: Verdict, attempt: Attempt) -> Settlement:
+    def _failed(
+        self,
+        admitted: Admitted,
+        message: Message,
+        verdict: Verdict,
+        attempt: Attempt,
+        told: _Told = _NOT_TOLD,
+    ) -> Settlement:
         record = admitted.record
         deadline_ms = record.deadline_s * 1000
         policy = DEFAULT_POLICY
@@ -136,11 +154,15 @@ class Judge:
         match decision:
             case RetryAt(due_ms):
                 tried = record.tried(attempt, DeliveryState.RETRY)
-                return Settlement(admitted, DeliveryState.RETRY, True, tried, due_ms)
-            case GiveUp(Reason.EXPIRED):
-                return self._ended(admitted, message, DeliveryState.EXPIRED, verdict, attempt, Reason.EXPIRED)
+                return Settlement(admitted, DeliveryState.RETRY, True, tried, due_ms, None, *told)
+            case GiveUp(Reason.EXPIRED as reason):
+                return self._ended(
+                    admitted, message, DeliveryState.EXPIRED, verdict, attempt, reason, told=told
+                )
             case GiveUp(reason):
-                return self._ended(admitted, message, DeliveryState.DEAD, verdict, attempt, reason)
+                if verdict.reason is Reason.UNAUTHORIZED:
+                    told = told._replace(signal=told.signal | Signal.KEY_REJECTED)
+                return self._ended(admitted, message, DeliveryState.DEAD, verdict, attempt, reason, told=told)
             case _:
                 assert_never(decision)
 
@@ -152,15 +174,21 @@ class Judge:
         verdict: Verdict,
         attempt: Attempt | None,
         reason: Reason | None = None,
+        *,
+        told: _Told = _NOT_TOLD,
     ) -> Settlement:
-        record = admitted.record if attempt is None else admitted.record.tried(attempt, state)
-        if attempt is None:
-            record = replace(record, state=state)
-        delivery = replace(
-            shown(admitted.id, record, message, state),
+        delivery = shown(
+            admitted.id,
+            admitted.record,
+            message,
+            state,
+            attempt=attempt,
             reason=reason or verdict.reason,
             status=verdict.status,
             snippet=verdict.snippet or verdict.detail,
         )
-        dead = record if state is DeliveryState.DEAD else None
-        return Settlement(admitted, state, attempt is not None, dead, outcome=delivery)
+        dead = None
+        if state is DeliveryState.DEAD:
+            record = admitted.record
+            dead = record.tried(attempt, state) if attempt is not None else replace(record, state=state)
+        return Settlement(admitted, state, attempt is not None, dead, 0, delivery, *told)

@@ -1,74 +1,31 @@
 """One POST over a kept-alive connection, within limits, to an address that the policy allows.
 
-Whatever goes wrong becomes an `Answer` with a `TransportError`; only cancellation (which is how the
-caller's deadline arrives) and defects are raised.
+Whatever goes wrong becomes an `Answer` with a `TransportError`; only the end of the caller's time,
+cancellation and defects are raised.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
-import socket
-import ssl
-from contextlib import AsyncExitStack
-from contextvars import ContextVar
-from functools import lru_cache, partial
-from typing import Any, Final
-
-from aiohttp import (
-    AddrInfoType,
-    ClientConnectionError,
-    ClientConnectorDNSError,
-    ClientConnectorError,
-    ClientError,
-    ClientOSError,
-    ClientResponse,
-    ClientResponseError,
-    ClientSession,
-    ClientSSLError,
-    ClientTimeout,
-    ConnectionTimeoutError,
-    DummyCookieJar,
-    InvalidURL,
-    ServerDisconnectedError,
-    TCPConnector,
-)
-from yarl import URL
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
+from typing import Final
 
 from fedsvc.config import Settings
 from fedsvc.domain.classify import Answer, TransportError
-from fedsvc.worker.addresses import AddressPolicy, AddressRefused
-from fedsvc.worker.connection import BODY_BYTES, AnswerConnection
-from fedsvc.worker.resolver import NameNotFound, PolicyResolver
+from fedsvc.worker.connection import BrokenAnswer, ConnectionLost, InboxConnection
+from fedsvc.worker.deadlines import Deadlines
+from fedsvc.worker.dialer import Dialer, DialFailed, Origin, ResumingContext
 
 #: seconds that a body may take once its head, which decides, is there
 BODY_WAIT_S: Final = 3.0
 #: seconds for which an idle connection is kept; most servers close theirs after 60 or more
 KEEP_ALIVE_S: Final = 30.0
-
-_LINE_BYTES: Final = 8190
-_HEADERS: Final = 128
-#: share of the connect timeout that a name lookup may take
-_LOOKUP_SHARE: Final = 0.8
-#: aiohttp warns of raw bytes beyond this, since it writes them in one go
-_ONE_WRITE_BYTES: Final = 2**20
-#: what becomes of a connection that was there before the connector had done with it
-_LOST: Final = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
-
-
-class Exchange:
-    """What is known so far of one POST; tells it also when the deadline ends it half-way."""
-
-    __slots__ = ("answer", "connections")
-
-    def __init__(self) -> None:
-        #: set as soon as the status is known, while the body still comes in
-        self.answer: Answer | None = None
-        #: connections begun for it; none when a kept one was used
-        self.connections = 0
-
-
-_exchange: ContextVar[Exchange] = ContextVar("exchange")
+#: idle connections to all hosts together
+MAX_IDLE: Final = 16_384
+#: seconds between two looks for connections that were idle for too long
+_SWEEP_S: Final = 1.0
 
 
 class Transport:
@@ -76,204 +33,129 @@ class Transport:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._policy = AddressPolicy(settings.allowed_cidrs, settings.allowed_ports, settings.allow_http)
         self._opened = AsyncExitStack()
+        self._closed = False
+        self._kept: dict[Origin, list[InboxConnection]] = {}
+        #: the same, idle the longest first
+        self._idle: OrderedDict[InboxConnection, Origin] = OrderedDict()
+        #: what every request says
+        self._always = f"\r\nUser-Agent: {settings.user_agent}\r\nAccept: */*\r\nAccept-Encoding: identity"
+        self._always += "\r\nContent-Length: "
 
     async def open(self) -> None:
         """Raises OSError if the CA file cannot be read, ssl.SSLError if it holds no certificate."""
-        settings = self._settings
-        # it reads the whole trust store from disk
-        context = await asyncio.to_thread(_ssl_context, settings.ca_file)
-        self._resolver = PolicyResolver(self._policy, settings.connect_timeout * _LOOKUP_SHARE)
-        self._opened.push_async_callback(self._resolver.close)
-        self._kept = self._session(context, keep_alive=True)
-        self._opened.push_async_callback(self._kept.close)
-        self._fresh = self._session(context, keep_alive=False)
-        self._opened.push_async_callback(self._fresh.close)
+        self._deadlines = Deadlines()
+        context = await asyncio.to_thread(ResumingContext.trusting, self._settings.ca_file)
+        self._dialer = Dialer(self._settings, context)
+        self._opened.push_async_callback(self._dialer.close)
+        sweeping = asyncio.get_running_loop().create_task(self._sweep())
+        self._opened.callback(self._drop_idle)
+        self._opened.callback(sweeping.cancel)
 
     async def close(self) -> None:
-        """Drops all connections, used ones too. Harmless if it is not open."""
+        """Drops all connections: idle ones now, others as they end. Harmless if it is not open."""
+        self._closed = True
         await self._opened.aclose()
 
     async def post(
-        self, exchange: Exchange, url: URL, headers: dict[str, str], body: bytes, deadline: asyncio.Timeout
+        self,
+        origin: Origin,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        ends: float,
     ) -> Answer:
-        """The answer to one POST. Once the status is there, `deadline` is brought forward to
-        BODY_WAIT_S at the latest.
+        """The answer to one POST. Raises TimeoutError when it is not there at `ends` (seconds, the loop's
+        clock), ValueError for a header that could become two. Once the status is there, the body has
+        BODY_WAIT_S at most.
 
-        A server may close an idle connection just when we use it. Such a reset, before any answer on a
+        A server may close an idle connection just when we use it. Such an end, before any answer on a
         kept connection, is followed by one more try at once on a new connection: an activity is known
         by its id, so that receiving it twice does no harm, and the host is not to blame.
         """
-        _exchange.set(exchange)
-        exchange.connections = 0
+        request = self._request(path, headers, body)
+        kept = self._take(origin)
         try:
-            return await self._post(self._kept, exchange, url, headers, body, deadline)
-        except (ServerDisconnectedError, ClientOSError) as error:
-            if exchange.connections or isinstance(error, ClientConnectorError):
-                return _failure(error)
-        except (ClientError, OSError) as error:
-            return _failure(error)
-        try:
-            return await self._post(self._fresh, exchange, url, headers, body, deadline)
-        except (ClientError, OSError) as error:
-            return _failure(error)
+            if kept is not None:
+                try:
+                    return await self._ask(kept, origin, request, ends)
+                except ConnectionLost as error:
+                    if kept.heard:
+                        return Answer(error=TransportError.RESET, detail=str(error))
+            connection = await self._dialer.dial(origin, ends)
+            return await self._ask(connection, origin, request, ends)
+        except DialFailed as error:
+            return Answer(error=error.kind, detail=error.detail)
+        except ConnectionLost as error:
+            return Answer(error=TransportError.RESET, detail=str(error))
+        except BrokenAnswer as error:
+            return Answer(error=TransportError.PROTOCOL, detail=str(error))
 
-    async def _post(
-        self,
-        session: ClientSession,
-        exchange: Exchange,
-        url: URL,
-        headers: dict[str, str],
-        body: bytes,
-        deadline: asyncio.Timeout,
-    ) -> Answer:
-        data = body if len(body) <= _ONE_WRITE_BYTES else io.BytesIO(body)
-        response = await session.post(url, data=data, headers=headers, allow_redirects=False)
+    async def _ask(self, connection: InboxConnection, origin: Origin, request: bytes, ends: float) -> Answer:
         try:
-            content = response.content
-            if content.is_eof():
-                # the usual case: the whole answer came in one read
-                return _answer(response, content.read_nowait(BODY_BYTES))
-            exchange.answer = _answer(response, b"")
-            if response.status in (307, 308):
-                return exchange.answer  # followed, whatever its body says
-            return await _with_body(response, exchange, deadline)
+            await self._deadlines.until(ends, connection.send(request))
+            answer = connection.answer
+            assert answer is not None
+            if not connection.whole and answer.status not in (307, 308):  # followed, whatever its body says
+                # to know what it says and to keep the connection; the status stands without it
+                body_ends = min(ends, asyncio.get_running_loop().time() + BODY_WAIT_S)
+                with suppress(TimeoutError):
+                    await self._deadlines.until(body_ends, connection.rest())
+                answer = connection.answer or answer
+            return answer
         finally:
-            if not response.content.at_eof():
-                response.close()
+            self._give_back(origin, connection)
 
-    def _session(self, context: ssl.SSLContext, *, keep_alive: bool) -> ClientSession:
-        settings = self._settings
-        connector = _Connector(
-            ssl=context,
-            resolver=self._resolver,
-            use_dns_cache=False,  # the resolver has one
-            limit=0,  # how many there are is decided where deliveries are taken
-            force_close=not keep_alive,
-            socket_factory=self._socket,
-            keepalive_timeout=KEEP_ALIVE_S if keep_alive else None,
+    def _request(self, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        head = "\r\n".join(
+            [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         )
-        return ClientSession(
-            connector=connector,
-            headers={
-                "User-Agent": settings.user_agent,
-                "Accept": "*/*",
-                "Accept-Encoding": "identity",
-            },
-            cookie_jar=DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-            timeout=ClientTimeout(total=None, connect=settings.connect_timeout),
-            read_bufsize=BODY_BYTES,
-            max_line_size=_LINE_BYTES,
-            max_field_size=_LINE_BYTES,
-            max_headers=_HEADERS,
-        )
+        if head.count("\n") != len(headers) or head.count("\r") != len(headers):
+            raise ValueError("a header with a line end")
+        return f"{head}{self._always}{len(body)}\r\n\r\n".encode("latin-1") + body
 
-    def _socket(self, address: AddrInfoType) -> socket.socket:
-        """Every connection begins here: also those to IP addresses in URLs, which no resolver sees."""
-        family, kind, protocol, _, where = address
-        self._policy.check(where[0], where[1])
-        _exchange.get().connections += 1
-        return socket.socket(family, kind, protocol)
+    # -- connections that are kept
 
+    def _take(self, origin: Origin) -> InboxConnection | None:
+        """The one that was used last: its remote is the least likely to have closed it."""
+        kept = self._kept.get(origin)
+        while kept:
+            connection = kept.pop()
+            self._idle.pop(connection, None)
+            if not kept:
+                del self._kept[origin]
+            if connection.usable and connection.quiet:
+                return connection
+            connection.close()
+        return None
 
-class _Connector(TCPConnector):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        factory: Any = partial(AnswerConnection, loop=asyncio.get_running_loop())
-        self._factory = factory
+    def _give_back(self, origin: Origin, connection: InboxConnection) -> None:
+        if self._closed or not connection.usable:
+            connection.close()
+            return
+        if not connection.idle_since:
+            self._dialer.keep_session(origin, connection)
+        connection.idle_since = asyncio.get_running_loop().time()
+        self._kept.setdefault(origin, []).append(connection)
+        self._idle[connection] = origin
+        if len(self._idle) > MAX_IDLE:
+            self._forget(next(iter(self._idle)))
 
+    def _forget(self, connection: InboxConnection) -> None:
+        origin = self._idle.pop(connection)
+        kept = self._kept[origin]
+        kept.remove(connection)
+        if not kept:
+            del self._kept[origin]
+        connection.close()
 
-def _ssl_context(ca_file: str) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if ca_file:
-        context.load_verify_locations(cafile=ca_file)
-    context.set_alpn_protocols(["http/1.1"])
-    context.hostname_checks_common_name = False  # RFC 9525: the alternative names alone tell who it is
-    return context
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            before = asyncio.get_running_loop().time() - KEEP_ALIVE_S
+            while self._idle and next(iter(self._idle)).idle_since <= before:
+                self._forget(next(iter(self._idle)))
 
-
-async def _with_body(response: ClientResponse, exchange: Exchange, deadline: asyncio.Timeout) -> Answer:
-    """Read the rest, to know what it says and to keep the connection; the status stands without it."""
-    body_by = asyncio.get_running_loop().time() + BODY_WAIT_S
-    ends = deadline.when()
-    deadline.reschedule(body_by if ends is None else min(ends, body_by))
-    body = bytearray()
-    try:
-        while len(body) < BODY_BYTES and (chunk := await response.content.readany()):
-            body += chunk
-            exchange.answer = _answer(response, bytes(body[:BODY_BYTES]))
-    except ClientError:
-        pass  # cut off
-    # a second request may follow, in another form of signature: it has the whole time again
-    deadline.reschedule(ends)
-    return exchange.answer or _answer(response, b"")
-
-
-@lru_cache(maxsize=128)
-def _plain(status: int) -> Answer:
-    return Answer(status)
-
-
-def _answer(response: ClientResponse, body: bytes) -> Answer:
-    if not body and 200 <= response.status <= 299:
-        return _plain(response.status)
-    headers = response.headers
-    return Answer(
-        response.status,
-        content_type=headers.get("Content-Type", ""),
-        retry_after=headers.get("Retry-After", ""),
-        location=headers.get("Location", ""),
-        date=headers.get("Date", ""),
-        accept_signature=", ".join(headers.getall("Accept-Signature", ())),
-        body_head=body,
-    )
-
-
-def _failure(error: ClientError | OSError) -> Answer:
-    return Answer(error=_kind(error), detail=_detail(error))
-
-
-def _kind(error: ClientError | OSError) -> TransportError:
-    cause = error.os_error if isinstance(error, ClientConnectorError) else error
-    match error:
-        case _ if isinstance(cause, AddressRefused):
-            return TransportError.ADDRESS_REFUSED
-        case InvalidURL():  # odd spellings of IP addresses
-            return TransportError.ADDRESS_REFUSED
-        case ConnectionTimeoutError():
-            return TransportError.CONNECT_TIMEOUT
-        case ClientConnectorDNSError():
-            return TransportError.NXDOMAIN if isinstance(cause, NameNotFound) else TransportError.DNS
-        case ClientSSLError():
-            return TransportError.TLS
-        case ClientConnectorError() if isinstance(cause, _LOST):
-            return TransportError.TLS
-        case ClientConnectorError():
-            return TransportError.CONNECT
-        case ServerDisconnectedError() | ClientOSError():
-            return TransportError.RESET
-        case ClientResponseError():
-            return TransportError.PROTOCOL
-        case ClientConnectionError() | OSError():
-            return TransportError.RESET
-        case _:
-            return TransportError.PROTOCOL
-
-
-def _detail(error: ClientError | OSError) -> str:
-    match error:
-        case ClientConnectorError() if isinstance(error.os_error, _LOST):
-            return "closed during the TLS handshake"
-        case ClientConnectorError():
-            return str(error.os_error)
-        case ClientResponseError():
-            return error.message
-        case ConnectionTimeoutError():
-            return "connect timeout"
-        case ServerDisconnectedError():
-            return "closed without an answer"
-        case _:
-            return str(error) or type(error).__name__
+    def _drop_idle(self) -> None:
+        while self._idle:
+            self._forget(next(iter(self._idle)))
