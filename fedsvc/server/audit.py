@@ -13,6 +13,7 @@ import structlog
 
 from fedsvc.archive.audit_log import AuditLog
 from fedsvc.domain.audit import AuditEvent
+from fedsvc.domain.operation import Operation
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
 from fedsvc.queue.audit_buffer import AuditBuffer
 from fedsvc.server.caller import caller
@@ -37,10 +38,19 @@ class Audit:
         """What the caller that is being served has just done. `details`: what JSON can say, no secrets.
         Raises QueueUnavailable: then the caller had better do it again."""
         time_ms = int(self._clock() * 1000)
-        event = AuditEvent(
-            f"{time_ms:012x}{secrets.token_hex(10)}", time_ms, caller().name, action, subject, details
+        id = f"{time_ms:012x}{secrets.token_hex(10)}"
+        await self._add(AuditEvent(id, time_ms, caller().name, action, subject, details))
+
+    async def record_end(self, operation: Operation, action: str, /, **details: Any) -> None:
+        """What came of an operation. Recorded again, it is kept once. Raises QueueUnavailable."""
+        id = f"{operation.created_ms:012x}{operation.id}"
+        time_ms = int(self._clock() * 1000)
+        await self._add(AuditEvent(id, time_ms, operation.principal, action, operation.id, details))
+
+    async def _add(self, event: AuditEvent) -> None:
+        log.info(
+            "audit", action=event.action, subject=event.subject, principal=event.principal, **event.details
         )
-        log.info("audit", action=action, subject=subject, principal=event.principal, **details)
         await self._buffer.add(event)
         self._added.set()
 

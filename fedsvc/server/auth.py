@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
-from fedsvc.errors import FedsvcError, InvalidInput, PermissionDenied, Unauthenticated
-from fedsvc.server.caller import ANYBODY, Caller, Scope, serve
-from fedsvc.server.errors import abort, status_of
+from fedsvc.errors import FedsvcError, PermissionDenied, Unauthenticated
+from fedsvc.server.caller import ANYBODY, Caller, Scope
 from fedsvc.server.limits import Limits
 from fedsvc.server.metrics import REFUSED
+from fedsvc.server.reception import Reception, refusal
 from fedsvc.server.tokens import TokenBook
 
 log = structlog.get_logger(__name__)
@@ -39,9 +38,11 @@ RIGHTS: Final[dict[str, frozenset[Scope]]] = {
     "/fedsvc.v1.DeliveryService/ListDeliveries": _EITHER,
     "/fedsvc.v1.DeliveryService/CancelDeliveries": _EITHER,
     "/fedsvc.v1.DeliveryService/WatchOutcomes": _DELIVER,
-    # The application says what it hears, and asks how the queue is.
+    # The application says what it hears, and asks how the queue is, and a host that it was told is down.
+    "/fedsvc.v1.OperationsService/GetHost": _EITHER,
     "/fedsvc.v1.OperationsService/NotifyHostSeen": _EITHER,
     "/fedsvc.v1.OperationsService/GetQueueStats": _EITHER,
+    "/fedsvc.v1.OperationsService/WatchQueueStats": _EITHER,
     "/fedsvc.v1.OperationsService/": _OPERATE,
     "/fedsvc.v1.KeyService/": _KEYS,
     "/grpc.reflection.v1alpha.ServerReflection/": frozenset(Scope),
@@ -53,7 +54,7 @@ EVERYWHERE: Final = frozenset(
     for method in (
         "ForceCleanup", "PauseHost", "ResumeHost", "UpdateHostPolicy", "ReplayDeadLetters",
         "PurgeDeadLetters", "CreateSchedule", "UpdateSchedule", "PauseSchedule", "ResumeSchedule",
-        "DeleteSchedule", "ListAuditEvents",
+        "DeleteSchedule", "ListAuditEvents", "GetOperation", "ListOperations",
     )
 )  # fmt: skip
 #: who asks whether the server lives needs no token
@@ -66,10 +67,21 @@ def rights(method: str) -> frozenset[Scope]:
     return RIGHTS.get(method) or RIGHTS.get(service) or frozenset()
 
 
+def check_rights(method: str, known: Caller) -> None:
+    """Raises PermissionDenied if `known` may not call the method."""
+    needed = rights(method)
+    name = method.rpartition("/")[2]
+    if not needed & known.scopes:
+        raise PermissionDenied(f"{name} needs the scope {' or '.join(sorted(needed)) or 'of nobody'}")
+    if method in EVERYWHERE and known.origins is not None:
+        raise PermissionDenied(f"{name} concerns all instances; {known.name} has rights to some only")
+
+
 class Authenticate(grpc.aio.ServerInterceptor):
-    def __init__(self, tokens: TokenBook, limits: Limits) -> None:
+    def __init__(self, tokens: TokenBook, limits: Limits, reception: Reception) -> None:
         self._tokens = tokens
         self._limits = limits
+        self._reception = reception
         self._refused = 0
         self._told = 0.0
 
@@ -80,13 +92,15 @@ class Authenticate(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith(_OPEN):
-            return handler
+        if handler is None:
+            return None
+        if method.startswith(_OPEN):
+            return self._reception.open(handler, method)
         try:
             known = self._admit(method, handler_call_details.invocation_metadata)
         except FedsvcError as error:
-            return _refusal(handler, error)
-        return _served(handler, known)
+            return refusal(handler, error)
+        return self._reception.served(handler, known, method)
 
     def _admit(self, method: str, metadata: Any) -> Caller:
         """Who calls. Raises Unauthenticated, PermissionDenied, Overloaded."""
@@ -103,14 +117,11 @@ class Authenticate(grpc.aio.ServerInterceptor):
             self._note(method, "UNAUTHENTICATED")
             raise Unauthenticated("the token is not known")
         self._limits.call(known)
-        needed = rights(method)
-        name = method.rpartition("/")[2]
-        if not needed & known.scopes:
+        try:
+            check_rights(method, known)
+        except PermissionDenied:
             self._note(method, "PERMISSION_DENIED", known.name)
-            raise PermissionDenied(f"{name} needs the scope {' or '.join(sorted(needed)) or 'of nobody'}")
-        if method in EVERYWHERE and known.origins is not None:
-            self._note(method, "PERMISSION_DENIED", known.name)
-            raise PermissionDenied(f"{name} concerns all instances; {known.name} has rights to some only")
+            raise
         return known
 
     def _note(self, method: str, code: str, name: str = "") -> None:
@@ -120,64 +131,3 @@ class Authenticate(grpc.aio.ServerInterceptor):
         if now - self._told >= _TELL_EVERY:
             log.warning("caller_refused", method=method, code=code, caller=name, refused=self._refused)
             self._told, self._refused = now, 0
-
-
-def _refusal(handler: Any, error: FedsvcError) -> grpc.RpcMethodHandler[Any, Any]:
-    """The same kind of method, which refuses without looking at the request."""
-    status = status_of(error)
-
-    async def refuse(request: Any, context: Any) -> NoReturn:
-        await abort(context, status)
-
-    async def refuse_stream(request: Any, context: Any) -> Any:
-        if context is not None:  # always; it makes this a generator
-            await abort(context, status)
-        yield
-
-    if handler.unary_unary is not None:
-        return grpc.unary_unary_rpc_method_handler(refuse)
-    if handler.unary_stream is not None:
-        return grpc.unary_stream_rpc_method_handler(refuse_stream)
-    if handler.stream_unary is not None:
-        return grpc.stream_unary_rpc_method_handler(refuse)
-    return grpc.stream_stream_rpc_method_handler(refuse_stream)
-
-
-def _served(handler: Any, known: Caller) -> grpc.RpcMethodHandler[Any, Any]:
-    """The same method, with `known` as its caller. A single request is read here, and what is none is
-    the caller's fault: gRPC itself would call it ours."""
-    give = handler.response_serializer
-    read = handler.request_deserializer
-    inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-
-    async def message(request: bytes, context: Any) -> Any:
-        try:
-            return read(request)
-        except (DecodeError, ValueError):
-            await abort(context, status_of(InvalidInput("request", "is not a message of this method")))
-
-    async def answer_one(request: bytes, context: Any) -> Any:
-        serve(known)
-        return await inner(await message(request, context), context)
-
-    async def stream_one(request: bytes, context: Any) -> Any:
-        serve(known)
-        async for response in inner(await message(request, context), context):
-            yield response
-
-    async def answer(requests: Any, context: Any) -> Any:
-        serve(known)
-        return await inner(requests, context)
-
-    async def stream(requests: Any, context: Any) -> Any:
-        serve(known)
-        async for response in inner(requests, context):
-            yield response
-
-    if handler.unary_unary is not None:
-        return grpc.unary_unary_rpc_method_handler(answer_one, response_serializer=give)
-    if handler.unary_stream is not None:
-        return grpc.unary_stream_rpc_method_handler(stream_one, response_serializer=give)
-    if handler.stream_unary is not None:
-        return grpc.stream_unary_rpc_method_handler(answer, read, give)
-    return grpc.stream_stream_rpc_method_handler(stream, read, give)

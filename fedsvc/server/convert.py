@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
@@ -10,10 +11,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from fedsvc.config import Settings
 from fedsvc.domain.audit import AuditEvent
-from fedsvc.domain.delivery import Attempt, Delivery
+from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, Priority
 from fedsvc.domain.events import EventType, HostEvent
+from fedsvc.domain.operation import Operation
+from fedsvc.domain.schedule import Schedule
+from fedsvc.errors import InvalidInput
+from fedsvc.queue.bottleneck import bottleneck
 from fedsvc.queue.hosts import FOR_EVER, Circuit, HostState
 from fedsvc.queue.key_registry import RegisteredKey
+from fedsvc.queue.memory_usage import MemoryCategory
 from fedsvc.queue.server_info import ServerInfo
 from fedsvc.queue.stats import DUE_WITHIN_S, QueueStats, RetryStats
 from fedsvc.v1 import delivery_service_pb2 as pb
@@ -30,6 +36,8 @@ _CIRCUITS = {
     Circuit.PAUSED: operations.HOST_STATE_PAUSED,
     Circuit.GONE: operations.HOST_STATE_GONE,
 }
+#: by number of the contract
+CIRCUITS: Final = {int(state): circuit for circuit, state in _CIRCUITS.items()}
 
 
 def timestamp(ms: int) -> Timestamp | None:
@@ -114,10 +122,17 @@ def attempt(a: Attempt) -> types.Attempt:
     )
 
 
+def host_attempt(id: DeliveryId, a: Attempt) -> types.Attempt:
+    told = attempt(a)
+    told.delivery_id = str(id)
+    return told
+
+
 def queue_stats(
-    stats: QueueStats, info: ServerInfo, origins: frozenset[str] | None = None
+    stats: QueueStats, info: ServerInfo, settings: Settings, origins: frozenset[str] | None = None
 ) -> operations.GetQueueStatsResponse:
     """For a caller that may see these `origins`, or all. The totals are of all in any case."""
+    critical = _memory_state(info, settings) == operations.MEMORY_STATE_CRITICAL
     seen = ((origin, n) for origin, n in stats.origins.items() if origins is None or origin in origins)
     return operations.GetQueueStatsResponse(
         accepted=stats.counter("accepted"),
@@ -167,6 +182,9 @@ def queue_stats(
             operations.OriginStats(origin=origin, pending=n)
             for origin, n in heapq.nsmallest(MOST_ORIGINS, seen, key=lambda item: (-item[1], item[0]))
         ],
+        bottleneck=operations.Bottleneck.ValueType(bottleneck(stats, memory_critical=critical)),
+        open_circuits=stats.open_circuits,
+        parked_behind_circuits=stats.parked_behind_circuits,
     )
 
 
@@ -218,25 +236,34 @@ def retry_stats(stats: RetryStats) -> operations.GetRetryStatsResponse:
     )
 
 
-def memory_status(info: ServerInfo, settings: Settings) -> operations.GetMemoryStatusResponse:
-    warning = int(info.max_memory * settings.memory_warning)
-    critical = int(info.max_memory * settings.memory_critical)
-    if not info.max_memory or info.used_memory < warning:
-        state = operations.MEMORY_STATE_OK
-    elif info.used_memory < critical:
-        state = operations.MEMORY_STATE_WARNING
-    else:
-        state = operations.MEMORY_STATE_CRITICAL
+def _memory_state(info: ServerInfo, settings: Settings) -> operations.MemoryState.ValueType:
+    if not info.max_memory or info.used_memory < int(info.max_memory * settings.memory_warning):
+        return operations.MEMORY_STATE_OK
+    if info.used_memory < int(info.max_memory * settings.memory_critical):
+        return operations.MEMORY_STATE_WARNING
+    return operations.MEMORY_STATE_CRITICAL
+
+
+def memory_status(
+    info: ServerInfo, settings: Settings, usage: Sequence[MemoryCategory]
+) -> operations.GetMemoryStatusResponse:
+    """`usage` is completed by what is in none of its categories."""
+    rest = info.used_memory - sum(category.bytes for category in usage)
+    other = [MemoryCategory("other", 0, max(0, rest))] if usage else []
     return operations.GetMemoryStatusResponse(
         used_bytes=info.used_memory,
         peak_bytes=info.peak_memory,
         rss_bytes=info.rss_memory,
         fragmentation_ratio=info.fragmentation,
         max_bytes=info.max_memory,
-        warning_threshold_bytes=warning,
-        critical_threshold_bytes=critical,
-        state=state,
+        warning_threshold_bytes=int(info.max_memory * settings.memory_warning),
+        critical_threshold_bytes=int(info.max_memory * settings.memory_critical),
+        state=_memory_state(info, settings),
         eviction_policy=info.policy,
+        categories=[
+            operations.MemoryCategory(name=name, entries=entries, bytes=size)
+            for name, entries, size in (*usage, *other)
+        ],
     )
 
 
@@ -250,3 +277,75 @@ def audit_event(e: AuditEvent) -> operations.AuditEvent:
     )
     event.details.update(dict(e.details))
     return event
+
+
+def operation(o: Operation) -> operations.Operation:
+    order, progress = o.order, o.progress
+    chosen = order.chosen
+    told = operations.Operation(
+        operation_id=o.id,
+        kind=order.kind.value,
+        principal=o.principal,
+        create_time=timestamp(o.created_ms),
+        complete_time=timestamp(o.ended_ms),
+        total=progress.total,
+        completed=o.completed,
+        failed=progress.failed,
+        limit_reached=progress.limit_reached,
+        dry_run=order.dry_run,
+        done=bool(o.ended_ms),
+        error=o.error,
+        delivery_ids_count=len(order.ids),
+        limit=order.limit,
+    )
+    if not order.ids:
+        told.filter.CopyFrom(
+            operations.DeadLetterFilter(
+                host=chosen.host,
+                activity_type=chosen.activity_type,
+                actor=chosen.actor,
+                reason=types.Reason.ValueType(chosen.reason or 0),
+                http_status=chosen.status,
+                start_time=timestamp(chosen.start_ms),
+                end_time=timestamp(chosen.end_ms),
+            )
+        )
+    return told
+
+
+def schedule(s: Schedule) -> operations.Schedule:
+    told = operations.Schedule(
+        schedule_id=s.id,
+        description=s.description,
+        time_zone=s.recurrence.time_zone,
+        missed_run_policy=operations.MissedRunPolicy.ValueType(s.missed),
+        paused=s.paused,
+        last_run_time=timestamp(s.last_run_ms),
+        next_run_time=timestamp(s.next_run_ms),
+        last_error=s.last_error,
+    )
+    if s.recurrence.cron:
+        told.cron = s.recurrence.cron
+    else:
+        told.interval.FromMilliseconds(s.recurrence.interval_ms)
+    if s.fan_out is not None:
+        told.fan_out.CopyFrom(
+            operations.ScheduledFanOut(
+                activity=s.fan_out.activity,
+                inboxes=s.fan_out.inboxes,
+                key_id=s.fan_out.key_id,
+                priority=types.Priority.ValueType(s.fan_out.priority or 0),
+            )
+        )
+    elif s.task is not None:
+        told.task = operations.MaintenanceTask.ValueType(s.task)
+        told.task_arguments.update(s.arguments)
+    return told
+
+
+def priority(field: str, number: int) -> Priority | None:
+    """None for none. Raises InvalidInput."""
+    try:
+        return Priority(number) if number else None
+    except ValueError:
+        raise InvalidInput(field, f"{number} is not a priority") from None

@@ -3,14 +3,17 @@
     InvalidInput       INVALID_ARGUMENT    BadRequest names the field
     HandlerFailed      FAILED_PRECONDITION the handler of the activity's type is broken; is logged
     RequestIdReused    ALREADY_EXISTS
+    AlreadyExists      ALREADY_EXISTS
     NotFound           NOT_FOUND
     Unauthenticated    UNAUTHENTICATED
     PermissionDenied   PERMISSION_DENIED
     KeyInUse,
     KeyUnavailable     FAILED_PRECONDITION
-    Overloaded         RESOURCE_EXHAUSTED  RetryInfo: by priority, bulk first; RATE_LIMITED, ORIGIN_BACKLOG
+    Overloaded         RESOURCE_EXHAUSTED  RetryInfo: by priority, bulk first; RATE_LIMITED, ORIGIN_BACKLOG,
+                                           CALLER_BACKLOG
     QueueUnavailable,
     ArchiveUnavailable UNAVAILABLE         RetryInfo: nothing was done, repeat the call
+    Stopping           UNAVAILABLE         streams go on at another server
     anything else      INTERNAL            is logged; the caller learns nothing of it
 
 Every one carries an ErrorInfo with the domain `fedsvc`. Source: AIP-193.
@@ -31,7 +34,9 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from fedsvc.errors import (
+    AlreadyExists,
     ArchiveUnavailable,
+    CallerBacklogFull,
     FedsvcError,
     HandlerFailed,
     InvalidInput,
@@ -44,6 +49,7 @@ from fedsvc.errors import (
     QueueUnavailable,
     RateLimited,
     RequestIdReused,
+    Stopping,
     Unauthenticated,
 )
 from fedsvc.v1 import types_pb2
@@ -56,19 +62,22 @@ _RETRY_AFTER: Final = 1
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 #: what is told of each exception; a subclass comes before its base
-_TOLD: Final[tuple[tuple[type[FedsvcError], int, str], ...]] = (
+TOLD: Final[tuple[tuple[type[FedsvcError], int, str], ...]] = (
     (HandlerFailed, code_pb2.FAILED_PRECONDITION, "HANDLER_FAILED"),
     (RequestIdReused, code_pb2.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
+    (AlreadyExists, code_pb2.ALREADY_EXISTS, "ALREADY_EXISTS"),
     (NotFound, code_pb2.NOT_FOUND, "NOT_FOUND"),
     (Unauthenticated, code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED"),
     (PermissionDenied, code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED"),
     (KeyInUse, code_pb2.FAILED_PRECONDITION, "KEY_IN_USE"),
     (KeyUnavailable, code_pb2.FAILED_PRECONDITION, "KEY_UNAVAILABLE"),
     (OriginBacklogFull, code_pb2.RESOURCE_EXHAUSTED, "ORIGIN_BACKLOG"),
+    (CallerBacklogFull, code_pb2.RESOURCE_EXHAUSTED, "CALLER_BACKLOG"),
     (RateLimited, code_pb2.RESOURCE_EXHAUSTED, "RATE_LIMITED"),
     (Overloaded, code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED"),
     (QueueUnavailable, code_pb2.UNAVAILABLE, "QUEUE_UNAVAILABLE"),
     (ArchiveUnavailable, code_pb2.UNAVAILABLE, "ARCHIVE_UNAVAILABLE"),
+    (Stopping, code_pb2.UNAVAILABLE, "STOPPING"),
 )
 
 Request = TypeVar("Request")
@@ -116,7 +125,7 @@ def item_error(error: FedsvcError, item: str = "") -> types_pb2.ItemError:
 def _code_and_reason(error: Exception) -> tuple[int, str]:
     if isinstance(error, InvalidInput):
         return code_pb2.INVALID_ARGUMENT, error.code
-    for kind, code, reason in _TOLD:
+    for kind, code, reason in TOLD:
         if isinstance(error, kind):
             return code, reason
     return code_pb2.INTERNAL, "INTERNAL"

@@ -15,7 +15,7 @@ from fedsvc.domain.activity import parse_activity
 from fedsvc.domain.delivery import DeliveryId, Priority
 from fedsvc.domain.inbox import origin_of, parse_host, parse_inbox
 from fedsvc.domain.integrity import with_proof
-from fedsvc.domain.keys import PrivateKey, PrivateKeyCache, load_private_key
+from fedsvc.domain.keys import PrivateKey, PrivateKeyCache, belongs, load_private_key
 from fedsvc.domain.message import CONTENT_TYPE, Message
 from fedsvc.errors import HandlerFailed, InvalidActivity, InvalidInbox, InvalidInput, InvalidKey
 from fedsvc.handlers.registry import Registry, Rules
@@ -24,7 +24,9 @@ from fedsvc.queue.keystore import KeyStore
 from fedsvc.queue.producer import Place, Producer, Terms
 from fedsvc.server.caller import caller
 from fedsvc.server.limits import Limits
+from fedsvc.server.metrics import MISMATCHES
 from fedsvc.server.times import time_ms
+from fedsvc.tracing import annotate, carried
 from fedsvc.v1 import types_pb2
 
 log = structlog.get_logger(__name__)
@@ -37,7 +39,11 @@ _SLICE: Final = 2000
 #: inboxes whose normal form is remembered, if they have no more characters than inboxes have
 _PLACES: Final = 100_000
 _ORDINARY: Final = 256
-#: keys that are checked at the same time, at most
+#: key ids with actors that were warned of and are not again, about
+_MOST_WARNED: Final = 1000
+#: bytes of an activity whose proof is made at once; that of a larger one takes too long for the event loop
+_QUICKLY_PROVEN: Final = 16_384
+#: keys that are checked, and large proofs that are made, at the same time, at most
 _CHECKS: Final = 2
 #: `not_before` further away than this is a mistake: 366 days in milliseconds
 _FURTHEST_MS: Final = 366 * 86_400_000
@@ -92,6 +98,7 @@ class Intake:
         self._keys = PrivateKeyCache(settings.key_cache_size)
         self._checking = asyncio.Semaphore(_CHECKS)
         self._places: dict[str, Place] = {}
+        self._warned: set[tuple[str, str]] = set()
 
     async def submission(self, request: Any) -> Submission:
         """Of a QueueActivityRequest or FanOutActivityRequest. Raises InvalidInput, HandlerFailed,
@@ -100,8 +107,8 @@ class Intake:
         head, rules = self._read(request.activity, self._limits.max_bytes(known))
         options = request.options
         relation = rules.relation.asked(
-            ordering_key=_text("options.ordering_key", options.ordering_key, _MAX_KEY),
-            supersede_key=_text("options.supersede_key", options.supersede_key, _MAX_KEY),
+            ordering_key=plain_text("options.ordering_key", options.ordering_key, _MAX_KEY),
+            supersede_key=plain_text("options.supersede_key", options.supersede_key, _MAX_KEY),
         )
         terms = replace(self._terms(request, rules.priority), relation=relation)
         key_id = request.signing_key.key_id
@@ -110,6 +117,8 @@ class Intake:
         origin = origin_of(key_id)
         known.check_origin("signing_key.key_id", origin)
         self._limits.check_size(origin, len(request.activity))
+        if not belongs(key_id, head.actor):
+            self._warn(key_id, head.actor)
         key, key_name = await self._key(request.signing_key)
         body, source = request.activity, ""
         if options.integrity_proof:
@@ -128,10 +137,36 @@ class Intake:
             ordering_key=relation.ordering_key,
             supersede_key=options.supersede_key,
             request_id=request.request_id,
+            trace=carried(),
             digest=Message.digest_of(body),
             source=source,
         )
+        annotate(activity=head.id, activity_type=head.type, origin=origin)
         return Submission(message, key, terms)
+
+    def _warn(self, key_id: str, actor: str) -> None:
+        """Lemmy verifies with the key of the activity's actor, whatever key id the signature has."""
+        MISMATCHES.inc()
+        if (key_id, actor) not in self._warned:
+            if len(self._warned) >= _MOST_WARNED:
+                self._warned.clear()
+            self._warned.add((key_id, actor))
+            log.warning("key_of_another_actor", key_id=key_id, actor=actor)
+
+    async def scheduled(self, body: bytes, key_id: str) -> str:
+        """Check what a schedule would send with a registered key. Returns the activity's id. Raises
+        InvalidInput, HandlerFailed, PermissionDenied, QueueUnavailable."""
+        field = "schedule.fan_out.key_id"
+        try:
+            head, _ = self._read(body, self._limits.max_bytes(caller()))
+        except InvalidActivity as error:
+            raise InvalidActivity(f"schedule.fan_out.{error.field}", error.problem) from None
+        if not key_id:
+            raise InvalidKey(field, "is required")
+        caller().check_origin(field, origin_of(key_id, field=field))
+        if await self._registry.usable(key_id) is None:
+            raise InvalidKey(field, "no key of this id is registered")
+        return head.id
 
     def _read(self, body: bytes, max_bytes: int) -> tuple[_Head, Rules]:
         """What is kept of an activity; the parsed document, which is many times as large, is not."""
@@ -156,7 +191,12 @@ class Intake:
                 raise InvalidKey("options.proof_key.key_id", "is of another host than signing_key.key_id")
             own, name = await self._key(options.proof_key, "options.proof_key")
             key = own or await self._store.fetch(name)
-        body = with_proof(request.activity, key, method, int(time.time()))
+        arguments = (request.activity, key, method, int(time.time()))
+        if len(request.activity) <= _QUICKLY_PROVEN:
+            body = with_proof(*arguments)
+        else:
+            async with self._checking:
+                body = await asyncio.to_thread(with_proof, *arguments)
         if len(body) > self._settings.max_activity_bytes:
             raise InvalidActivity("activity", f"has {len(body)} bytes with its proof")
         return body, f"{Message.digest_of(request.activity)} {method} {key.fingerprint}"
@@ -235,7 +275,7 @@ class Intake:
             priority=priority,
             not_before_ms=not_before_ms,
             expire_ms=expire_ms,
-            request_id=_text("request_id", request.request_id, _MAX_REQUEST_ID),
+            request_id=plain_text("request_id", request.request_id, _MAX_REQUEST_ID),
             allow_duplicate=options.allow_duplicate,
             shared_inbox=options.shared_inbox,
         )
@@ -267,7 +307,8 @@ def host_name(field: str, text: str) -> str:
         raise InvalidInput(field, str(error)) from None
 
 
-def _text(field: str, text: str, limit: int) -> str:
+def plain_text(field: str, text: str, limit: int) -> str:
+    """Of a request, at most so many characters. Raises InvalidInput."""
     if len(text) > limit:
         raise InvalidInput(field, f"has {len(text)} characters; {limit} are allowed")
     if not text.isprintable():

@@ -1,28 +1,40 @@
-"""Counts and times every call."""
+"""Counts, times and traces every call.
+
+Methods come here as `reception.py` serves them: requests are a stream, and many responses are written by the
+method itself.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+import structlog
 
-from fedsvc.server.metrics import RPC_SECONDS, RPCS
+from fedsvc.server.metrics import RPC_SECONDS, RPCS, STREAMS
+from fedsvc.tracing import Tracing, carried, trace_id
+
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
+#: asked all the time, and of no interest
+_HEALTH = "/grpc.health.v1.Health/"
 
 
 class Observe(grpc.aio.ServerInterceptor):
     async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:
-            return handler
-        inner = handler.unary_unary
+        if handler is None:
+            return None
         # Only methods that exist come here, so the label's values are bounded.
         method = handler_call_details.method.rsplit("/", 1)[-1]
+        if handler.stream_stream is not None:
+            return _served(_watched(handler.stream_stream, method), handler)
+        inner: Any = handler.stream_unary
         seconds = RPC_SECONDS.labels(method)
 
         async def observed(request: Any, context: Any) -> Any:
@@ -31,11 +43,65 @@ class Observe(grpc.aio.ServerInterceptor):
                 return await inner(request, context)
             finally:
                 seconds.observe(time.perf_counter() - begun)
-                code = context.code()
-                RPCS.labels(method, code.name if isinstance(code, grpc.StatusCode) else "OK").inc()
+                RPCS.labels(method, _code(context).name).inc()
 
-        return grpc.unary_unary_rpc_method_handler(
-            observed,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        return _served(observed, handler)
+
+
+def _watched(inner: Any, method: str) -> Any:
+    """A method with many responses. How long it takes is its caller's will: no time is kept of it."""
+    streams = STREAMS.labels(method)
+
+    async def watched(request: Any, context: Any) -> None:
+        try:
+            with streams.track_inprogress():
+                await inner(request, context)
+        finally:
+            RPCS.labels(method, _code(context).name).inc()
+
+    return watched
+
+
+class Trace(grpc.aio.ServerInterceptor):
+    """A span for each call. Only there if tracing is on."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = await continuation(handler_call_details)
+        method, metadata = handler_call_details.method, handler_call_details.invocation_metadata
+        if handler is None or method.startswith(_HEALTH):
+            return handler
+        inner: Any = handler.stream_unary or handler.stream_stream
+
+        async def traced(request: Any, context: Any) -> Any:
+            with self._tracing.call(method, metadata) as span:
+                if carried():
+                    structlog.contextvars.bind_contextvars(trace_id=trace_id(carried()))
+                try:
+                    return await inner(request, context)
+                finally:
+                    span.set_attribute("rpc.grpc.status_code", _code(context).value[0])
+
+        return _served(traced, handler)
+
+
+def _code(context: Any) -> grpc.StatusCode:
+    """How a call ends, for the `finally` in which it does."""
+    code = context.code()
+    if isinstance(code, grpc.StatusCode):
+        return code
+    left = isinstance(sys.exception(), asyncio.CancelledError)
+    return grpc.StatusCode.CANCELLED if left else grpc.StatusCode.OK
+
+
+def _served(method: Any, like: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    """`method` in the place of `like`'s."""
+    many = like.stream_stream is not None
+    make = grpc.stream_stream_rpc_method_handler if many else grpc.stream_unary_rpc_method_handler
+    return make(
+        method, request_deserializer=like.request_deserializer, response_serializer=like.response_serializer
+    )

@@ -32,6 +32,8 @@ class Limit:
     rate: float | None = None
     bytes: int | None = None
     fan_out: int | None = None
+    #: deliveries pending, 0 for no limit
+    backlog: int | None = None
 
 
 class _Bucket:
@@ -93,6 +95,16 @@ class Limits:
         own = self._single.get(caller.name)
         return self._settings.max_fan_out if own is None or own.fan_out is None else own.fan_out
 
+    def origin_backlog(self, origin: str) -> int:
+        """Deliveries of an origin that may be pending; 0 for no limit."""
+        own = self._single.get(f"@{origin}")
+        return self._settings.origin_backlog if own is None or own.backlog is None else own.backlog
+
+    def caller_backlog(self, caller: Caller) -> int:
+        """Deliveries of all origins of a caller that may be pending; 0 for no limit."""
+        own = self._single.get(caller.name)
+        return self._settings.caller_backlog if own is None or own.backlog is None else own.backlog
+
     def _take(self, name: str, rate: float, n: float, problem: str) -> None:
         if not rate:
             return
@@ -119,7 +131,8 @@ def parse_limits(text: str) -> dict[str, Limit]:
             key, _, value = pair.partition("=")
             try:
                 number = float(value)
-                fits = 0 <= number <= 1e9 and (key in ("calls", "rate") or number == int(number) >= 1)
+                least = 0 if key == "backlog" else 1
+                fits = 0 <= number <= 1e9 and (key in ("calls", "rate") or number == int(number) >= least)
                 if not fits or key not in _KINDS[name.startswith("@") or "@" in name[:1]]:
                     raise ValueError
             except ValueError:
@@ -134,4 +147,4 @@ def parse_limits(text: str) -> dict[str, Limit]:
 
 
 #: by whether it is of an origin
-_KINDS: Final = {False: ("calls", "rate", "bytes", "fan_out"), True: ("rate", "bytes")}
+_KINDS: Final = {False: ("calls", "rate", "bytes", "fan_out", "backlog"), True: ("rate", "bytes", "backlog")}

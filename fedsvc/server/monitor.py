@@ -14,6 +14,7 @@ import structlog
 from fedsvc.config import Settings
 from fedsvc.errors import ConfigurationError, FedsvcError
 from fedsvc.queue.durability import check_durability
+from fedsvc.queue.format import record_format
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.server_info import record_partitions, server_info
@@ -60,6 +61,7 @@ class Monitor:
         try:
             async with asyncio.timeout(self.DEADLINE):
                 await record_partitions(self._link, self._keys, self._settings)
+                await record_format(self._link, self._keys)
                 if not self._checked:
                     await check_durability(self._link, self._settings)
                     self._checked = True

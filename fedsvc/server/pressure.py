@@ -6,10 +6,14 @@ from __future__ import annotations
 
 from typing import Final
 
+import structlog
+
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Priority
 from fedsvc.errors import Overloaded
 from fedsvc.queue.server_info import ServerInfo
+
+log = structlog.get_logger(__name__)
 
 #: of what is left above FEDSVC_MEMORY_CRITICAL: where each priority begins to be refused
 _PART: Final = {Priority.BULK: 0.0, Priority.NORMAL: 0.5, Priority.URGENT: 0.8}
@@ -24,7 +28,13 @@ class Pressure:
 
     def note(self, info: ServerInfo) -> None:
         """What Redis says of itself now."""
-        self._used = info.used_memory / info.max_memory if info.max_memory else 0.0
+        was_critical = self._used >= self._critical
+        used = info.used_memory / info.max_memory if info.max_memory else 0.0
+        self._used = used
+        if not was_critical and used >= self._critical:
+            log.warning("memory_critical", used=round(used, 3))
+        elif was_critical and used < self._critical:
+            log.info("memory_relieved", used=round(used, 3))
 
     def check(self, priority: Priority) -> None:
         """Raises Overloaded if there is no room for new work of this priority."""

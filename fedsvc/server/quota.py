@@ -1,7 +1,8 @@
-"""How much of one origin may be pending in the whole queue: FEDSVC_ORIGIN_BACKLOG.
+"""How much of one origin, and of one caller, may be pending in the whole queue: FEDSVC_ORIGIN_BACKLOG and
+FEDSVC_CALLER_BACKLOG. A caller's is that of all origins that it may sign for.
 
-What Redis tells of an origin counts for a second, and with it what this process has accepted since then. So
-the limit is passed by no more than all other server processes together accept of that origin in a second.
+What Redis tells counts for a second, and with it what this process has accepted since then. So
+the limit is passed by no more than all other server processes together accept of them in a second.
 """
 
 from __future__ import annotations
@@ -12,23 +13,37 @@ from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
 from types import TracebackType
-from typing import Final
+from typing import Final, NamedTuple
 
-from fedsvc.config import Settings
-from fedsvc.errors import InvalidInput, OriginBacklogFull, QueueUnavailable
+from fedsvc.errors import CallerBacklogFull, InvalidInput, OriginBacklogFull, QueueUnavailable
 from fedsvc.queue.stats import StatsReader
+from fedsvc.server.caller import ANYBODY, Caller
+from fedsvc.server.limits import Limits
 
 #: seconds for which what Redis told counts
 _FRESH_S: Final = 1.0
 #: seconds after which to ask again
 _RETRY_AFTER_S: Final = 10
-#: origins that are remembered, beside those with calls under way
+#: accounts that are remembered, beside those with calls under way
 _MOST: Final = 10_000
 #: at how many more is looked for one that is idle
 _LOOKS: Final = 8
 
 
-class _Origin:
+class Account(NamedTuple):
+    """Whose backlog is limited."""
+
+    name: str
+    most: int
+    #: whose deliveries count; those of all if None
+    origins: frozenset[str] | None
+    #: whether it is a caller's, not an origin's
+    caller: bool = False
+
+
+class _Held:
+    """What is known of an account."""
+
     __slots__ = ("lock", "pending", "read_at", "recent", "underway")
 
     def __init__(self) -> None:
@@ -44,16 +59,23 @@ class _Origin:
 class Room:
     """Of a call, from before it reaches Redis until its end. `taken`: how many it has brought in the end."""
 
-    __slots__ = ("_name", "_quota", "_wanted", "taken")
+    __slots__ = ("_accounts", "_entered", "_quota", "_wanted", "taken")
 
-    def __init__(self, quota: Quota, name: str, wanted: int) -> None:
+    def __init__(self, quota: Quota, accounts: tuple[Account, ...], wanted: int) -> None:
         self._quota = quota
-        self._name = name
+        self._accounts = accounts
+        self._entered: list[Account] = []
         self._wanted = wanted
         self.taken = 0
 
     async def __aenter__(self) -> Room:
-        await self._quota.reserve(self._name, self._wanted)
+        try:
+            for account in self._accounts:
+                await self._quota.reserve(account, self._wanted)
+                self._entered.append(account)
+        except BaseException:
+            self._leave(0)
+            raise
         return self
 
     async def __aexit__(
@@ -61,66 +83,75 @@ class Room:
     ) -> None:
         if isinstance(error, (QueueUnavailable, asyncio.CancelledError)):
             self.taken = self._wanted  # all of it may be there
-        self._quota.release(self._name, self._wanted, self.taken)
+        self._leave(self.taken)
+
+    def _leave(self, taken: int) -> None:
+        for account in self._entered:
+            self._quota.release(account, self._wanted, taken)
 
 
 class Quota:
     def __init__(
-        self, settings: Settings, stats: StatsReader, clock: Callable[[], float] = time.monotonic
+        self, limits: Limits, stats: StatsReader, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._most = settings.origin_backlog
+        self._limits = limits
         self._stats = stats
         self._clock = clock
-        self._origins: OrderedDict[str, _Origin] = OrderedDict()
+        self._held: OrderedDict[tuple[str, bool], _Held] = OrderedDict()
 
-    def room(self, origin: str, wanted: int) -> Room:
-        """To be entered before deliveries of an origin are accepted. That raises OriginBacklogFull if they
-        would be too many now, InvalidInput if they always were, and QueueUnavailable."""
-        return Room(self, origin, wanted)
+    def room(self, origin: str, wanted: int, known: Caller = ANYBODY) -> Room:
+        """To be entered before deliveries of an origin are accepted. That raises OriginBacklogFull or
+        CallerBacklogFull if they would be
+        too many now, InvalidInput if they always were, and QueueUnavailable."""
+        accounts = (
+            Account(origin, self._limits.origin_backlog(origin), frozenset({origin})),
+            Account(known.name, self._limits.caller_backlog(known), known.origins, caller=True),
+        )
+        return Room(self, tuple(account for account in accounts if account.most), wanted)
 
-    async def reserve(self, name: str, wanted: int) -> None:
+    async def reserve(self, account: Account, wanted: int) -> None:
         """For `Room` only."""
-        if not self._most:
-            return
-        if wanted > self._most:
+        if wanted > account.most:
+            whose = "a caller" if account.caller else "an origin"
             raise InvalidInput(
-                "inboxes", f"has {wanted} inboxes; {self._most} deliveries of an origin may wait"
+                "inboxes", f"has {wanted} inboxes; {account.most} deliveries of {whose} may wait"
             )
-        origin = self._origins.get(name)
-        if origin is None:
-            origin = self._origins[name] = _Origin()
-        self._origins.move_to_end(name)
-        origin.underway += wanted
+        held = self._held.setdefault((account.name, account.caller), _Held())
+        self._held.move_to_end((account.name, account.caller))
+        held.underway += wanted
         try:
-            async with origin.lock:
-                if self._clock() - origin.read_at >= _FRESH_S:
+            async with held.lock:
+                if self._clock() - held.read_at >= _FRESH_S:
                     # What ends while Redis is asked may be counted twice, but only until it is asked again.
-                    told = origin.recent
-                    origin.pending = await self._stats.pending_of(name)
-                    origin.read_at = self._clock()
-                    origin.recent -= told
-            if origin.pending + origin.recent + origin.underway > self._most:
-                raise OriginBacklogFull(
-                    f"{name} has {origin.pending + origin.recent} deliveries pending; {self._most} may be",
-                    _RETRY_AFTER_S,
-                )
+                    told = held.recent
+                    held.pending = await self._pending(account)
+                    held.read_at = self._clock()
+                    held.recent -= told
+            if held.pending + held.recent + held.underway > account.most:
+                full = CallerBacklogFull if account.caller else OriginBacklogFull
+                has = f"{account.name} has {held.pending + held.recent} deliveries pending"
+                raise full(f"{has}; {account.most} may be", _RETRY_AFTER_S)
         except BaseException:
-            origin.underway -= wanted
+            held.underway -= wanted
             raise
         finally:
             self._tidy()
 
-    def release(self, name: str, wanted: int, taken: int) -> None:
+    def release(self, account: Account, wanted: int, taken: int) -> None:
         """For `Room` only."""
-        if self._most:
-            origin = self._origins[name]
-            origin.underway -= wanted
-            origin.recent += taken
+        held = self._held[account.name, account.caller]
+        held.underway -= wanted
+        held.recent += taken
+
+    async def _pending(self, account: Account) -> int:
+        if account.origins is None:
+            return (await self._stats.read()).pending
+        return sum(await asyncio.gather(*(self._stats.pending_of(origin) for origin in account.origins)))
 
     def _tidy(self) -> None:
         """Forget who has been idle longest. Redis knows what it has."""
-        for name in list(islice(self._origins, max(0, len(self._origins) - _MOST + _LOOKS))):
-            if len(self._origins) <= _MOST:
+        for name in list(islice(self._held, max(0, len(self._held) - _MOST + _LOOKS))):
+            if len(self._held) <= _MOST:
                 break
-            if not self._origins[name].underway:
-                del self._origins[name]
+            if not self._held[name].underway:
+                del self._held[name]

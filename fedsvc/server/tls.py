@@ -11,7 +11,7 @@ import structlog
 
 from fedsvc.config import Settings
 from fedsvc.errors import ConfigurationError
-from fedsvc.server.watched_files import WatchedFiles
+from fedsvc.watched_files import WatchedFiles
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ from fedsvc.config import Settings
 from fedsvc.domain.inbox import parse_host
 from fedsvc.errors import ConfigurationError
 from fedsvc.server.caller import Caller, Scope
-from fedsvc.server.watched_files import WatchedFiles
+from fedsvc.watched_files import WatchedFiles
 
 log = structlog.get_logger(__name__)
 
@@ -105,7 +105,7 @@ class TokenBook:
         self._variable = "FEDSVC_TOKENS" if settings.tokens.get_secret_value() else "FEDSVC_TOKENS_FILE"
         self._file = "" if settings.tokens.get_secret_value() else settings.tokens_file
         self._watched = WatchedFiles([self._file])
-        self._entries = self._read()
+        self._take(self._read())
 
     @property
     def open(self) -> bool:
@@ -114,12 +114,16 @@ class TokenBook:
 
     @property
     def callers(self) -> int:
-        return len({entry.caller.name for entry in self._entries})
+        """How many there are, each with one token or several."""
+        return self._callers
 
     def identify(self, token: str) -> Caller | None:
         """Whose token this is; None if nobody's. All are compared, each in constant time."""
+        return self.identify_digest(digest_of(token[:_LONGEST]))
+
+    def identify_digest(self, digest: bytes) -> Caller | None:
+        """As `identify`, by the SHA-256 of the token."""
         self._look()
-        digest = digest_of(token[:_LONGEST])
         found: Caller | None = None
         for entry in self._entries:
             if hmac.compare_digest(entry.digest, digest):
@@ -136,8 +140,12 @@ class TokenBook:
         except ConfigurationError as error:
             log.error("tokens_not_read", problem=str(error))
             return
-        self._entries = entries
+        self._take(entries)
         log.info("tokens_read", callers=sorted({entry.caller.name for entry in entries}))
+
+    def _take(self, entries: list[Entry]) -> None:
+        self._entries = entries
+        self._callers = len({entry.caller.name for entry in entries})
 
     def _read(self) -> list[Entry]:
         text = self._settings.secret("tokens")

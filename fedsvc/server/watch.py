@@ -11,19 +11,22 @@ import base64
 import binascii
 import struct
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from fedsvc.archive.archived_log import ArchivedLog
-from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery, DeliveryState
 from fedsvc.domain.events import EventType, HostEvent
 from fedsvc.domain.inbox import origin_of
-from fedsvc.errors import InvalidInput, Overloaded
+from fedsvc.errors import InvalidInput, Stopping
 from fedsvc.queue.outcomes import OutcomeLog
+from fedsvc.server.caller import caller
+from fedsvc.server.places import Places
 
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct(">BH")
+#: seconds after which to ask again for a place
+_RETRY_AFTER_S: Final = 5
 
 
 @dataclass(slots=True)
@@ -98,7 +101,8 @@ class Seen:
 class Watchers:
     """All watchers of this process."""
 
-    settings: Settings
+    partitions: int
+    places: Places
     outcomes: OutcomeLog
     archive: ArchivedLog
     stopping: asyncio.Event
@@ -107,22 +111,18 @@ class Watchers:
     heartbeat: float = 10.0
     #: entries of one partition read at a time
     limit: int = 200
-    _count: int = field(default=0)
 
     async def watch(
         self, cursor: str, takes: Filter, alive: Callable[[], bool] = lambda: True
     ) -> AsyncGenerator[Seen, None]:
-        """Entries from a cursor on, each at least once, until this process stops.
+        """Entries from a cursor on, each at least once.
 
-        Raises InvalidInput, Overloaded if there are too many watchers, QueueUnavailable, ArchiveUnavailable;
-        after the last two the caller resumes from its cursor.
+        Raises InvalidInput, Overloaded if there are too many watchers, QueueUnavailable, ArchiveUnavailable,
+        Stopping; after the last three the caller resumes from its cursor, after Stopping at another server.
         """
-        partitions = range(self.settings.partitions)
+        partitions = range(self.partitions)
         at = Cursor.parse(cursor, len(partitions)) if cursor else None
-        if self._count >= self.settings.max_watchers:
-            raise Overloaded(f"this process has {self._count} watchers already (FEDSVC_MAX_WATCHERS)", 5)
-        self._count += 1
-        try:
+        with self.places.taken(caller(), _RETRY_AFTER_S):
             if at is None:
                 ends = await asyncio.gather(*(self.outcomes.end(p) for p in partitions))
                 at = Cursor([int(end) for end in ends])
@@ -144,8 +144,8 @@ class Watchers:
                     told = loop.time()
                 if not entries:
                     await self._wait(min(self.pause, self.heartbeat))
-        finally:
-            self._count -= 1
+            if self.stopping.is_set():
+                raise Stopping("this server stops; go on from the cursor at another")
 
     async def _read(self, partition: int, after: int) -> tuple[list[Delivery | HostEvent], int]:
         """What comes next in a partition, and the number up to which that is all."""

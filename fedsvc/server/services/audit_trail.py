@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from fedsvc.archive.audit_log import AuditLog
+from fedsvc.errors import InvalidInput
 from fedsvc.server import convert, pages
 from fedsvc.server.errors import rpc
 from fedsvc.server.times import time_ms
 from fedsvc.v1 import operations_service_pb2 as pb
+
+#: characters of a name of a caller or an action, at most
+_LONGEST: Final = 64
 
 
 class AuditTrail:
@@ -19,16 +23,18 @@ class AuditTrail:
     async def ListAuditEvents(
         self, request: pb.ListAuditEventsRequest, context: Any
     ) -> pb.ListAuditEventsResponse:
+        for field in ("principal", "action"):
+            _check_name(field, getattr(request, field))
         size = pages.page_size(request.page_size)
         start_ms, end_ms = (time_ms(request, field) for field in ("start_time", "end_time"))
         arguments = (request.principal, request.action, start_ms, end_ms)
-        position = pages.decode(request.page_token, *arguments)
+        before = pages.decode(request.page_token, *arguments, read=_position)
         events = await self._events.list(
             principal=request.principal,
             action=request.action,
             start_ms=start_ms,
             end_ms=end_ms,
-            before=(int(position[0]), str(position[1])) if position else None,
+            before=before,
             limit=size + 1,
         )
         response = pb.ListAuditEventsResponse(audit_events=[convert.audit_event(e) for e in events[:size]])
@@ -36,3 +42,16 @@ class AuditTrail:
             last = events[size - 1]
             response.next_page_token = pages.encode([last.time_ms, last.id], *arguments)
         return response
+
+
+def _position(position: Any) -> tuple[int, str]:
+    """Time and id of an event. Raises ValueError."""
+    if not isinstance(position, list) or len(position) != 2:
+        raise ValueError("is no time and id")
+    return pages.number(position[0]), pages.text(position[1])
+
+
+def _check_name(field: str, name: str) -> None:
+    """No other is in the audit, and PostgreSQL refuses to look for some. Raises InvalidInput."""
+    if len(name) > _LONGEST or not name.isprintable():
+        raise InvalidInput(field, f"is longer than {_LONGEST} characters or has control characters")

@@ -1,37 +1,63 @@
-"""The part of OperationsService that shows dead letters."""
+"""The part of OperationsService about dead letters and what is done with many of them."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from dataclasses import replace
+from typing import Any, Final
 
-from fedsvc.domain.delivery import DeliveryState
+from fedsvc.domain.dead_letters import DeadLetterFilter
+from fedsvc.domain.delivery import DeliveryState, Reason
+from fedsvc.domain.operation import Operation, OperationKind, Order
 from fedsvc.errors import InvalidInput, NotFound
+from fedsvc.queue.dead_letters import DeadLetters, Position
+from fedsvc.queue.operations import Operations
 from fedsvc.queue.reader import Reader
 from fedsvc.server import convert, pages
-from fedsvc.server.caller import allowed_origins
+from fedsvc.server.audit import Audit
+from fedsvc.server.caller import allowed_origins, caller
 from fedsvc.server.errors import rpc
-from fedsvc.server.intake import delivery_id
+from fedsvc.server.intake import delivery_id, host_name, plain_text
+from fedsvc.server.operation_runner import OperationRunner
+from fedsvc.server.times import time_ms
 from fedsvc.v1 import operations_service_pb2 as pb
 
+#: ids in one call
+_MOST_IDS: Final = 1000
+#: characters
+_MAX_TYPE: Final = 128
+_MAX_ACTOR: Final = 2048
+_MAX_REQUEST_ID: Final = 128
+_OPERATION_ID: Final = re.compile(r"[0-9a-f]{20}")
 
-class DeadLetters:
-    def __init__(self, reader: Reader) -> None:
+
+class DeadLetterDesk:
+    def __init__(
+        self,
+        reader: Reader,
+        letters: DeadLetters,
+        operations: Operations,
+        runner: OperationRunner,
+        audit: Audit,
+    ) -> None:
         self._reader = reader
+        self._letters = letters
+        self._operations = operations
+        self._runner = runner
+        self._audit = audit
 
     @rpc
     async def ListDeadLetters(
         self, request: pb.ListDeadLettersRequest, context: Any
     ) -> pb.ListDeadLettersResponse:
-        if request.HasField("filter") and request.filter.ListFields():
-            raise InvalidInput("filter", "is not available in this version")
+        chosen = _filter(request)
         size = pages.page_size(request.page_size)
-        position = pages.decode(request.page_token) or 0
-        letters = await self._reader.dead_letters(
-            before=int(position), limit=size + 1, origins=allowed_origins()
-        )
-        response = pb.ListDeadLettersResponse(dead_letters=[convert.delivery(d) for d in letters[:size]])
-        if len(letters) > size:
-            response.next_page_token = pages.encode(letters[size - 1].outcome)
+        arguments = ("dead", sorted(chosen.as_json().items()))
+        after = pages.decode(request.page_token, *arguments, read=_position)
+        page = await self._letters.page(after=after, limit=size, chosen=chosen, origins=allowed_origins())
+        response = pb.ListDeadLettersResponse(dead_letters=[convert.delivery(d) for d in page.letters])
+        if page.next is not None:
+            response.next_page_token = pages.encode(list(page.next), *arguments)
         return response
 
     @rpc
@@ -43,3 +69,124 @@ class DeadLetters:
         return pb.GetDeadLetterResponse(
             dead_letter=convert.delivery(found), activity=await self._reader.body(id) or b""
         )
+
+    @rpc
+    async def ReplayDeadLetters(
+        self, request: pb.ReplayDeadLettersRequest, context: Any
+    ) -> pb.ReplayDeadLettersResponse:
+        return pb.ReplayDeadLettersResponse(operation=await self._begin(OperationKind.REPLAY, request))
+
+    @rpc
+    async def PurgeDeadLetters(
+        self, request: pb.PurgeDeadLettersRequest, context: Any
+    ) -> pb.PurgeDeadLettersResponse:
+        return pb.PurgeDeadLettersResponse(operation=await self._begin(OperationKind.PURGE, request))
+
+    @rpc
+    async def GetOperation(self, request: pb.GetOperationRequest, context: Any) -> pb.GetOperationResponse:
+        if not _OPERATION_ID.fullmatch(request.operation_id):
+            raise InvalidInput("operation_id", "is not an operation's id")
+        found = await self._operations.get(request.operation_id)
+        if found is None:
+            raise NotFound(f"there is no operation {request.operation_id}")
+        return pb.GetOperationResponse(operation=await self._shown(found))
+
+    @rpc
+    async def ListOperations(
+        self, request: pb.ListOperationsRequest, context: Any
+    ) -> pb.ListOperationsResponse:
+        size = pages.page_size(request.page_size)
+        after = pages.decode(request.page_token, "operations", read=_created)
+        found = await self._operations.list(after=after, limit=size + 1)
+        response = pb.ListOperationsResponse(operations=[await self._shown(o) for o in found[:size]])
+        if len(found) > size:
+            last = found[size - 1]
+            response.next_page_token = pages.encode([last.created_ms, last.id], "operations")
+        return response
+
+    async def _begin(
+        self, kind: OperationKind, request: pb.ReplayDeadLettersRequest | pb.PurgeDeadLettersRequest
+    ) -> pb.Operation:
+        if len(request.delivery_ids) > _MOST_IDS:
+            raise InvalidInput("delivery_ids", f"has {len(request.delivery_ids)}; {_MOST_IDS} are allowed")
+        if request.delivery_ids and request.HasField("filter"):
+            raise InvalidInput("filter", "cannot be given with delivery_ids")
+        if not request.delivery_ids and not request.HasField("filter"):
+            raise InvalidInput("filter", "is required unless delivery_ids are given; an empty one means all")
+        if not 0 <= request.limit < 2**53:
+            raise InvalidInput("limit", "is negative or too large")
+        ids = [delivery_id(text, f"delivery_ids[{i}]") for i, text in enumerate(request.delivery_ids)]
+        order = Order(kind, tuple(dict.fromkeys(ids)), _filter(request), int(request.limit), request.dry_run)
+        request_id = plain_text("request_id", request.request_id, _MAX_REQUEST_ID)
+        bounds = await self._letters.bounds()
+        operation, new = await self._operations.begin(order, caller().name, bounds, request_id=request_id)
+        if new:
+            await self._audit.record(f"dead.{kind.value}", operation.id, **_told(order))
+            self._runner.look()
+        return await self._shown(operation)
+
+    async def _shown(self, operation: Operation) -> pb.Operation:
+        if not operation.ended_ms and not operation.order.dry_run:
+            operation = replace(operation, completed=await self._letters.moved(operation.id))
+        return convert.operation(operation)
+
+
+async def tell_end(audit: Audit, operation: Operation, completed: int) -> None:
+    """Into the audit, how an operation ended. Raises QueueUnavailable."""
+    total, error = operation.progress.total, operation.error
+    await audit.record_end(
+        operation,
+        f"dead.{operation.order.kind.value}.end",
+        total=total,
+        completed=completed,
+        dry_run=operation.order.dry_run,
+        **({"error": error} if error else {}),
+    )
+
+
+def _told(order: Order) -> dict[str, Any]:
+    details: dict[str, Any] = {"dry_run": order.dry_run}
+    if order.ids:
+        details["ids"] = len(order.ids)
+    else:
+        details["filter"] = order.chosen.as_json()
+    return details | ({"limit": order.limit} if order.limit else {})
+
+
+def _filter(request: Any) -> DeadLetterFilter:
+    """Raises InvalidInput."""
+    given: pb.DeadLetterFilter = request.filter
+    reason = None
+    if given.reason:
+        try:
+            reason = Reason(given.reason)
+        except ValueError:
+            raise InvalidInput("filter.reason", f"{given.reason} is not a reason") from None
+    if not (given.http_status == 0 or 100 <= given.http_status <= 999):
+        raise InvalidInput("filter.http_status", f"{given.http_status} is not a status of HTTP")
+    chosen = DeadLetterFilter(
+        host=host_name("filter.host", given.host) if given.host else "",
+        activity_type=plain_text("filter.activity_type", given.activity_type, _MAX_TYPE),
+        actor=plain_text("filter.actor", given.actor, _MAX_ACTOR),
+        reason=reason,
+        status=given.http_status,
+        start_ms=time_ms(given, "start_time", "filter.start_time"),
+        end_ms=time_ms(given, "end_time", "filter.end_time"),
+    )
+    if chosen.end_ms and chosen.end_ms <= chosen.start_ms:
+        raise InvalidInput("filter.end_time", "is not after start_time")
+    return chosen
+
+
+def _position(position: Any) -> Position:
+    """Raises ValueError."""
+    if not isinstance(position, list) or len(position) != 2:
+        raise ValueError("is no place in the list")
+    return Position(pages.number(position[0]), pages.number(position[1]))
+
+
+def _created(position: Any) -> tuple[int, str]:
+    """Raises ValueError."""
+    if not isinstance(position, list) or len(position) != 2:
+        raise ValueError("is no place in the list")
+    return pages.number(position[0]), pages.text(position[1])

@@ -115,7 +115,7 @@ class DeliveryService(DeliveryServiceServicer):
         submission = await self._intake.submission(request)
         origin = submission.message.origin
         self._pressure.check(submission.terms.priority)
-        async with self._quota.room(origin, len(request.inboxes)) as room:
+        async with self._quota.room(origin, len(request.inboxes), caller()) as room:
             self._limits.deliveries(caller(), origin, len(request.inboxes))
             places, rejected, twice = await self._intake.places(request.inboxes)
             accepted = duplicates = 0
@@ -160,8 +160,8 @@ class DeliveryService(DeliveryServiceServicer):
         states = frozenset(_state(state) for state in request.states)
         response = pb.ListDeliveriesResponse()
         arguments = (request.activity_id, sorted(states))
-        position = pages.decode(request.page_token, *arguments)
-        if position is None:
+        after = pages.decode(request.page_token, *arguments, read=_position)
+        if after is None:
             summary = await self._summary(request.activity_id)
             response.summary.extend(
                 pb.StateCount(state=types_pb2.DeliveryState.ValueType(state), count=n)
@@ -172,7 +172,6 @@ class DeliveryService(DeliveryServiceServicer):
         if request.page_size == _SUMMARY_ONLY:
             return response
         size = pages.page_size(request.page_size)
-        after = DeliveryId.parse(position) if position else None
         page = await self._page(request.activity_id, after, size + 1, states)
         response.deliveries.extend(convert.delivery(d) for d in page[:size])
         if len(page) > size:
@@ -255,7 +254,7 @@ class DeliveryService(DeliveryServiceServicer):
         if request_id and not terms.request_id:
             terms = replace(terms, request_id=request_id)
         self._pressure.check(terms.priority)
-        async with self._quota.room(submission.message.origin, 1) as room:
+        async with self._quota.room(submission.message.origin, 1, caller()) as room:
             self._limits.deliveries(caller(), submission.message.origin, 1)
             if submission.key is not None:
                 await self._keys.ensure(submission.key)
@@ -358,6 +357,10 @@ def _event(number: int) -> EventType | None:
         return EventType(number)
     except ValueError:
         raise InvalidInput("event_types", f"{number} is not a type of event") from None
+
+
+def _position(position: Any) -> DeliveryId:
+    return DeliveryId.parse(pages.text(position))
 
 
 def _state(number: int) -> DeliveryState:

@@ -3,34 +3,61 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from typing import Any
 
 from fedsvc.config import Settings
+from fedsvc.errors import FedsvcError, InvalidInput
 from fedsvc.queue.cleanup import Cleanup
 from fedsvc.queue.link import Link
-from fedsvc.queue.server_info import server_info
-from fedsvc.queue.stats import StatsReader
+from fedsvc.queue.memory_usage import MemoryUsage
+from fedsvc.queue.server_info import ServerInfo, server_info
+from fedsvc.queue.stats import QueueStats, StatsReader
 from fedsvc.server import convert
 from fedsvc.server.audit import Audit
 from fedsvc.server.caller import allowed_origins
-from fedsvc.server.errors import rpc
+from fedsvc.server.errors import rpc, rpc_stream
+from fedsvc.server.places import Places
+from fedsvc.server.stats_feed import StatsFeed
+from fedsvc.server.times import duration_ms
 from fedsvc.v1 import operations_service_pb2 as pb
 
 
 class Figures:
     def __init__(
-        self, link: Link, stats: StatsReader, cleanup: Cleanup, settings: Settings, audit: Audit
+        self,
+        link: Link,
+        stats: StatsReader,
+        usage: MemoryUsage,
+        cleanup: Cleanup,
+        settings: Settings,
+        audit: Audit,
+        places: Places,
+        stopping: asyncio.Event,
     ) -> None:
         self._link = link
         self._stats = stats
+        self._usage = usage
+        self._feed = StatsFeed(places, self._read, stopping)
         self._cleanup = cleanup
         self._settings = settings
         self._audit = audit
 
     @rpc
     async def GetQueueStats(self, request: pb.GetQueueStatsRequest, context: Any) -> pb.GetQueueStatsResponse:
-        stats, info = await asyncio.gather(self._stats.read(), server_info(self._link))
-        return convert.queue_stats(stats, info, allowed_origins())
+        return self._told(await self._read())
+
+    @rpc_stream
+    async def WatchQueueStats(
+        self, request: pb.WatchQueueStatsRequest, context: Any
+    ) -> AsyncGenerator[pb.WatchQueueStatsResponse, None]:
+        interval_ms = duration_ms(request, "interval") or StatsFeed.DEFAULT_MS
+        if interval_ms < StatsFeed.SHORTEST_MS:
+            raise InvalidInput("interval", f"is shorter than {StatsFeed.SHORTEST_MS} ms")
+        async with aclosing(self._feed.watch(interval_ms)) as figures:
+            async for read in figures:
+                yield pb.WatchQueueStatsResponse(stats=self._told(read))
 
     @rpc
     async def GetRetryStats(self, request: pb.GetRetryStatsRequest, context: Any) -> pb.GetRetryStatsResponse:
@@ -40,7 +67,11 @@ class Figures:
     async def GetMemoryStatus(
         self, request: pb.GetMemoryStatusRequest, context: Any
     ) -> pb.GetMemoryStatusResponse:
-        return convert.memory_status(await server_info(self._link), self._settings)
+        info = await server_info(self._link)
+        usage = []
+        with suppress(FedsvcError):  # a server or an account that does not let us ask: the rest is known
+            usage = await self._usage.read()
+        return convert.memory_status(info, self._settings, usage)
 
     @rpc
     async def ForceCleanup(self, request: pb.ForceCleanupRequest, context: Any) -> pb.ForceCleanupResponse:
@@ -50,3 +81,10 @@ class Figures:
             freed=[pb.MemoryCategory(name=name, entries=n) for name, n in freed.items()],
             freed_bytes=freed_bytes,
         )
+
+    async def _read(self) -> tuple[QueueStats, ServerInfo]:
+        return await asyncio.gather(self._stats.read(), server_info(self._link))
+
+    def _told(self, read: tuple[QueueStats, ServerInfo]) -> pb.GetQueueStatsResponse:
+        """For the caller that is being served."""
+        return convert.queue_stats(*read, self._settings, allowed_origins())

@@ -37,7 +37,7 @@ class KeyService(KeyServiceServicer):
     async def ListKeys(self, request: pb.ListKeysRequest, context: Any) -> pb.ListKeysResponse:
         origin = host_name("origin", request.origin) if request.origin else ""
         size = pages.page_size(request.page_size)
-        after = pages.decode(request.page_token, origin) or ""
+        after = pages.decode(request.page_token, origin, read=pages.text) or ""
         keys = await self._visible(origin, after, size + 1)
         response = pb.ListKeysResponse(keys=[convert.key(key) for key in keys[:size]])
         if len(keys) > size:

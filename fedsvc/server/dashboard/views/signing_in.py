@@ -1,0 +1,53 @@
+"""Signing in with a token, and out."""
+
+from __future__ import annotations
+
+import structlog
+from aiohttp import web
+
+from fedsvc.server.dashboard.visit import Visit, seen, to
+from fedsvc.server.tokens import digest_of
+
+log = structlog.get_logger(__name__)
+
+#: characters of a token that are looked at
+_LONGEST = 512
+
+
+async def page(visit: Visit) -> web.Response:
+    if visit.caller is not None:
+        to(_next(visit.query("next")))
+    return visit.render("sign_in.html", title="Sign in", problem="", next=visit.query("next"))
+
+
+async def enter(visit: Visit) -> web.Response:
+    address = visit.request.remote or ""
+    attempts = visit.parts.attempts
+    if attempts.blocked(address):
+        log.warning("sign_in_blocked", address=address)
+        return _again(visit, 429, "Too many wrong tokens from your address; wait a minute.")
+    digest = digest_of(visit.field("token")[:_LONGEST])
+    if visit.parts.tokens.identify_digest(digest) is None:
+        attempts.fail(address)
+        log.warning("sign_in_refused", address=address)
+        return _again(visit, 403, "This token is not known.")
+    visit.session = visit.parts.sessions.begin(digest)
+    return seen(_next(visit.field("next")))
+
+
+async def leave(visit: Visit) -> web.Response:
+    visit.parts.sessions.end(visit.session)
+    visit.session = visit.parts.sessions.begin()
+    return seen("/sign-in?done=out")
+
+
+def _again(visit: Visit, status: int, problem: str) -> web.Response:
+    return visit.render(
+        "sign_in.html", status=status, title="Sign in", problem=problem, next=visit.field("next")
+    )
+
+
+def _next(path: str) -> str:
+    """Where somebody was going to, on this server."""
+    local = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
+    return path if local and not path.startswith("/sign-") else "/"

@@ -1,0 +1,147 @@
+"""Takes in the requests of calls: within a time, each caller within its share of the places there are.
+
+gRPC by itself waits for a request for as long as its caller likes, and holds one of FEDSVC_MAX_CALLS places
+for it, before anybody has looked at who that is. So every method is served here as if its request were a
+stream: what is refused is never read, and what is read has to come in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any, Final, NoReturn
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from fedsvc.errors import FedsvcError, InvalidInput, Overloaded
+from fedsvc.server.call_log import bind
+from fedsvc.server.caller import Caller, serve
+from fedsvc.server.errors import abort, status_of
+from fedsvc.server.places import Places
+
+#: seconds for a request to come, of a caller that is known, and of one that is not
+PATIENCE_S: Final = 30.0
+STRANGERS_PATIENCE_S: Final = 5.0
+#: requests of callers that are not known which are read at the same time; one may be as long as the longest
+MOST_STRANGERS: Final = 16
+
+
+class Reception:
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._strangers = 0
+
+    def served(self, handler: Any, known: Caller, method: str) -> grpc.RpcMethodHandler[Any, Any]:
+        """The same method, with `known` as its caller."""
+        return self._handler(handler, known, method)
+
+    def open(self, handler: Any, method: str) -> grpc.RpcMethodHandler[Any, Any]:
+        """The same method, for anybody. When too many strangers are heard already, the request of one more is
+        not read: it is taken for an empty one."""
+        return self._handler(handler, None, method)
+
+    def _handler(self, handler: Any, known: Caller | None, method: str) -> grpc.RpcMethodHandler[Any, Any]:
+        inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        read, many = handler.request_deserializer, handler.request_streaming
+
+        async def asked(context: Any) -> Any:
+            if many:
+                request: Any = _messages(read, context)
+            elif known is None:
+                request = await self._of_a_stranger(read, context)
+            else:
+                request = await _one(read, context, PATIENCE_S)
+            bind(method, known, request)
+            return request
+
+        async def answer(_: Any, context: Any) -> Any:
+            try:
+                with self._place(known):
+                    return await inner(await asked(context), context)
+            except Overloaded as error:
+                await abort(context, status_of(error))
+
+        async def stream(_: Any, context: Any) -> None:
+            try:
+                with self._place(known):
+                    # Written in this task: a generator that is left to gRPC may end in another one, later.
+                    async with aclosing(inner(await asked(context), context)) as responses:
+                        async for response in responses:
+                            await context.write(response)
+            except Overloaded as error:
+                await abort(context, status_of(error))
+
+        give = handler.response_serializer
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(stream, response_serializer=give)
+        return grpc.stream_unary_rpc_method_handler(answer, response_serializer=give)
+
+    @contextmanager
+    def _place(self, known: Caller | None) -> Iterator[None]:
+        """To serve `known`. Raises Overloaded."""
+        if known is None:
+            yield
+            return
+        with self._places.taken(known):
+            serve(known)
+            yield
+
+    async def _of_a_stranger(self, read: Any, context: Any) -> Any:
+        if self._strangers >= MOST_STRANGERS:
+            return read(b"")
+        self._strangers += 1
+        try:
+            return await _one(read, context, STRANGERS_PATIENCE_S)
+        finally:
+            self._strangers -= 1
+
+
+class Everybody(grpc.aio.ServerInterceptor):
+    """For a server that anybody may call: nobody is known."""
+
+    def __init__(self) -> None:
+        self._reception = Reception(Places(0, "calls"))
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        handler = await continuation(handler_call_details)
+        return None if handler is None else self._reception.open(handler, handler_call_details.method)
+
+
+def refusal(handler: Any, error: FedsvcError) -> grpc.RpcMethodHandler[Any, Any]:
+    """A method that refuses without reading the request."""
+    status = status_of(error)
+
+    async def refuse(requests: Any, context: Any) -> NoReturn:
+        await abort(context, status)
+
+    if handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(refuse)
+    return grpc.stream_unary_rpc_method_handler(refuse)
+
+
+async def _one(read: Any, context: Any, patience_s: float) -> Any:
+    """The request of a method that has one."""
+    try:
+        async with asyncio.timeout(patience_s):
+            # Not by the iterator of requests: its generator costs some 20 us a call.
+            raw = await context.read()
+    except TimeoutError:
+        await abort(context, status_of(InvalidInput("request", f"did not come within {patience_s:g} s")))
+    if raw is grpc.aio.EOF:
+        await abort(context, status_of(InvalidInput("request", "is missing")))
+    return await _message(raw, read, context)
+
+
+async def _messages(read: Any, context: Any) -> AsyncIterator[Any]:
+    while (raw := await context.read()) is not grpc.aio.EOF:
+        yield await _message(raw, read, context)
+
+
+async def _message(raw: bytes, read: Any, context: Any) -> Any:
+    """What is no message is the caller's fault: gRPC itself would call it ours."""
+    try:
+        return read(raw)
+    except (DecodeError, ValueError):
+        await abort(context, status_of(InvalidInput("request", "is not a message of this method")))

@@ -1,0 +1,290 @@
+"""The part of OperationsService about what is done again and again."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import time
+from dataclasses import replace
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from google.protobuf.json_format import MessageToDict
+
+from fedsvc.config import Settings
+from fedsvc.domain.dead_letters import DeadLetterFilter
+from fedsvc.domain.delivery import Reason
+from fedsvc.domain.schedule import (
+    LONGEST_MS,
+    SHORTEST_MS,
+    FanOutTemplate,
+    MissedRuns,
+    Recurrence,
+    Schedule,
+    Task,
+)
+from fedsvc.errors import InvalidInput, Overloaded, PermissionDenied
+from fedsvc.queue.schedules import Schedules
+from fedsvc.server import convert, pages
+from fedsvc.server.audit import Audit
+from fedsvc.server.caller import Scope, caller
+from fedsvc.server.errors import rpc
+from fedsvc.server.intake import Intake, host_name, plain_text
+from fedsvc.server.times import duration_ms
+from fedsvc.v1 import operations_service_pb2 as pb
+
+_ID: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_MAX_DESCRIPTION: Final = 512
+_MAX_REQUEST_ID: Final = 128
+#: times that somebody else may change a schedule while it is being changed
+_TRIES: Final = 10
+#: what a task takes: a whole number of at least 0, truth, or text of at most so many characters
+_ARGUMENTS: Final[dict[Task, dict[str, type | int]]] = {
+    Task.ARCHIVE_PURGE: {},
+    Task.HOST_PROBE: {"limit": int},
+    Task.DEAD_LETTER_REPLAY: {
+        "host": 255, "activity_type": 128, "actor": 2048, "reason": 64, "status": int, "limit": int,
+        "max_age_seconds": int,
+    },
+    Task.CLEANUP: {"aggressive": bool},
+}  # fmt: skip
+
+
+class ScheduleDesk:
+    def __init__(self, settings: Settings, schedules: Schedules, intake: Intake, audit: Audit) -> None:
+        self._settings = settings
+        self._schedules = schedules
+        self._intake = intake
+        self._audit = audit
+
+    @rpc
+    async def CreateSchedule(
+        self, request: pb.CreateScheduleRequest, context: Any
+    ) -> pb.CreateScheduleResponse:
+        request_id = plain_text("request_id", request.request_id, _MAX_REQUEST_ID)
+        id = request.schedule.schedule_id or _new_id(request_id)
+        schedule = await self._read(request.schedule, id, _now_ms())
+        stored = await self._schedules.create(schedule, request_id=request_id)
+        await self._audit.record("schedule.create", id, **_told(schedule))
+        return pb.CreateScheduleResponse(schedule=convert.schedule(stored))
+
+    @rpc
+    async def GetSchedule(self, request: pb.GetScheduleRequest, context: Any) -> pb.GetScheduleResponse:
+        found = await self._schedules.get(_checked("schedule_id", request.schedule_id))
+        return pb.GetScheduleResponse(schedule=convert.schedule(found))
+
+    @rpc
+    async def ListSchedules(self, request: pb.ListSchedulesRequest, context: Any) -> pb.ListSchedulesResponse:
+        size = pages.page_size(request.page_size)
+        after = pages.decode(request.page_token, "schedules", read=pages.text) or ""
+        found = await self._schedules.list(after=after, limit=size + 1)
+        response = pb.ListSchedulesResponse(schedules=[convert.schedule(s) for s in found[:size]])
+        if len(found) > size:
+            response.next_page_token = pages.encode(found[size - 1].id, "schedules")
+        return response
+
+    @rpc
+    async def UpdateSchedule(
+        self, request: pb.UpdateScheduleRequest, context: Any
+    ) -> pb.UpdateScheduleResponse:
+        plain_text("request_id", request.request_id, _MAX_REQUEST_ID)
+        id = _checked("schedule.schedule_id", request.schedule.schedule_id)
+        wanted = await self._read(request.schedule, id, _now_ms())
+
+        def change(found: Schedule) -> Schedule:
+            same = replace(wanted.recurrence, anchor_ms=found.recurrence.anchor_ms) == found.recurrence
+            if same and not wanted.paused and not found.paused:
+                # What it does is changed, not when.
+                return replace(
+                    wanted,
+                    version=found.version,
+                    next_run_ms=found.next_run_ms,
+                    recurrence=found.recurrence,
+                )
+            return replace(wanted, version=found.version)
+
+        stored = await self._changed(id, change)
+        await self._audit.record("schedule.update", id, **_told(wanted))
+        return pb.UpdateScheduleResponse(schedule=convert.schedule(stored))
+
+    @rpc
+    async def PauseSchedule(self, request: pb.PauseScheduleRequest, context: Any) -> pb.PauseScheduleResponse:
+        id = _checked("schedule_id", request.schedule_id)
+        stored = await self._changed(id, lambda found: replace(found, paused=True, next_run_ms=0))
+        await self._audit.record("schedule.pause", id)
+        return pb.PauseScheduleResponse(schedule=convert.schedule(stored))
+
+    @rpc
+    async def ResumeSchedule(
+        self, request: pb.ResumeScheduleRequest, context: Any
+    ) -> pb.ResumeScheduleResponse:
+        id = _checked("schedule_id", request.schedule_id)
+
+        def resumed(found: Schedule) -> Schedule:
+            if not found.paused:
+                return found
+            return replace(found, paused=False, next_run_ms=found.recurrence.next_after(_now_ms()))
+
+        stored = await self._changed(id, resumed)
+        await self._audit.record("schedule.resume", id)
+        return pb.ResumeScheduleResponse(schedule=convert.schedule(stored))
+
+    @rpc
+    async def DeleteSchedule(
+        self, request: pb.DeleteScheduleRequest, context: Any
+    ) -> pb.DeleteScheduleResponse:
+        id = _checked("schedule_id", request.schedule_id)
+        await self._schedules.delete(id)
+        await self._audit.record("schedule.delete", id)
+        return pb.DeleteScheduleResponse()
+
+    async def _changed(self, id: str, change: Any) -> Schedule:
+        for _ in range(_TRIES):
+            stored = await self._schedules.change(change(await self._schedules.get(id)))
+            if stored is not None:
+                return stored
+        raise Overloaded(f"schedule {id} is being changed all the time", 1)
+
+    async def _read(self, given: pb.Schedule, id: str, now_ms: int) -> Schedule:
+        """Raises InvalidInput, PermissionDenied, QueueUnavailable."""
+        _checked("schedule.schedule_id", id)
+        try:
+            missed = MissedRuns(given.missed_run_policy or MissedRuns.ONCE)
+        except ValueError:
+            raise InvalidInput("schedule.missed_run_policy", f"{given.missed_run_policy} is none") from None
+        recurrence = _recurrence(given, now_ms)
+        fan_out, task, arguments = None, None, {}
+        match given.WhichOneof("action"):
+            case "fan_out":
+                fan_out = await self._fan_out(given.fan_out)
+                if given.HasField("task_arguments"):
+                    raise InvalidInput("schedule.task_arguments", "are for a task")
+            case "task":
+                try:
+                    task = Task(given.task)
+                except ValueError:
+                    raise InvalidInput("schedule.task", f"{given.task} is not a task") from None
+                arguments = _arguments(task, MessageToDict(given.task_arguments))
+            case _:
+                raise InvalidInput("schedule.action", "is required: fan_out or task")
+        return Schedule(
+            id,
+            recurrence,
+            fan_out,
+            task,
+            arguments,
+            plain_text("schedule.description", given.description, _MAX_DESCRIPTION),
+            missed,
+            given.paused,
+            next_run_ms=0 if given.paused else recurrence.next_after(now_ms),
+        )
+
+    async def _fan_out(self, given: pb.ScheduledFanOut) -> FanOutTemplate:
+        # Who may only operate must not be able to speak for an actor.
+        if Scope.DELIVER not in caller().scopes:
+            raise PermissionDenied("a schedule that sends activities needs the scope deliver")
+        if not given.inboxes:
+            raise InvalidInput("schedule.fan_out.inboxes", "is empty")
+        if len(given.inboxes) > self._settings.max_fan_out:
+            most = self._settings.max_fan_out
+            raise InvalidInput(
+                "schedule.fan_out.inboxes", f"has {len(given.inboxes)} inboxes; {most} are allowed"
+            )
+        priority = convert.priority("schedule.fan_out.priority", given.priority)
+        try:
+            given.activity.decode()
+        except UnicodeDecodeError:
+            raise InvalidInput("schedule.fan_out.activity", "is not UTF-8") from None
+        template = FanOutTemplate(given.activity, tuple(given.inboxes), given.key_id, priority)
+        one, other = (template.filled(f"run-{n}", n * 86_400_000) for n in (1, 2))
+        ids = [await self._intake.scheduled(body, given.key_id) for body in (one, other)]
+        if ids[0] == ids[1]:
+            raise InvalidInput(
+                "schedule.fan_out.activity",
+                "has neither {run_id} nor {time} in its id: every run would be a duplicate",
+            )
+        _, rejected, _ = await self._intake.places(given.inboxes)
+        if rejected:
+            first = rejected[0]
+            raise InvalidInput(f"schedule.fan_out.{first.error.field}", first.error.problem)
+        return template
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _new_id(request_id: str) -> str:
+    if not request_id:
+        return secrets.token_hex(6)
+    return hashlib.blake2b(f"{caller().name} {request_id}".encode(), digest_size=6).hexdigest()
+
+
+def _checked(field: str, id: str) -> str:
+    if not _ID.fullmatch(id):
+        raise InvalidInput(field, "must be 1 to 64 of a-z, 0-9, - and _, beginning with a letter or digit")
+    return id
+
+
+def _recurrence(given: pb.Schedule, now_ms: int) -> Recurrence:
+    zone = given.time_zone or "UTC"
+    try:
+        ZoneInfo(zone)
+    except (ValueError, OSError, KeyError):
+        raise InvalidInput("schedule.time_zone", f"{zone[:64]!r} is not a time zone") from None
+    match given.WhichOneof("recurrence"):
+        case "cron":
+            found = Recurrence(given.cron, zone)
+            try:
+                if len(given.cron) > 256:
+                    raise ValueError("is too long")
+                found.check()
+            except ValueError as error:
+                raise InvalidInput("schedule.cron", str(error)) from None
+            return found
+        case "interval":
+            ms = duration_ms(given, "interval", "schedule.interval")
+            if not SHORTEST_MS <= ms <= LONGEST_MS:
+                raise InvalidInput("schedule.interval", "must be between a second and 366 days")
+            return Recurrence(time_zone=zone, interval_ms=ms, anchor_ms=now_ms // 1000 * 1000)
+        case _:
+            raise InvalidInput("schedule.recurrence", "is required: cron or interval")
+
+
+def _arguments(task: Task, given: dict[str, Any]) -> dict[str, Any]:
+    """Raises InvalidInput."""
+    known, taken = _ARGUMENTS[task], {}
+    for name, value in given.items():
+        field = f"schedule.task_arguments.{name}"
+        kind = known.get(name)
+        if kind is None:
+            raise InvalidInput(field, f"is not known; {task.name} takes {', '.join(known) or 'none'}")
+        if kind is bool:
+            if not isinstance(value, bool):
+                raise InvalidInput(field, "must be true or false")
+        elif kind is int:
+            number = isinstance(value, float) and value.is_integer() and 0 <= value < 2**53
+            if not number:
+                raise InvalidInput(field, "must be a whole number, not negative")
+            value = int(value)
+        elif not isinstance(value, str):
+            raise InvalidInput(field, "must be text")
+        else:
+            assert isinstance(kind, int)
+            value = plain_text(field, value, kind)
+        taken[name] = value
+    if task is Task.DEAD_LETTER_REPLAY:
+        if "host" in taken:
+            taken["host"] = host_name("schedule.task_arguments.host", taken["host"])
+        if "reason" in taken and taken["reason"] not in Reason.__members__:
+            raise InvalidInput("schedule.task_arguments.reason", "is not a reason, such as UNAVAILABLE")
+        ours = {name: value for name, value in taken.items() if name not in ("limit", "max_age_seconds")}
+        DeadLetterFilter.from_json(ours)
+    return taken
+
+
+def _told(schedule: Schedule) -> dict[str, Any]:
+    r = schedule.recurrence
+    what = schedule.task.name.lower() if schedule.task else f"fan_out to {len(schedule.fan_out.inboxes)}"  # type: ignore[union-attr]
+    return {"when": r.cron or f"every {r.interval_ms / 1000:g} s", "what": what, "paused": schedule.paused}
