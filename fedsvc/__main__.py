@@ -1,6 +1,10 @@
 """The command `fedsvc`."""
 
-from fedsvc.cli.main import main
+from fedsvc.quick_start import hasten
+
+hasten()
+
+from fedsvc.cli.main import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

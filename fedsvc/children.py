@@ -65,6 +65,7 @@ class Child:
         self.status: dict[str, Any] = {}
         #: time.monotonic() of the last status; 0 before the first
         self.told = 0.0
+        self.started = time.monotonic()
         self.changed = asyncio.Event()
         self._reading = asyncio.create_task(self._read(reader))
 
@@ -99,6 +100,11 @@ class Child:
     def ready(self) -> bool:
         """Whether it said so, and not too long ago."""
         return bool(self.status.get("ready")) and time.monotonic() - self.told < 5.0
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since it last said how it is, or since its start."""
+        return time.monotonic() - max(self.told, self.started)
 
     @property
     def running(self) -> bool:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from fedsvc import __version__
-from fedsvc.config_types import Address, Listen, Networks, Ports
+from fedsvc.config_files import read_setting, with_urls_from_files
+from fedsvc.config_types import Address, Listen, Names, Networks, OptionalListen, Ports, as_text
 from fedsvc.errors import ConfigurationError
 
 #: names that existed before fedsvc and are kept; every other setting is FEDSVC_<NAME>
@@ -37,6 +37,8 @@ class Settings(BaseModel):
         "sqlite:///fedsvc.db",
         description="The archive: sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME.",
     )
+    redis_url_file: str = Field("", description="File with that URL, instead of REDIS_URL; read at start.")
+    database_url_file: str = Field("", description="File with that URL, instead of DATABASE_URL.")
     max_retry_duration: int = Field(
         172_800, gt=0, description="Seconds from its acceptance past which no delivery lives."
     )
@@ -52,7 +54,32 @@ class Settings(BaseModel):
     )
     http_listen: Listen = Field(
         Address("127.0.0.1", 8080),
-        description="Where a server or worker answers /metrics, /healthz and /readyz; port 0: a free one.",
+        description="Where a server or worker answers /metrics, /healthz and /readyz, and a server shows its "
+        "dashboard; port 0: a free one.",
+    )
+    health_listen: OptionalListen = Field(
+        None,
+        description="Where a server speaks the gRPC health service alone, without TLS, for probes that know "
+        "none; empty: nowhere.",
+    )
+    max_connection_age: float = Field(
+        600.0,
+        ge=1,
+        le=86_400,
+        description="Seconds after which a server has a connection made anew: callers find new servers so.",
+    )
+    dashboard: bool = Field(
+        True,
+        description="Serve the operators' dashboard on FEDSVC_HTTP_LISTEN. Without tokens it is only served "
+        "where nobody but this machine reaches it, or with --insecure.",
+    )
+    dashboard_hosts: Names = Field(
+        (),
+        description="Names by which browsers reach the dashboard, comma-separated. Addresses and localhost "
+        "are always taken; without tokens no other name is, with tokens all are as long as this is empty.",
+    )
+    dashboard_session: int = Field(
+        43_200, ge=60, le=2_592_000, description="Seconds after which the dashboard asks for the token again."
     )
     target: str = Field("", description="The server that the command line calls; FEDSVC_LISTEN when empty.")
     namespace: str = Field(
@@ -121,7 +148,11 @@ class Settings(BaseModel):
     recovery_doubling: float = Field(
         5.0, gt=0, le=3600, description="Seconds in which that rate doubles, up to the host's own limits."
     )
-    sign_threads: int = Field(2, ge=1, le=64, description="Threads that sign, in each worker process.")
+    sign_processes: int = Field(
+        1, ge=1, le=16,
+        description="Processes that sign beside each worker process, at most, started when there is much to "
+        "sign: one makes some 3,000 RSA-2048 signatures a second and takes 28 MB.",
+    )  # fmt: skip
     key_cache_size: int = Field(4096, ge=1, description="Parsed private keys that a process keeps, at most.")
     message_cache_bytes: int = Field(
         67_108_864, ge=1_048_576, description="Bytes of activities that a worker process keeps, about."
@@ -162,7 +193,8 @@ class Settings(BaseModel):
         32,
         ge=0,
         le=10_000,
-        description="WatchOutcomes streams of one server process at a time, at most.",
+        description="WatchOutcomes streams of one server process at a time, at most, and as many of "
+        "WatchQueueStats; of one caller half as many if there are tokens of others.",
     )
     request_id_ttl: int = Field(
         3600, ge=60, description="Seconds for which a repeated request id gets the first answer."
@@ -209,7 +241,9 @@ class Settings(BaseModel):
         "the first encrypts, all decrypt.",
     )
     key_encryption_keys_file: str = Field(
-        "", description="File with the key encryption keys, instead of FEDSVC_KEY_ENCRYPTION_KEYS."
+        "",
+        description="File with the key encryption keys, instead of FEDSVC_KEY_ENCRYPTION_KEYS; read again "
+        "when it changes.",
     )
 
     tokens: SecretStr = Field(
@@ -259,14 +293,24 @@ class Settings(BaseModel):
         "are refused (RESOURCE_EXHAUSTED, ORIGIN_BACKLOG). Server processes learn of each other's deliveries "
         "within a second. 0 for no limit.",
     )
+    caller_backlog: int = Field(
+        0,
+        ge=0,
+        description="Deliveries that may be pending of all origins that a caller may sign for, together; "
+        "beyond that its calls are refused (RESOURCE_EXHAUSTED, CALLER_BACKLOG). 0 for no limit.",
+    )
     limits: str = Field(
         "",
         description="Limits of single callers (NAME) and origins (@HOST) instead of the general ones: "
-        "NAME:calls=..:rate=..:bytes=..:fan_out=.. and @HOST:rate=..:bytes=.., separated by commas or "
-        "white space.",
+        "NAME:calls=..:rate=..:bytes=..:fan_out=..:backlog=.. and @HOST:rate=..:bytes=..:backlog=.., "
+        "separated by commas or white space.",
     )
     max_calls: int = Field(
-        1000, ge=1, le=100_000, description="Calls that one server process works on at a time, at most."
+        1000,
+        ge=1,
+        le=100_000,
+        description="Calls that one server process works on at a time, at most; of one caller half as many "
+        "if there are tokens of others.",
     )
 
     redis_timeout: float = Field(5.0, gt=0, le=300, description="Seconds within which Redis must answer.")
@@ -291,6 +335,16 @@ class Settings(BaseModel):
         "info", description="Least level that is logged."
     )
     log_format: Literal["json", "console"] = Field("json", description="How log lines look.")
+    log_deliveries: bool = Field(
+        False,
+        description="Log every attempt and every end of a delivery at level info; otherwise at debug. Dead "
+        "letters are logged in any case.",
+    )
+    tracing: bool = Field(
+        False,
+        description="Trace calls and deliveries by OpenTelemetry, which the extra `otel` installs; where to, "
+        "and how much, the standard OTEL_ variables say.",
+    )
 
     def secret(self, field: str) -> str:
         """What the setting `field`, or the file that `<field>_file` names, says; empty if neither is set.
@@ -299,15 +353,7 @@ class Settings(BaseModel):
         name = getattr(self, f"{field}_file")
         if text or not name:
             return text
-        try:
-            text = Path(name).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(
-                self.variable(f"{field}_file"), f"cannot be read: {type(error).__name__}"
-            ) from None
-        if not text.strip():
-            raise ConfigurationError(self.variable(f"{field}_file"), "is empty")
-        return text.strip()
+        return read_setting(self.variable(f"{field}_file"), name)
 
     def key_encryption_secret(self) -> str:
         """The key encryption keys, from variable or file. Raises ConfigurationError if there are none."""
@@ -328,7 +374,7 @@ class Settings(BaseModel):
     def from_environment(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
         """Read `environ` (the process's by default). `overrides` that are not None win.
 
-        Raises ConfigurationError that names the first bad or unknown variable.
+        Raises ConfigurationError naming the first bad or unknown variable. FEDSVC_CLIENT_ is the client's.
         """
         environ = os.environ if environ is None else environ
         names = {cls.variable(field): field for field in cls.model_fields}
@@ -336,9 +382,10 @@ class Settings(BaseModel):
         for variable, value in environ.items():
             if variable in names:
                 values[names[variable]] = value
-            elif variable.startswith("FEDSVC_"):
+            elif variable.startswith("FEDSVC_") and not variable.startswith("FEDSVC_CLIENT_"):
                 raise ConfigurationError(variable, "unknown setting")
-        values.update({field: value for field, value in overrides.items() if value is not None})
+        given = {field: value for field, value in overrides.items() if value is not None}
+        values = with_urls_from_files(values, given, {field: name for name, field in names.items()}) | given
         try:
             return cls(**values)
         except ValidationError as error:
@@ -350,18 +397,4 @@ class Settings(BaseModel):
 
     def to_environment(self) -> dict[str, str]:
         """The variables that make another process read the same settings (secrets in clear)."""
-        result = {}
-        for field in type(self).model_fields:
-            value = getattr(self, field)
-            if isinstance(value, SecretStr):
-                text = value.get_secret_value()
-            elif isinstance(value, Address):
-                text = str(value)
-            elif isinstance(value, (tuple, frozenset)):
-                text = ",".join(sorted(str(v) for v in value))
-            elif isinstance(value, bool):
-                text = str(value).lower()
-            else:
-                text = str(value)
-            result[self.variable(field)] = text
-        return result
+        return {self.variable(field): as_text(getattr(self, field)) for field in type(self).model_fields}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, NamedTuple
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, SecretStr
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 class Address(NamedTuple):
@@ -37,6 +40,10 @@ def parse_address(value: object) -> object:
     return Address(host.strip("[]"), int(port))
 
 
+def _optional_address(value: object) -> object:
+    return None if value == "" else parse_address(value)
+
+
 def _split(value: object) -> object:
     if isinstance(value, str):
         return [part for part in value.replace(",", " ").split() if part]
@@ -57,6 +64,31 @@ def _ports(value: object) -> object:
     return parts
 
 
+def _names(value: object) -> object:
+    parts = _split(value)
+    if not isinstance(parts, (list, tuple)):
+        return parts
+    names = tuple(str(part).lower().rstrip(".") for part in parts)
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ValueError("expected names of hosts, without scheme or port")
+    return names
+
+
 Listen = Annotated[Address, BeforeValidator(parse_address)]
+#: None where nothing listens, written as nothing
+OptionalListen = Annotated[Address | None, BeforeValidator(_optional_address)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_networks)]
 Ports = Annotated[frozenset[int], BeforeValidator(_ports)]
+
+
+def as_text(value: object) -> str:
+    """How a variable says it (secrets in clear)."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, (tuple, frozenset)) and not isinstance(value, Address):
+        return ",".join(sorted(map(str, value)))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)

@@ -8,16 +8,19 @@
     │   └── InvalidKey
     ├── HandlerFailed           a handler of an activity type is broken; names it
     ├── RequestIdReused         the request id belongs to another call
+    ├── AlreadyExists           there is one of this name
     ├── NotFound
     ├── PermissionDenied        the caller has no right to this
     ├── Unauthenticated         the caller has not shown who it is
     ├── KeyInUse                deliveries need the key that is to be deleted
     ├── Overloaded              no room for new work of this priority now
     │   ├── RateLimited         a caller or an origin brings more than it may
-    │   └── OriginBacklogFull   an origin has as much pending as it may
+    │   ├── OriginBacklogFull   an origin has as much pending as it may
+    │   └── CallerBacklogFull   the origins of a caller have, together
     ├── QueueUnavailable        Redis does not answer, or not as a writable master
     ├── QueueCorrupt            what Redis holds is not what fedsvc wrote
     ├── ArchiveUnavailable      the database does not answer, or is not migrated
+    ├── Stopping                this server ends; another, or its successor, takes the call
     └── KeyUnavailable          a signing key is unknown, or no key encryption key opens it
 
 A message never holds a private key, a token or a body.
@@ -35,7 +38,9 @@ from fedsvc.domain.errors import (
 )
 
 __all__ = [
+    "AlreadyExists",
     "ArchiveUnavailable",
+    "CallerBacklogFull",
     "ConfigurationError",
     "FedsvcError",
     "HandlerFailed",
@@ -53,6 +58,7 @@ __all__ = [
     "QueueUnavailable",
     "RateLimited",
     "RequestIdReused",
+    "Stopping",
     "Unauthenticated",
 ]
 
@@ -78,6 +84,10 @@ class HandlerFailed(FedsvcError):
 
 class RequestIdReused(FedsvcError):
     """The request id was used for a call with other content."""
+
+
+class AlreadyExists(FedsvcError):
+    """There is one of this name already."""
 
 
 class NotFound(FedsvcError):
@@ -112,8 +122,17 @@ class OriginBacklogFull(Overloaded):
     """An origin has as many deliveries pending as it may have. Nothing of the call was accepted."""
 
 
+class CallerBacklogFull(Overloaded):
+    """The origins that a caller may sign for have as many deliveries pending as they may have together.
+    Nothing of the call was accepted."""
+
+
 class QueueUnavailable(FedsvcError):
     """Redis does not answer, or refuses writes. Nothing was accepted; the call may be repeated."""
+
+
+class Stopping(FedsvcError):
+    """This server stops. What was going on can go on at another."""
 
 
 class QueueCorrupt(FedsvcError):

@@ -2,11 +2,58 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
 import click
 
-from fedsvc.cli.output import emit, moment, plain
+from fedsvc.cli.completion import activity_types, one_of, reasons
+from fedsvc.cli.delivery_text import delivery_text
+from fedsvc.cli.output import Moment, emit, json_option, moment, plain
 from fedsvc.cli.target import connect, target_option
 from fedsvc.domain.classify import clean
+
+if TYPE_CHECKING:
+    from fedsvc_client import DeadLetterFilter, FedsvcClient, Operation
+
+#: seconds between two looks at how far an operation is
+_LOOK_EVERY: Final = 0.25
+
+
+def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--until", type=Moment(), help="Given up before."),
+        click.option("--since", type=Moment(), help="Given up at or after: a time, or an age such as 8h."),
+        click.option("--status", type=click.IntRange(100, 999), default=None, help="Last status of HTTP."),
+        click.option(
+            "--reason",
+            default="",
+            help="Such as GONE, NOT_FOUND or UNAVAILABLE.",
+            shell_complete=one_of(reasons),
+        ),
+        click.option("--actor", default="", help="Id of the actor who sent them."),
+        click.option(
+            "--type",
+            "activity_type",
+            default="",
+            help="Such as Create.",
+            shell_complete=one_of(activity_types),
+        ),
+        click.option("--host", default="", help="To this host."),
+    ):
+        command = option(command)
+    return command
+
+
+def _chosen(given: dict[str, Any]) -> DeadLetterFilter | None:
+    """None if no option of a filter was given."""
+    from fedsvc_client import DeadLetterFilter
+
+    names = {"since": "start_time", "until": "end_time", "status": "http_status"}
+    fields = {names.get(name, name): value for name, value in given.items() if value}
+    return DeadLetterFilter(**fields) if fields else None
 
 
 @click.group()
@@ -15,17 +62,23 @@ def dead() -> None:
 
 
 @dead.command("list")
+@filter_options
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
 @click.option("--page-token", default="", help="Go on where a list before ended.")
 @target_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(limit: int, page_token: str, target: str | None, as_json: bool) -> None:
-    """List dead letters, newest first."""
+@json_option
+def list_(limit: int, page_token: str, target: str | None, as_json: bool, **given: Any) -> None:
+    """List dead letters, newest first: those that fit all that is given.
+
+    \b
+    Example:
+      fedsvc dead list --host lemmy.example --since 8h --reason NOT_FOUND
+    """
     from rich.console import Console
     from rich.table import Table
 
     with connect(target) as client:
-        page = client.list_dead_letters(page_size=limit, page_token=page_token)
+        page = client.list_dead_letters(_chosen(given), page_size=limit, page_token=page_token)
     if as_json:
         emit(page, True, "")
         return
@@ -44,16 +97,17 @@ def list_(limit: int, page_token: str, target: str | None, as_json: bool) -> Non
             str(letter.attempts),
             letter.inbox,
         )
+    none = "There are none here." if page.next_page_token else "There are no dead letters."
     # What others wrote is no markup: [fe80::1] is a host, not a style.
-    Console(markup=False, emoji=False).print(table if page.dead_letters else "There are no dead letters.")
+    Console(markup=False, emoji=False).print(table if page.dead_letters else none)
     if page.next_page_token:
-        click.echo(f"There are more: --page-token {page.next_page_token}")
+        click.echo(f"There may be more: --page-token {page.next_page_token}")
 
 
 @dead.command()
 @click.argument("delivery_id")
 @target_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def show(delivery_id: str, target: str | None, as_json: bool) -> None:
     """Show one dead letter: what was sent, and every attempt."""
     with connect(target) as client:
@@ -61,23 +115,141 @@ def show(delivery_id: str, target: str | None, as_json: bool) -> None:
     if as_json:
         emit({**plain(letter), "activity": plain(body)}, True, "")
         return
-    for name, value in (
-        ("delivery", letter.delivery_id),
-        ("activity", f"{letter.activity_type} {letter.activity_id}"),
-        ("actor", letter.actor),
-        ("inbox", letter.inbox),
-        ("key", letter.key_id),
-        ("accepted", moment(letter.accept_time)),
-        ("ended", moment(letter.complete_time)),
-        ("reason", letter.reason.lower()),
-        ("status", letter.http_status or "-"),
-        ("answer", letter.response_snippet or "-"),
-    ):
-        click.echo(f"{name:<9} {value}")
-    click.echo("attempts")
-    for attempt in letter.attempt_history:
-        status = attempt.http_status or "-"
-        took = f"{attempt.latency.total_seconds():.3f} s"
-        click.echo(f"  {moment(attempt.time)}  {status:>4}  {attempt.reason.lower():<18} {took}")
+    click.echo(delivery_text(letter))
     for line in body.decode(errors="replace").splitlines():
         click.echo(clean(line, len(line)))
+
+
+def _operation_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        json_option,
+        target_option,
+        click.option("--no-wait", is_flag=True, help="Do not wait until it is done."),
+        click.option("--limit", type=click.IntRange(1), default=None, help="At most so many."),
+        click.option("--dry-run", is_flag=True, help="Only say how many it would be."),
+        click.option("--all", "everything", is_flag=True, help="All, if no filter is given."),
+        filter_options,
+        click.argument("delivery_ids", nargs=-1),
+    ):
+        command = option(command)
+    return command
+
+
+@dead.command()
+@_operation_options
+def replay(**given: Any) -> None:
+    """Send dead letters again: DELIVERY_IDS, or those that fit.
+
+    They are new deliveries but for their history: they get all attempts and the whole time again. What dies
+    meanwhile is not replayed. Exit code 1 if it ended badly.
+
+    \b
+    Example:
+      fedsvc dead replay --since 8h --reason UNAVAILABLE
+    """
+    _operate("replay", **given)
+
+
+@dead.command()
+@_operation_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def purge(yes: bool, **given: Any) -> None:
+    """Remove dead letters for good: DELIVERY_IDS, or those that fit.
+
+    \b
+    Example:
+      fedsvc dead purge --host gone.example --yes
+    """
+    if not yes and not given["dry_run"] and not sys.stdin.isatty():
+        raise click.UsageError("give --yes: nobody can be asked here")
+    _operate("purge", ask=not yes, **given)
+
+
+def _operate(
+    kind: str,
+    *,
+    delivery_ids: tuple[str, ...],
+    everything: bool,
+    dry_run: bool,
+    limit: int | None,
+    no_wait: bool,
+    target: str | None,
+    as_json: bool,
+    ask: bool = False,
+    **given: Any,
+) -> None:
+    from fedsvc_client import DeadLetterFilter
+
+    chosen = _chosen(given)
+    if delivery_ids and (chosen or everything):
+        raise click.UsageError("give either DELIVERY_IDS or a filter")
+    if everything and chosen:
+        raise click.UsageError("--all goes without a filter")
+    if not delivery_ids and chosen is None:
+        if not everything:
+            raise click.UsageError("give DELIVERY_IDS, a filter, or --all")
+        chosen = DeadLetterFilter()
+    what: dict[str, Any] = {"delivery_ids": delivery_ids, "filter": chosen, "limit": limit or 0}
+    with connect(target) as client:
+        begin = client.replay_dead_letters if kind == "replay" else client.purge_dead_letters
+        if ask and not dry_run:
+            counted = _follow(client, begin(dry_run=True, **what), quiet=True)
+            click.confirm(f"Remove {counted.total:,} dead letters for good?", abort=True, err=True)
+        operation = begin(dry_run=dry_run, **what)
+        if not no_wait:
+            operation = _follow(client, operation, quiet=as_json)
+    emit(operation, as_json, _told(operation))
+    if operation.error:
+        raise click.exceptions.Exit(1)
+
+
+def _follow(client: FedsvcClient, operation: Operation, *, quiet: bool) -> Operation:
+    """Until it has ended; whoever interrupts this leaves it running."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as bar:
+        task = bar.add_task(operation.kind, total=None)
+        while not operation.done:
+            time.sleep(_LOOK_EVERY)
+            operation = client.get_operation(operation.operation_id)
+            bar.update(task, total=operation.total or None, completed=operation.completed)
+    return operation
+
+
+def _told(o: Operation) -> str:
+    done = {"replay": "replayed", "purge": "purged"}[o.kind]
+    if not o.done:
+        return f"{o.kind} {o.operation_id} goes on: fedsvc dead operations"
+    if o.error:
+        return f"{o.kind} {o.operation_id}: {o.error}; {o.completed:,} of {o.total:,} {done}"
+    text = f"{o.total:,} would be {done}" if o.dry_run else f"{o.completed:,} of {o.total:,} {done}"
+    if o.failed:
+        text += f"; {o.failed:,} are no dead letters"
+    if o.limit_reached:
+        text += "; there are more than --limit"
+    return text
+
+
+@dead.command()
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
+@target_option
+@json_option
+def operations(limit: int, target: str | None, as_json: bool) -> None:
+    """List replays and purges, newest first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    with connect(target) as client:
+        page = client.list_operations(page_size=limit)
+    if as_json:
+        emit(page, True, "")
+        return
+    table = Table("operation", "began", "kind", "by", "how far", "state")
+    for o in page.operations:
+        state = o.error or ("dry run" if o.dry_run else "done") if o.done else "goes on"
+        far = f"{o.completed:,} of {o.total:,}"
+        table.add_row(o.operation_id, moment(o.create_time), o.kind, o.principal, far, state)
+    none = "There were no replays or purges."
+    Console(markup=False, emoji=False).print(table if page.operations else none)

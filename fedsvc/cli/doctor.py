@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
-import stat
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from fedsvc.cli.findings import MARKS, Finding, failed, ok, warning
+from fedsvc.cli.local_checks import local
 from fedsvc.cli.output import emit
 from fedsvc.config import Settings
 from fedsvc.errors import ConfigurationError, FedsvcError
@@ -26,40 +27,19 @@ _PATIENCE: Final = 10.0
 _SKEW: Final = 5.0
 _OLDEST: Final = (7, 0)
 
-Grade = Literal["ok", "warning", "failed"]
-_MARKS: Final = {"ok": "ok  ", "warning": "warn", "failed": "FAIL"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    check: str
-    grade: Grade
-    found: str
-    #: how to mend it
-    advice: str = ""
-
-
-def ok(check: str, found: str) -> Finding:
-    return Finding(check, "ok", found)
-
-
-def failed(check: str, found: str, advice: str) -> Finding:
-    return Finding(check, "failed", found, advice)
-
-
-def warning(check: str, found: str, advice: str) -> Finding:
-    return Finding(check, "warning", found, advice)
-
 
 @click.command()
 @click.option("--resolve", "name", default="www.w3.org", show_default=True, help="A name that DNS must know.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(name: str, as_json: bool) -> int:
-    """Check settings, Redis, database, keys, time and DNS. Exit code 1 if something is wrong."""
+    """Check settings, files, Redis, database, keys, time and DNS. Exit code 1 if something is wrong.
+
+    Says of each finding how to mend it. Changes nothing, and may be run at any time, also beside what runs.
+    """
     findings = asyncio.run(examine(name))
     lines = []
     for finding in findings:
-        lines.append(f"{_MARKS[finding.grade]}  {finding.check}: {finding.found}")
+        lines.append(f"{MARKS[finding.grade]}  {finding.check}: {finding.found}")
         if finding.advice:
             lines.append(f"      -> {finding.advice}")
     emit(findings, as_json, "\n".join(lines))
@@ -72,7 +52,7 @@ async def examine(name: str) -> list[Finding]:
         settings = Settings.from_environment()
     except ConfigurationError as error:
         return [failed("settings", str(error), f"correct or unset {error.setting}")]
-    findings = [ok("settings", "all are known and valid"), keys(settings), callers(settings)]
+    findings = [ok("settings", "all are known and valid"), *local(settings)]
     findings += await redis(settings)
     findings.append(await _bounded("database", database(settings)))
     findings.append(await _bounded("DNS", dns(name)))
@@ -85,48 +65,6 @@ async def _bounded(check: str, work: Coroutine[None, None, Finding]) -> Finding:
             return await work
     except TimeoutError:
         return failed(check, f"no answer within {_PATIENCE:.0f} s", "check address and network")
-
-
-def keys(settings: Settings) -> Finding:
-    from fedsvc.queue.keystore import key_cipher
-
-    check = "key encryption keys"
-    try:
-        cipher = key_cipher(settings)
-    except ConfigurationError as error:
-        advice = (
-            "make one with: head -c 32 /dev/urandom | base64, and set FEDSVC_KEY_ENCRYPTION_KEYS or _FILE"
-        )
-        return failed(check, str(error), advice)
-    file = settings.key_encryption_keys_file
-    if file and not settings.key_encryption_keys.get_secret_value():
-        mode = stat.S_IMODE(Path(file).stat().st_mode)
-        if mode & 0o077:
-            return failed(check, f"others can read {file} (mode {mode:o})", f"chmod 600 {file}")
-    return ok(check, repr(cipher))
-
-
-def callers(settings: Settings) -> Finding:
-    from fedsvc.server.door import check_door
-    from fedsvc.server.limits import Limits
-    from fedsvc.server.tls import Certificates
-    from fedsvc.server.tokens import TokenBook
-
-    check = "callers"
-    try:
-        tokens = TokenBook(settings)
-        Limits(settings)
-        check_door(settings, tokens)
-        if settings.tls_cert or settings.tls_key:
-            Certificates(settings).credentials()
-    except ConfigurationError as error:
-        return failed(check, str(error), f"correct {error.setting}; `fedsvc tokens new` makes a token")
-    if tokens.open and not settings.insecure:
-        return ok(check, f"all of this machine may call, on {settings.listen}")
-    if tokens.open or (not settings.tls_cert and not settings.listen.local):
-        advice = "keep it where something else says who may call, and encrypts: a service mesh, a tunnel"
-        return warning(check, f"--insecure: whoever reaches {settings.listen} may call", advice)
-    return ok(check, f"{tokens.callers} have tokens")
 
 
 async def redis(settings: Settings) -> list[Finding]:
@@ -147,6 +85,7 @@ async def redis(settings: Settings) -> list[Finding]:
 
 
 async def _examine_redis(settings: Settings, link: Link) -> list[Finding]:
+    from fedsvc.queue.format import FORMAT, formats_of, too_new
     from fedsvc.queue.keys import Keys
     from fedsvc.queue.server_info import server_info
 
@@ -162,11 +101,7 @@ async def _examine_redis(settings: Settings, link: Link) -> list[Finding]:
     else:
         advice = "set maxmemory-policy noeviction: any other forgets deliveries when memory is full"
         findings.append(failed("Redis eviction", info.policy, advice))
-    if info.aof_enabled:
-        findings.append(ok("Redis persistence", "append-only file is on"))
-    else:
-        advice = "set appendonly yes: without it a restart of Redis forgets deliveries"
-        findings.append(failed("Redis persistence", "append-only file is off", advice))
+    findings.append(await _persistence(settings, link, info.aof_enabled))
     if not info.max_memory:
         advice = "set maxmemory below what the machine has, so that Redis refuses instead of being killed"
         findings.append(warning("Redis memory", "has no limit", advice))
@@ -179,6 +114,10 @@ async def _examine_redis(settings: Settings, link: Link) -> list[Finding]:
     else:
         found = f"this queue was made with {int(recorded)} partitions, not {settings.partitions}"
         findings.append(failed("partitions", found, f"set FEDSVC_PARTITIONS to {int(recorded)}"))
+    if problem := too_new(await formats_of(link, Keys(settings.namespace))):
+        findings.append(failed("data format", problem, "run the newer version, or restore an older backup"))
+    else:
+        findings.append(ok("data format", str(FORMAT)))
     findings += await _stored_keys(settings, link)
     seconds, microseconds = await link.call("TIME")
     skew = time.time() - int(seconds) - int(microseconds) / 1e6
@@ -188,6 +127,24 @@ async def _examine_redis(settings: Settings, link: Link) -> list[Finding]:
     else:
         findings.append(ok("clocks", f"differ by {skew * 1000:+.0f} ms"))
     return findings
+
+
+async def _persistence(settings: Settings, link: Link, aof_enabled: bool) -> Finding:
+    from fedsvc.queue.durability import check_durability
+
+    check = "Redis persistence"
+    if not aof_enabled:
+        advice = "set appendonly yes: without it a restart of Redis forgets deliveries"
+        return failed(check, "append-only file is off", advice)
+    for told in await link.everywhere("INFO", "persistence"):
+        if b"aof_last_write_status:err" in told or b"aof_last_bgrewrite_status:err" in told:
+            advice = "look at Redis's log: is its disk full, or not writable?"
+            return failed(check, "Redis could not write its append-only file", advice)
+    try:
+        await check_durability(link, settings)
+    except ConfigurationError as error:
+        return failed(check, str(error), f"change Redis, or {error.setting}")
+    return ok(check, "append-only file is on")
 
 
 async def _stored_keys(settings: Settings, link: Link) -> list[Finding]:
@@ -216,7 +173,7 @@ async def _stored_keys(settings: Settings, link: Link) -> list[Finding]:
 
 async def database(settings: Settings) -> Finding:
     from fedsvc.archive.engine import create_engine
-    from fedsvc.archive.migrate import check
+    from fedsvc.archive.revision import check
 
     try:
         engine = create_engine(settings)
@@ -228,6 +185,9 @@ async def database(settings: Settings) -> Finding:
         if engine.dialect.name == "sqlite" and not _is_file(engine.url.database):
             return failed("database", f"there is no {engine.url.database}", advice)
         await check(engine)
+        if engine.dialect.name == "sqlite" and not _writable(str(engine.url.database)):
+            found = f"this user cannot write {engine.url.database} and beside it"
+            return failed("database", found, "give file and directory to the user that runs fedsvc")
         return ok("database", f"{engine.dialect.name}, migrated")
     except FedsvcError as error:
         return failed("database", str(error), advice)
@@ -237,6 +197,11 @@ async def database(settings: Settings) -> Finding:
 
 def _is_file(path: str | None) -> bool:
     return path is not None and Path(path).is_file()
+
+
+def _writable(path: str) -> bool:
+    """SQLite also writes files of its own beside the database's."""
+    return os.access(path, os.W_OK) and os.access(Path(path).parent, os.W_OK)
 
 
 async def dns(name: str) -> Finding:

@@ -6,11 +6,9 @@ from typing import BinaryIO
 
 import click
 
-from fedsvc.cli.output import emit, moment
+from fedsvc.cli.output import emit, json_option, moment
 from fedsvc.cli.target import connect, target_option
 from fedsvc.errors import ConfigurationError
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -28,7 +26,7 @@ def keys() -> None:
 )
 @click.option("--rotate", is_flag=True, help="There must be one already.")
 @target_option
-@_JSON
+@json_option
 def put(key_id: str, key_file: BinaryIO, rotate: bool, target: str | None, as_json: bool) -> None:
     """Register the key KEY_ID, or replace it: what waits is signed with the new one.
 
@@ -52,7 +50,7 @@ def put(key_id: str, key_file: BinaryIO, rotate: bool, target: str | None, as_js
 )
 @click.option("--page-token", default="", help="Go on where a list before ended.")
 @target_option
-@_JSON
+@json_option
 def list_(origin: str, limit: int, page_token: str, target: str | None, as_json: bool) -> None:
     """List registered keys; nothing secret is shown."""
     from rich.console import Console
@@ -79,7 +77,7 @@ def list_(origin: str, limit: int, page_token: str, target: str | None, as_json:
 @click.argument("key_id")
 @click.option("--when-unused", is_flag=True, help="If deliveries need it, delete it when they have ended.")
 @target_option
-@_JSON
+@json_option
 def delete(key_id: str, when_unused: bool, target: str | None, as_json: bool) -> None:
     """Forget the key KEY_ID. Refused while deliveries need it."""
     with connect(target) as client:

@@ -22,11 +22,19 @@ _COMMANDS: Final = {
     "migrate": ("run", "migrate"),
     "demo": ("run", "demo"),
     "doctor": ("doctor", "doctor"),
+    "health": ("health", "health"),
     "enqueue": ("enqueue", "enqueue"),
+    "deliveries": ("deliveries", "deliveries"),
     "stats": ("stats", "stats"),
+    "cleanup": ("cleanup", "cleanup"),
+    "hosts": ("hosts", "hosts"),
     "dead": ("dead", "dead"),
+    "schedules": ("schedules", "schedules"),
     "keys": ("keys", "keys"),
     "tokens": ("tokens", "tokens"),
+    "audit": ("audit", "audit"),
+    "import": ("send_queue", "import_send_queue"),
+    "completion": ("completion", "completion"),
 }
 
 

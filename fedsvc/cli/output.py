@@ -1,14 +1,17 @@
-"""What commands print: tables and text for people, JSON for programs."""
+"""What commands print, tables and text for people, JSON for programs; and how they take a time."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Mapping
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 import click
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def plain(value: Any) -> Any:
@@ -44,3 +47,22 @@ def age(value: timedelta) -> str:
 
 def moment(value: datetime | None) -> str:
     return value.strftime("%Y-%m-%d %H:%M:%S") if value is not None else "-"
+
+
+class Moment(click.ParamType[datetime]):
+    """A time in ISO 8601 (UTC if it says no zone), or how long ago: 90s, 15m, 8h, 2d."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        text = str(value)
+        number, unit = text[:-1], _UNITS.get(text[-1:])
+        try:
+            if unit and number.isdecimal():
+                return datetime.now(UTC) - timedelta(seconds=int(number) * unit)
+            found = datetime.fromisoformat(text)
+        except (ValueError, OverflowError):
+            self.fail(f"{text!r} is neither a time in ISO 8601 nor an age such as 8h", param, ctx)
+        return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-import time
+import json
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
-from fedsvc.cli.output import age, emit
+from fedsvc.cli.output import age, emit, plain
 from fedsvc.cli.target import connect, target_option
 
 if TYPE_CHECKING:
-    from fedsvc_client import QueueStats
+    from fedsvc_client import MemoryStatus, QueueStats, RetryStats
     from rich.console import Group
 
 
 @click.command()
 @click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
+@click.option(
+    "--retries", is_flag=True, help="What waits for another attempt: by when, type, attempts, reason."
+)
+@click.option("--memory", is_flag=True, help="Redis's memory: how full, its thresholds, what it holds.")
 @target_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch one object a line.")
-def stats(watch: bool, target: str | None, as_json: bool) -> None:
+def stats(watch: bool, retries: bool, memory: bool, target: str | None, as_json: bool) -> None:
     """Show what the queue holds and does."""
+    if watch + retries + memory > 1:
+        raise click.UsageError("give one of --watch, --retries and --memory")
     from rich.console import Console
     from rich.live import Live
 
     with connect(target) as client:
+        if retries or memory:
+            told = client.get_retry_stats() if retries else client.get_memory_status()
+            if as_json:
+                emit(told, True, "")
+            else:
+                Console().print(_more(told))
+            return
         if not watch:
             figures = client.get_queue_stats()
             if as_json:
@@ -32,21 +47,22 @@ def stats(watch: bool, target: str | None, as_json: bool) -> None:
             else:
                 Console().print(table(figures))
             return
-        try:
+        with suppress(KeyboardInterrupt):
             if as_json:
-                while True:
-                    import json
+                for figures in client.watch_queue_stats():
+                    click.echo(json.dumps(plain(figures)))
+                return
+            with Live(refresh_per_second=4, screen=sys.stdout.isatty()) as live:
+                for figures in client.watch_queue_stats():
+                    live.update(table(figures))
 
-                    from fedsvc.cli.output import plain
 
-                    click.echo(json.dumps(plain(client.get_queue_stats())))
-                    time.sleep(1)
-            with Live(table(client.get_queue_stats()), refresh_per_second=4) as live:
-                while True:
-                    time.sleep(1)
-                    live.update(table(client.get_queue_stats()))
-        except KeyboardInterrupt:
-            return
+def _more(told: RetryStats | MemoryStatus) -> Group:
+    from fedsvc_client import RetryStats
+
+    from fedsvc.cli import figures
+
+    return figures.retries(told) if isinstance(told, RetryStats) else figures.memory(told)
 
 
 def table(s: QueueStats) -> Group:
@@ -62,7 +78,7 @@ def table(s: QueueStats) -> Group:
     totals.add_column(justify="right")
     for name in (
         "accepted", "delivered", "dead", "purged", "cancelled", "superseded", "expired", "pending", "retry",
-        "scheduled",
+        "scheduled", "parked",
     ):  # fmt: skip
         totals.add_row(name, f"{getattr(s, name):,}")
     totals.add_row("adds up", "yes" if s.conserved else "NO")
@@ -71,6 +87,8 @@ def table(s: QueueStats) -> Group:
         totals.add_row(f"accepted/s ({window})", f"{rates.accepted:.1f}")
         totals.add_row(f"delivered/s ({window})", f"{rates.delivered:.1f}")
     totals.add_row("workers", str(s.consumers))
+    totals.add_row("held up by", s.bottleneck.lower().replace("_", " "))
+    totals.add_row("hosts down", f"{s.open_circuits:,}")
     totals.add_row("archive behind", f"{s.archive_backlog:,}")
     memory = f"{s.redis_used_memory / 1048576:.1f} MiB"
     totals.add_row(f"{s.redis_server} {s.redis_version}", memory)

@@ -1,0 +1,118 @@
+"""`fedsvc deliveries`: what became of an activity, for every recipient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from fedsvc.cli.delivery_text import delivery_text
+from fedsvc.cli.output import emit, json_option, moment
+from fedsvc.cli.target import connect, target_option
+
+if TYPE_CHECKING:
+    from fedsvc_client import DeliveryPage
+
+_STATES: Final = (
+    "ready",
+    "in_flight",
+    "parked",
+    "retry",
+    "scheduled",
+    "delivered",
+    "dead",
+    "cancelled",
+    "superseded",
+    "expired",
+)
+
+
+@click.group()
+def deliveries() -> None:
+    """What became of an activity, for every recipient."""
+
+
+@deliveries.command("list")
+@click.argument("activity_id")
+@click.option("--state", "states", type=click.Choice(_STATES), multiple=True, help="Only these.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
+@click.option("--page-token", default="", help="Go on where a list before ended.")
+@target_option
+@json_option
+def list_(
+    activity_id: str, states: tuple[str, ...], limit: int, page_token: str, target: str | None, as_json: bool
+) -> None:
+    """List the deliveries of an activity: how many are in each state, and where each is.
+
+    \b
+    Example:
+      fedsvc deliveries list https://me.example/activities/17 --state retry --state parked
+    """
+    with connect(target) as client:
+        page = client.list_deliveries(
+            activity_id, page_size=limit, page_token=page_token, states=[s.upper() for s in states]
+        )
+    if as_json:
+        emit(page, True, "")
+        return
+    _show(page)
+    if page.next_page_token:
+        click.echo(f"There are more: --page-token {page.next_page_token}")
+
+
+def _show(page: DeliveryPage) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, emoji=False)
+    if page.summary:
+        console.print(", ".join(f"{number:,} {state.lower()}" for state, number in page.summary.items()))
+    table = Table("inbox", "state")
+    for name in ("attempts", "status"):
+        table.add_column(name, justify="right")
+    for name in ("last result", "next try or end", "delivery"):
+        table.add_column(name)
+    for d in page.deliveries:
+        table.add_row(
+            d.inbox,
+            d.state.lower(),
+            str(d.attempts),
+            str(d.http_status or "-"),
+            d.reason.lower() or "-",
+            moment(d.next_attempt_time or d.complete_time),
+            d.delivery_id,
+        )
+    console.print(table if page.deliveries else "There are no such deliveries.")
+
+
+@deliveries.command()
+@click.argument("delivery_id")
+@target_option
+@json_option
+def show(delivery_id: str, target: str | None, as_json: bool) -> None:
+    """Show one delivery, and every attempt."""
+    with connect(target) as client:
+        found = client.get_delivery(delivery_id)
+    emit(found, as_json, delivery_text(found))
+
+
+@deliveries.command()
+@click.argument("delivery_ids", nargs=-1)
+@click.option("--activity", "activity_id", default="", help="All of this activity that were not sent yet.")
+@click.option("--host", default="", help="All to this host that were not sent yet.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@target_option
+@json_option
+def cancel(
+    delivery_ids: tuple[str, ...], activity_id: str, host: str, yes: bool, target: str | None, as_json: bool
+) -> None:
+    """Take back what was not sent yet: DELIVERY_IDS, or all of an activity, or all to a host."""
+    if sum(map(bool, (delivery_ids, activity_id, host))) != 1:
+        raise click.UsageError("give either DELIVERY_IDS, --activity or --host")
+    if not yes:
+        what = activity_id or (f"everything to {host}" if host else f"{len(delivery_ids)} deliveries")
+        click.confirm(f"Cancel {what}?", abort=True, err=True)
+    with connect(target) as client:
+        done = client.cancel_deliveries(delivery_ids, activity_id=activity_id, host=host)
+    text = f"{done.cancelled:,} cancelled, {done.in_flight:,} on their way, {done.ended:,} had ended"
+    emit(done, as_json, text)

@@ -1,0 +1,161 @@
+"""`fedsvc hosts`: where deliveries go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedsvc.cli.output import age, emit, json_option, moment
+from fedsvc.cli.target import connect, target_option
+
+if TYPE_CHECKING:
+    from fedsvc_client import Host
+
+_STATES = ("closed", "open", "half_open", "paused", "gone")
+_ORDERS = ("name", "backlog", "failures", "latency")
+
+
+@click.group()
+def hosts() -> None:
+    """Hosts that deliveries go to."""
+
+
+@hosts.command("list")
+@click.argument("name_contains", default="")
+@click.option("--sort", type=click.Choice(_ORDERS), default="backlog", show_default=True, help="By what.")
+@click.option("--state", "states", type=click.Choice(_STATES), multiple=True, help="Only these.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
+@click.option("--page-token", default="", help="Go on where a list before ended.")
+@target_option
+@json_option
+def list_(
+    name_contains: str,
+    sort: str,
+    states: tuple[str, ...],
+    limit: int,
+    page_token: str,
+    target: str | None,
+    as_json: bool,
+) -> None:
+    """List hosts, those whose names have NAME_CONTAINS in them if it is given.
+
+    \b
+    Example:
+      fedsvc hosts list --state open --sort failures
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    with connect(target) as client:
+        page = client.list_hosts(
+            order=sort, states=states, name_contains=name_contains, page_size=limit, page_token=page_token
+        )
+    if as_json:
+        emit(page, True, "")
+        return
+    table = Table("host", "state")
+    for name in ("waiting", "in flight", "failures", "latency"):
+        table.add_column(name, justify="right")
+    table.add_column("last success")
+    table.add_column("next try")
+    for h in page.hosts:
+        table.add_row(
+            h.host,
+            h.state.lower(),
+            f"{h.backlog:,}",
+            str(h.in_flight),
+            str(h.failures),
+            f"{h.latency.total_seconds():.2f} s" if h.latency else "-",
+            moment(h.last_success_time),
+            moment(h.next_probe_time),
+        )
+    Console(markup=False, emoji=False).print(table if page.hosts else "There are no such hosts.")
+    if page.next_page_token:
+        click.echo(f"There are more: --page-token {page.next_page_token}")
+
+
+@hosts.command()
+@click.argument("host")
+@target_option
+@json_option
+def show(host: str, target: str | None, as_json: bool) -> None:
+    """Show a host and the recent attempts to send there."""
+    with connect(target) as client:
+        found, attempts = client.get_host(host)
+    if as_json:
+        emit({"host": found, "recent_attempts": attempts}, True, "")
+        return
+    click.echo(_told(found))
+    click.echo("attempts")
+    for each in attempts:
+        a = each.attempt
+        took = f"{a.latency.total_seconds():.3f} s"
+        status = a.http_status or "-"
+        click.echo(f"  {moment(a.time)}  {status:>4}  {a.reason.lower():<18} {took}  {each.delivery_id}")
+
+
+@hosts.command()
+@click.argument("host")
+@click.option("--reason", default="", help="Why; shown with the host.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="For how long; for ever otherwise.")
+@target_option
+@json_option
+def pause(host: str, reason: str, seconds: float | None, target: str | None, as_json: bool) -> None:
+    """Send nothing to a host: what comes for it waits."""
+    with connect(target) as client:
+        _emit(client.pause_host(host, reason=reason, duration=seconds), as_json)
+
+
+@hosts.command()
+@click.argument("host")
+@target_option
+@json_option
+def resume(host: str, target: str | None, as_json: bool) -> None:
+    """Send to a host again."""
+    with connect(target) as client:
+        _emit(client.resume_host(host), as_json)
+
+
+@hosts.command("set")
+@click.argument("host")
+@click.option("--max-in-flight", type=click.IntRange(0), default=0, help="At once; 0: the default.")
+@click.option("--rate", type=click.FloatRange(0), default=0.0, help="Deliveries per second; 0: the default.")
+@click.option("--burst", type=click.IntRange(0), default=0, help="Deliveries at once after a rest.")
+@target_option
+@json_option
+def set_(host: str, max_in_flight: int, rate: float, burst: int, target: str | None, as_json: bool) -> None:
+    """Set all limits of a host; those that are not given become the default."""
+    with connect(target) as client:
+        changed = client.update_host_policy(
+            host, max_in_flight=max_in_flight, rate_per_second=rate, burst=burst
+        )
+    _emit(changed, as_json)
+
+
+def _emit(host: Host, as_json: bool) -> None:
+    emit(host, as_json, _told(host))
+
+
+def _told(h: Host) -> str:
+    policy = h.policy
+    limits = (
+        ("in flight", policy.max_in_flight),
+        ("per second", policy.rate_per_second),
+        ("burst", policy.burst),
+    )
+    rows: list[tuple[str, Any]] = [
+        ("host", h.host),
+        ("state", h.state.lower()),
+        ("waiting", f"{h.backlog:,}"),
+        ("in flight", h.in_flight),
+        ("failures", h.failures),
+        ("latency", age(h.latency)),
+        ("last success", moment(h.last_success_time)),
+        ("last failure", moment(h.last_failure_time)),
+        ("next try", moment(h.next_probe_time)),
+        ("limits", ", ".join(f"{value:g} {name}" for name, value in limits if value) or "the default"),
+    ]
+    if h.state == "PAUSED":
+        rows += [("paused until", moment(h.pause_end_time)), ("because", h.pause_reason or "-")]
+    return "\n".join(f"{name:<13} {value}" for name, value in rows)

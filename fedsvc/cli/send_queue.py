@@ -1,0 +1,342 @@
+"""`fedsvc import`: take over what PieFed's `send_queue` holds."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import click
+
+from fedsvc.cli.output import emit, json_option
+from fedsvc.cli.target import connect, target_option
+from fedsvc.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from fedsvc_client import BatchItem, FedsvcClient, QueuedActivity
+
+    from fedsvc.archive.send_queue import SendQueue, SendQueueRow
+
+#: rows read at a time, and in one call
+_PAGE, _BATCH = 500, 10
+#: seconds between two lines of progress; between two tries of what an overloaded server does not take, and
+#: for how long
+_TELL_EVERY, _PAUSE = 1.0, 1.0
+#: reasons for which a row is refused now and taken later
+_OVERLOAD: Final = frozenset({"ORIGIN_BACKLOG", "RATE_LIMITED", "OVERLOADED"})
+#: rows that failed and are shown; --json shows all
+_SHOWN = 100
+
+
+@dataclass
+class Progress:
+    """How far an import has come; a file, so that another run goes on."""
+
+    path: Path | None
+    source: str
+    #: id of the last row that was dealt with
+    through: int = 0
+    #: row -> what is wrong with it
+    failed: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path, source: str) -> Progress:
+        """Raises ConfigurationError if it is of another import."""
+        try:
+            found = json.loads(path.read_text())
+            progress = cls(
+                path, found["source"], found["through"], {int(k): v for k, v in found["failed"].items()}
+            )
+        except FileNotFoundError:
+            return cls(path, source)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ConfigurationError("--state", f"{path} holds no progress of an import") from None
+        if progress.source != source:
+            raise ConfigurationError("--state", f"{path} is of another database or table: name another file")
+        return progress
+
+    def save(self) -> None:
+        if self.path is not None:
+            new = self.path.with_name(f"{self.path.name}.new")
+            told = {"source": self.source, "through": self.through, "failed": self.failed}
+            new.write_text(json.dumps(told))
+            new.replace(self.path)
+
+
+@dataclass
+class Imported:
+    """What is told at the end."""
+
+    dry_run: bool
+    imported: int = 0
+    #: fedsvc had them already, of an earlier run or from the application
+    duplicates: int = 0
+    #: PieFed would not have sent them any more
+    skipped: int = 0
+    #: of those imported, how many wait for their `send_after`
+    scheduled: int = 0
+    through: int = 0
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    hosts: int = 0
+    types: dict[str, int] = field(default_factory=dict)
+
+
+@click.command("import")
+@click.option(
+    "--from", "database", metavar="URL", help="PieFed's database, postgresql://... or sqlite:///PATH."
+)
+@click.option(
+    "--from-env", metavar="NAME", help="Environment variable with that URL, which may hold a password."
+)
+@click.option("--table", default="send_queue", show_default=True, help="Name of the table.")
+@click.option("--dry-run", is_flag=True, help="Read and check every row, call nobody, change nothing.")
+@click.option("--delete", "remove", is_flag=True, help="Delete rows from the table once the server has them.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("fedsvc-import.json"),
+    show_default=True,
+    help="File that says how far it came: another run goes on there, and tries again what failed.",
+)
+@click.option(
+    "--patience", type=click.FloatRange(0), default=300.0, show_default=True,
+    help="Seconds to wait for a server that takes no more for now.",
+)  # fmt: skip
+@target_option
+@json_option
+def import_send_queue(
+    database: str | None,
+    from_env: str | None,
+    table: str,
+    dry_run: bool,
+    remove: bool,
+    state: Path,
+    patience: float,
+    target: str | None,
+    as_json: bool,
+) -> int:
+    """Import PieFed's table send_queue, in order; what is to be sent later is sent later.
+
+    May be interrupted and repeated: no row is accepted twice. Rows that fail are named with the reason, and
+    the exit code is 1. Stop PieFed's own sending of the queue first.
+
+    \b
+    Example:
+      fedsvc import --from-env PIEFED_DATABASE_URL --dry-run
+    """
+    if bool(database) == bool(from_env):
+        raise click.UsageError("give one of --from and --from-env")
+    url = database or os.environ.get(from_env or "", "")
+    if not url:
+        raise ConfigurationError("--from-env", f"{from_env} is not set")
+    source = hashlib.sha256(f"{_without_password(url)} {table}".encode()).hexdigest()[:16]
+    progress = Progress(None, source) if dry_run else Progress.load(state, source)
+    from fedsvc.archive.send_queue import SendQueue  # SQLAlchemy with it, which --help does without
+
+    queue = SendQueue.open(url, table)
+    told = Imported(dry_run)
+    try:
+        if dry_run:
+            asyncio.run(_run(Importer(queue, None, progress, told, remove=False, patience=0.0)))
+        else:
+            with connect(target) as client:
+                asyncio.run(_run(Importer(queue, client, progress, told, remove=remove, patience=patience)))
+    finally:
+        if told.through and not dry_run:
+            click.echo(f"dealt with rows up to {told.through}, see {state}", err=True)
+    emit(told, as_json, _text(told))
+    return 1 if told.failed else 0
+
+
+async def _run(importer: Importer) -> None:
+    try:
+        await importer.run()
+    finally:
+        await importer.queue.close()
+
+
+class Importer:
+    """Goes through the table once."""
+
+    def __init__(
+        self,
+        queue: SendQueue,
+        client: FedsvcClient | None,
+        progress: Progress,
+        told: Imported,
+        *,
+        remove: bool,
+        patience: float,
+    ) -> None:
+        """Without a `client` nothing is sent."""
+        self.queue = queue
+        self._client, self._progress, self._told = client, progress, told
+        self._remove, self._patience = remove, patience
+        self._hosts: set[str] = set()
+        self._types: Counter[str] = Counter()
+        self._told_at = 0.0
+        #: by the server's clock
+        self._begun: datetime | None = None
+
+    async def run(self) -> None:
+        await self.queue.check()
+        if self._client is not None:
+            self._begun = self._client.get_queue_stats().read_time
+        again = sorted(self._progress.failed)
+        total = await self.queue.count(self._progress.through) + len(again)
+        for start in range(0, len(again), _PAGE):
+            ids = again[start : start + _PAGE]
+            rows = await self.queue.among(ids)
+            for gone in set(ids) - {row.id for row in rows}:
+                del self._progress.failed[gone]
+            await self._page(rows, total)
+        while rows := await self.queue.after(self._progress.through, _PAGE):
+            await self._page(rows, total)
+        self._told.failed = [{"id": id, "reason": why} for id, why in sorted(self._progress.failed.items())]
+        self._told.hosts, self._told.types = len(self._hosts), dict(self._types.most_common())
+
+    def _was_there(self, queued: QueuedActivity) -> bool:
+        """Accepted before this run: for another call, or for the same, which gets its first answer again."""
+        accepted = queued.delivery.accept_time
+        return queued.duplicate or bool(self._begun and accepted and accepted < self._begun)
+
+    async def _page(self, rows: list[SendQueueRow], total: int) -> None:
+        batch: list[SendQueueRow] = []
+        hosts: set[str] = set()
+        for row in rows:
+            problem, kind = _problem(row)
+            if row.retries > row.max_retries:
+                self._told.skipped += 1
+                self._progress.failed.pop(row.id, None)
+            elif problem:
+                self._progress.failed[row.id] = problem
+            else:
+                host = urlsplit(row.destination).hostname or ""
+                self._hosts.add(host)
+                self._types[kind] += 1
+                if host in hosts or len(batch) == _BATCH:
+                    # The server takes the items of a call in any order; those to one host are to keep theirs.
+                    await self._send(batch)
+                    batch, hosts = [], set()
+                batch.append(row)
+                hosts.add(host)
+        await self._send(batch)
+        self._reached(rows[-1].id if rows else 0)
+        self._tell(total)
+
+    async def _send(self, batch: list[SendQueueRow]) -> None:
+        now = datetime.now(UTC)
+        for row in batch:
+            self._told.scheduled += row.send_after is not None and row.send_after > now
+        if self._client is None:
+            self._told.imported += len(batch)
+            return
+        end = time.monotonic() + self._patience
+        left = batch
+        while left:
+            answers = _call(self._client, left)
+            taken, waiting = [], []
+            for row, answer in zip(left, answers, strict=True):
+                if answer.queued is not None:
+                    taken.append(row.id)
+                    known = self._was_there(answer.queued)
+                    self._told.duplicates += known
+                    self._told.imported += not known
+                    self._progress.failed.pop(row.id, None)
+                elif answer.error is not None and answer.error.reason in _OVERLOAD:
+                    waiting.append(row)
+                elif answer.error is not None:
+                    self._progress.failed[row.id] = f"{answer.error.reason}: {answer.error.message}"
+            if self._remove:
+                await self.queue.delete(taken)
+            if waiting and time.monotonic() >= end:
+                raise click.ClickException(
+                    "the server takes no more for now: run it again later, it goes on here"
+                )
+            if waiting:
+                await asyncio.sleep(_PAUSE)
+            left = waiting
+        if batch:
+            self._reached(batch[-1].id)
+
+    def _reached(self, id: int) -> None:
+        self._progress.through = self._told.through = max(id, self._progress.through)
+        self._progress.save()
+
+    def _tell(self, total: int) -> None:
+        now = time.monotonic()
+        if now - self._told_at >= _TELL_EVERY:
+            self._told_at = now
+            done = (
+                self._told.imported + self._told.duplicates + self._told.skipped + len(self._progress.failed)
+            )
+            click.echo(f"{done:,} of {total:,}", err=True)
+
+
+def _problem(row: SendQueueRow) -> tuple[str, str]:
+    """What is wrong with a row, empty if nothing is, and the type of its activity."""
+    if not row.destination:
+        return "destination is empty", ""
+    if not row.key_id:
+        return "actor, the id of the key, is empty", ""
+    try:
+        payload = json.loads(row.payload.encode())
+    except ValueError:
+        return "payload is no JSON", ""
+    if not isinstance(payload, dict) or not isinstance(payload.get("id"), str):
+        return "payload is no activity with an id", ""
+    return "", str(payload.get("type", ""))
+
+
+def _call(client: FedsvcClient, rows: list[SendQueueRow]) -> list[BatchItem]:
+    """The answers to rows that are sent together; one by one if the server does not take so many."""
+    from fedsvc_client import InvalidRequest
+
+    try:
+        return client.queue_activities([_item(row) for row in rows])
+    except InvalidRequest:
+        if len(rows) == 1:
+            raise
+        return [answer for row in rows for answer in _call(client, [row])]
+
+
+def _item(row: SendQueueRow) -> dict[str, Any]:
+    """As a call says it. A row keeps its name, whichever run brings it."""
+    content = hashlib.sha256(f"{row.destination}\n{row.created}\n{row.payload}".encode()).hexdigest()[:16]
+    return {
+        "activity": row.payload.encode(),
+        "destination": row.destination,
+        "private_key": row.private_key or None,
+        "key_id": row.key_id,
+        "not_before": row.send_after,
+        "request_id": f"send_queue/{row.id}/{content}",
+    }
+
+
+def _text(told: Imported) -> str:
+    lines = [
+        f"{'would import' if told.dry_run else 'imported'} {told.imported:,} to {told.hosts:,} hosts, "
+        f"{told.scheduled:,} of them for later; {told.duplicates:,} were there already, {told.skipped:,} had "
+        f"used up their retries, {len(told.failed):,} failed"
+    ]
+    lines += [f"  row {row['id']}: {row['reason']}" for row in told.failed[:_SHOWN]]
+    if len(told.failed) > _SHOWN:
+        lines.append(f"  and {len(told.failed) - _SHOWN:,} more: --json shows all")
+    return "\n".join(lines)
+
+
+def _without_password(url: str) -> str:
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.password:
+            return url.replace(f":{parts.password}@", "@", 1)
+    return url

@@ -1,0 +1,44 @@
+"""Notices that files have changed, at little cost: what tokens and certificates are read from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+#: seconds between two looks
+LOOK_EVERY: Final = 2.0
+
+
+class WatchedFiles:
+    """A file that is replaced, also by the link of its directory (as Kubernetes does it), has changed."""
+
+    def __init__(self, paths: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
+        self._paths = [Path(path) for path in paths if path]
+        self._clock = clock
+        self._looked = clock()
+        self._seen = self._look()
+
+    def changed(self) -> bool:
+        """Whether they differ from when `keep` was called last. False if they were looked at just now."""
+        now = self._clock()
+        if not self._paths or now - self._looked < LOOK_EVERY:
+            return False
+        self._looked = now
+        return self._look() != self._seen
+
+    def keep(self) -> None:
+        """What they are now has been read."""
+        self._seen = self._look()
+
+    def _look(self) -> list[tuple[int, ...]]:
+        return [self._stamp(path) for path in self._paths]
+
+    @staticmethod
+    def _stamp(path: Path) -> tuple[int, ...]:
+        try:
+            status = path.stat()
+        except OSError:
+            return ()
+        return (status.st_mtime_ns, status.st_size, status.st_ino)
