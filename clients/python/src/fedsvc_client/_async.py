@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,8 +12,9 @@ import grpc
 import grpc.aio
 
 from fedsvc_client import _wire
-from fedsvc_client._channel import RETRYABLE, TLS, Attempts, channel_options, metadata
+from fedsvc_client._channel import RETRYABLE, TLS, Attempts, channel_options, channel_target, metadata
 from fedsvc_client._exceptions import from_call
+from fedsvc_client._operators_async import AsyncOperators
 from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
 from fedsvc_client._proto import key_service_pb2 as key_pb2
 from fedsvc_client._proto import operations_service_pb2 as operations_pb2
@@ -23,7 +24,6 @@ from fedsvc_client._proto.operations_service_pb2_grpc import OperationsServiceSt
 from fedsvc_client._types import (
     BatchItem,
     Cancelled,
-    DeadLetterPage,
     Delivery,
     DeliveryPage,
     DeliveryState,
@@ -33,7 +33,6 @@ from fedsvc_client._types import (
     OutcomeEvent,
     Priority,
     QueuedActivity,
-    QueueStats,
     RegisteredKey,
 )
 from fedsvc_client._wire import Activity
@@ -48,16 +47,17 @@ class _Connection:
 
     def __init__(self, target: str, tls: TLS | None) -> None:
         self.owner = _owner()
+        options = channel_options(target)
         if tls is None:
-            self.channel = grpc.aio.insecure_channel(target, options=channel_options())
+            self.channel = grpc.aio.insecure_channel(target, options=options)
         else:
-            self.channel = grpc.aio.secure_channel(target, tls.credentials(), options=channel_options())
+            self.channel = grpc.aio.secure_channel(target, tls.credentials(), options=options)
         self.delivery = DeliveryServiceStub(self.channel)
         self.operations = OperationsServiceStub(self.channel)
         self.keys = KeyServiceStub(self.channel)
 
 
-class AsyncFedsvcClient:
+class AsyncFedsvcClient(AsyncOperators):
     """Calls a fedsvc server from asyncio. Each event loop gets a connection of its own.
 
         async with AsyncFedsvcClient("127.0.0.1:50051") as client:
@@ -70,12 +70,16 @@ class AsyncFedsvcClient:
     def __init__(
         self, target: str, token: str | None = None, *, timeout: float = 10.0, tls: TLS | bool = False
     ) -> None:
-        """`target`: HOST:PORT, or any gRPC target such as `dns:///fedsvc:50051`. `token`: as
-        `fedsvc tokens new` printed it. `tls`: True trusts the server by the system's authorities; see `TLS`
-        for others."""
-        self._target = target
+        """`target`: HOST:PORT, several of these with commas between if they are IP addresses, or any gRPC
+        target such as `dns:///fedsvc:50051`; calls go to all servers in turn, but for those that are not
+        well. `token`: as `fedsvc tokens new` printed it. `tls`: True trusts the server by the system's
+        authorities; see `TLS` for others. Raises ValueError for a target that is none."""
+        #: how often calls and streams were repeated since they found no server
+        self.retries = 0
+        self._target = channel_target(target)
         self._token = token
-        self._timeout = timeout
+        #: seconds that a call takes at most
+        self.timeout = timeout
         self._tls = tls if isinstance(tls, TLS) else TLS() if tls else None
         self._held: _Connection | None = None
         self._closed = False
@@ -277,47 +281,15 @@ class AsyncFedsvcClient:
         seconds, whose cursors save reading again what was of no interest.
         """
         request = _wire.watch_request(cursor, event_types, states, activity_types, hosts)
-        pauses = Attempts(self._timeout).pauses()
-        while True:
-            call = self._connection().delivery.WatchOutcomes(request, metadata=metadata(self._token))
-            try:
-                async for message in call:
-                    pauses = Attempts(self._timeout).pauses()
-                    request.cursor = message.cursor
-                    event = _wire.event(message)
-                    if heartbeats or event.type is not EventType.HEARTBEAT:
-                        yield event
-                wait = next(pauses, 0.0)  # the server has ended it in order
-            except grpc.aio.AioRpcError as error:
-                again = next(pauses, None) if error.code() in RETRYABLE else None
-                if again is None:
-                    raise from_call(
-                        error.code(), error.details(), tuple(error.trailing_metadata() or ()), ""
-                    ) from None
-                wait = again
-            finally:
-                call.cancel()
-            await asyncio.sleep(wait)
-
-    async def get_queue_stats(self, *, timeout: float | None = None) -> QueueStats:
-        """What the queue holds and does."""
-        request = operations_pb2.GetQueueStatsRequest()
-        return _wire.queue_stats(await self._call("operations", "GetQueueStats", request, timeout))
-
-    async def list_dead_letters(
-        self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
-    ) -> DeadLetterPage:
-        """One page of dead letters, newest first."""
-        request = operations_pb2.ListDeadLettersRequest(page_size=page_size, page_token=page_token)
-        return _wire.dead_letter_page(await self._call("operations", "ListDeadLetters", request, timeout))
-
-    async def get_dead_letter(
-        self, delivery_id: str, *, timeout: float | None = None
-    ) -> tuple[Delivery, bytes]:
-        """One dead letter, and the exact bytes that were sent. Raises NotFound."""
-        request = operations_pb2.GetDeadLetterRequest(delivery_id=delivery_id)
-        response = await self._call("operations", "GetDeadLetter", request, timeout)
-        return _wire.delivery(response.dead_letter), response.activity
+        stream = self._stream("delivery", "WatchOutcomes", request)
+        try:
+            async for message in stream:
+                request.cursor = message.cursor
+                event = _wire.event(message)
+                if heartbeats or event.type is not EventType.HEARTBEAT:
+                    yield event
+        finally:
+            await stream.aclose()
 
     async def put_key(
         self,
@@ -387,8 +359,32 @@ class AsyncFedsvcClient:
             held = self._held = _Connection(self._target, self._tls)
         return held
 
+    async def _stream(self, service: str, method: str, request: Any) -> AsyncGenerator[Any, None]:
+        """What a stream gives. One that breaks is made again with `request` as it is then."""
+        pauses = Attempts(self.timeout).pauses()
+        while True:
+            call = getattr(getattr(self._connection(), service), method)(
+                request, metadata=metadata(self._token)
+            )
+            try:
+                async for message in call:
+                    pauses = Attempts(self.timeout).pauses()
+                    yield message
+                wait = next(pauses, 0.0)  # the server has ended it in order
+            except grpc.aio.AioRpcError as error:
+                again = next(pauses, None) if error.code() in RETRYABLE else None
+                if again is None:
+                    raise from_call(
+                        error.code(), error.details(), tuple(error.trailing_metadata() or ()), ""
+                    ) from None
+                wait = again
+            finally:
+                call.cancel()
+            self.retries += 1
+            await asyncio.sleep(wait)
+
     async def _call(self, service: str, method: str, request: Any, timeout: float | None) -> Any:
-        attempts = Attempts(self._timeout if timeout is None else timeout)
+        attempts = Attempts(self.timeout if timeout is None else timeout)
         pauses = attempts.pauses()
         while True:
             call = getattr(getattr(self._connection(), service), method)
@@ -402,4 +398,5 @@ class AsyncFedsvcClient:
                     raise from_call(
                         code, error.details(), tuple(error.trailing_metadata() or ()), request_id
                     ) from None
+            self.retries += 1
             await asyncio.sleep(pause)

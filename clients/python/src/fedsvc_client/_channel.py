@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +41,53 @@ class TLS:
 RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED})
 
 
-def channel_options() -> list[tuple[str, Any]]:
+#: service whose health tells whether a server takes calls
+HEALTH_SERVICE = "fedsvc.v1.DeliveryService"
+
+
+def channel_target(target: str) -> str:
+    """The gRPC target of HOST:PORT, of several such addresses with commas between, or of what is one already.
+    Raises ValueError."""
+    places = [place.strip() for place in target.split(",")]
+    if len(places) == 1 or _SCHEME.match(target):
+        return target
+    hosts = [place.rpartition(":")[0] for place in places]
+    for kind, version in (("ipv4", 4), ("ipv6", 6)):
+        if all(_version(host) == version for host in hosts):
+            return f"{kind}:{','.join(places)}"
+    raise ValueError(
+        "several servers are told by their IP addresses, all of one kind, or by one name that DNS knows all "
+        "of them by: dns:///NAME:PORT"
+    )
+
+
+_SCHEME = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|passthrough):")
+
+
+def _version(host: str) -> int:
+    try:
+        return ip_address(host[1:-1] if host.startswith("[") else host).version
+    except ValueError:
+        return 0
+
+
+def channel_options(target: str) -> list[tuple[str, Any]]:
+    """`target`: as `channel_target` gives it."""
+    config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+    if target.startswith(("dns:", "ipv4:", "ipv6:")):
+        # Where there are several, those that say that they cannot serve are passed over. A single one is
+        # asked all the same: it tells best what is wrong.
+        config["healthCheckConfig"] = {"serviceName": HEALTH_SERVICE}
     return [
+        ("grpc.service_config", json.dumps(config)),
+        # After a server has gone, names are looked up anew; gRPC's own 30 s are longer than calls wait.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         ("grpc.max_receive_message_length", LARGEST),
         ("grpc.max_send_message_length", LARGEST),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
-        ("grpc.lb_policy_name", "round_robin"),
         # We repeat calls ourselves, under one request id.
         ("grpc.enable_retries", 0),
         # Channels with equal arguments would share connections, also with those of before a fork.

@@ -10,6 +10,7 @@
     ├── Unavailable           the server or its queue cannot be reached; nothing is known to be accepted
     │   └── DeadlineExceeded  no answer in time
     ├── Unimplemented         the server does not have this call yet
+    ├── ConfigurationError    a setting is missing or bad (`Configuration` reads them)
     └── ServerError           the server failed in a way that is not the caller's doing
 
 `Unavailable` is raised after the client has tried again under the same request id, until its deadline.

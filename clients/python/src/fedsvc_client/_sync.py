@@ -12,8 +12,9 @@ from typing import Any
 import grpc
 
 from fedsvc_client import _wire
-from fedsvc_client._channel import RETRYABLE, TLS, Attempts, channel_options, metadata
+from fedsvc_client._channel import RETRYABLE, TLS, Attempts, channel_options, channel_target, metadata
 from fedsvc_client._exceptions import from_call
+from fedsvc_client._operators import Operators
 from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
 from fedsvc_client._proto import key_service_pb2 as key_pb2
 from fedsvc_client._proto import operations_service_pb2 as operations_pb2
@@ -23,7 +24,6 @@ from fedsvc_client._proto.operations_service_pb2_grpc import OperationsServiceSt
 from fedsvc_client._types import (
     BatchItem,
     Cancelled,
-    DeadLetterPage,
     Delivery,
     DeliveryPage,
     DeliveryState,
@@ -33,7 +33,6 @@ from fedsvc_client._types import (
     OutcomeEvent,
     Priority,
     QueuedActivity,
-    QueueStats,
     RegisteredKey,
 )
 from fedsvc_client._wire import Activity
@@ -44,16 +43,17 @@ class _Connection:
 
     def __init__(self, target: str, tls: TLS | None) -> None:
         self.pid = os.getpid()
+        options = channel_options(target)
         if tls is None:
-            self.channel = grpc.insecure_channel(target, options=channel_options())
+            self.channel = grpc.insecure_channel(target, options=options)
         else:
-            self.channel = grpc.secure_channel(target, tls.credentials(), options=channel_options())
+            self.channel = grpc.secure_channel(target, tls.credentials(), options=options)
         self.delivery = DeliveryServiceStub(self.channel)
         self.operations = OperationsServiceStub(self.channel)
         self.keys = KeyServiceStub(self.channel)
 
 
-class FedsvcClient:
+class FedsvcClient(Operators):
     """Calls a fedsvc server. Safe to share between threads, and to use in a process that forked from one
     that has used it (gunicorn, Celery): each process gets a connection of its own.
 
@@ -67,12 +67,16 @@ class FedsvcClient:
     def __init__(
         self, target: str, token: str | None = None, *, timeout: float = 10.0, tls: TLS | bool = False
     ) -> None:
-        """`target`: HOST:PORT, or any gRPC target such as `dns:///fedsvc:50051`. `token`: as
-        `fedsvc tokens new` printed it. `tls`: True trusts the server by the system's authorities; see `TLS`
-        for others."""
-        self._target = target
+        """`target`: HOST:PORT, several of these with commas between if they are IP addresses, or any gRPC
+        target such as `dns:///fedsvc:50051`; calls go to all servers in turn, but for those that are not
+        well. `token`: as `fedsvc tokens new` printed it. `tls`: True trusts the server by the system's
+        authorities; see `TLS` for others. Raises ValueError for a target that is none."""
+        #: how often calls and streams were repeated since they found no server
+        self.retries = 0
+        self._target = channel_target(target)
         self._token = token
-        self._timeout = timeout
+        #: seconds that a call takes at most
+        self.timeout = timeout
         self._tls = tls if isinstance(tls, TLS) else TLS() if tls else None
         self._lock = threading.Lock()
         self._held: _Connection | None = None
@@ -274,45 +278,11 @@ class FedsvcClient:
         seconds, whose cursors save reading again what was of no interest.
         """
         request = _wire.watch_request(cursor, event_types, states, activity_types, hosts)
-        pauses = Attempts(self._timeout).pauses()
-        while True:
-            call = self._connection().delivery.WatchOutcomes(request, metadata=metadata(self._token))
-            try:
-                for message in call:
-                    pauses = Attempts(self._timeout).pauses()
-                    request.cursor = message.cursor
-                    event = _wire.event(message)
-                    if heartbeats or event.type is not EventType.HEARTBEAT:
-                        yield event
-                wait = next(pauses, 0.0)  # the server has ended it in order
-            except grpc.RpcError as error:
-                again = next(pauses, None) if error.code() in RETRYABLE else None
-                if again is None:
-                    raise from_call(
-                        error.code(), error.details(), error.trailing_metadata() or (), ""
-                    ) from None
-                wait = again
-            finally:
-                call.cancel()
-            time.sleep(wait)
-
-    def get_queue_stats(self, *, timeout: float | None = None) -> QueueStats:
-        """What the queue holds and does."""
-        request = operations_pb2.GetQueueStatsRequest()
-        return _wire.queue_stats(self._call("operations", "GetQueueStats", request, timeout))
-
-    def list_dead_letters(
-        self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
-    ) -> DeadLetterPage:
-        """One page of dead letters, newest first."""
-        request = operations_pb2.ListDeadLettersRequest(page_size=page_size, page_token=page_token)
-        return _wire.dead_letter_page(self._call("operations", "ListDeadLetters", request, timeout))
-
-    def get_dead_letter(self, delivery_id: str, *, timeout: float | None = None) -> tuple[Delivery, bytes]:
-        """One dead letter, and the exact bytes that were sent. Raises NotFound."""
-        request = operations_pb2.GetDeadLetterRequest(delivery_id=delivery_id)
-        response = self._call("operations", "GetDeadLetter", request, timeout)
-        return _wire.delivery(response.dead_letter), response.activity
+        for message in self._stream("delivery", "WatchOutcomes", request):
+            request.cursor = message.cursor
+            event = _wire.event(message)
+            if heartbeats or event.type is not EventType.HEARTBEAT:
+                yield event
 
     def put_key(
         self,
@@ -388,8 +358,32 @@ class FedsvcClient:
                 self._held = _Connection(self._target, self._tls)
             return self._held
 
+    def _stream(self, service: str, method: str, request: Any) -> Iterator[Any]:
+        """What a stream gives. One that breaks is made again with `request` as it is then."""
+        pauses = Attempts(self.timeout).pauses()
+        while True:
+            call = getattr(getattr(self._connection(), service), method)(
+                request, metadata=metadata(self._token)
+            )
+            try:
+                for message in call:
+                    pauses = Attempts(self.timeout).pauses()
+                    yield message
+                wait = next(pauses, 0.0)  # the server has ended it in order
+            except grpc.RpcError as error:
+                again = next(pauses, None) if error.code() in RETRYABLE else None
+                if again is None:
+                    raise from_call(
+                        error.code(), error.details(), error.trailing_metadata() or (), ""
+                    ) from None
+                wait = again
+            finally:
+                call.cancel()
+            self.retries += 1
+            time.sleep(wait)
+
     def _call(self, service: str, method: str, request: Any, timeout: float | None) -> Any:
-        attempts = Attempts(self._timeout if timeout is None else timeout)
+        attempts = Attempts(self.timeout if timeout is None else timeout)
         pauses = attempts.pauses()
         while True:
             call = getattr(getattr(self._connection(), service), method)
@@ -403,4 +397,5 @@ class FedsvcClient:
                     raise from_call(
                         code, error.details(), error.trailing_metadata() or (), request_id
                     ) from None
+            self.retries += 1
             time.sleep(pause)

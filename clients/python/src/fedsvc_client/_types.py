@@ -9,7 +9,7 @@ from enum import Enum
 
 
 class StrEnum(str, Enum):
-    """`enum.StrEnum`, which Python 3.10 does not have."""
+    """`enum.StrEnum`, which Python has since 3.11."""
 
     def __str__(self) -> str:
         return str(self.value)
@@ -190,12 +190,6 @@ class OutcomeEvent:
 
 
 @dataclass(frozen=True)
-class DeadLetterPage:
-    dead_letters: tuple[Delivery, ...]
-    next_page_token: str
-
-
-@dataclass(frozen=True)
 class PriorityStats:
     ready: int
     in_flight: int
@@ -269,3 +263,9 @@ class QueueStats:
     read_time: datetime | None
     #: pending deliveries of those origins that have most, most first; 100 at most
     origins: Mapping[str, int]
+    #: what holds deliveries up: NONE, WORKERS, HOST_LIMITS, CIRCUITS, ARCHIVE or MEMORY
+    bottleneck: str
+    #: hosts that are down or being tried again
+    open_circuits: int
+    #: of `parked`, those whose host is such a one
+    parked_behind_circuits: int

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta, timezone
+from typing import Any, Optional, Union
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -20,7 +20,6 @@ from fedsvc_client._types import (
     Attempt,
     BatchItem,
     Cancelled,
-    DeadLetterPage,
     Delivery,
     DeliveryPage,
     DeliveryState,
@@ -38,8 +37,8 @@ from fedsvc_client._types import (
     RejectedInbox,
 )
 
-Activity = Mapping[str, Any] | bytes | str
-When = datetime | None
+Activity = Union[Mapping[str, Any], bytes, str]
+When = Optional[datetime]
 
 
 def new_request_id() -> str:
@@ -72,11 +71,11 @@ def registered_key(m: key_pb2.Key) -> RegisteredKey:
     return RegisteredKey(
         key_id=m.key_id,
         origin=m.origin,
-        algorithm=_name(key_pb2.KeyAlgorithm, m.algorithm, "KEY_ALGORITHM_"),
+        algorithm=name_of(key_pb2.KeyAlgorithm, m.algorithm, "KEY_ALGORITHM_"),
         bits=m.bits,
         fingerprint=m.fingerprint,
         public_key_pem=m.public_key_pem,
-        create_time=_time(m, "create_time"),
+        create_time=time_of(m, "create_time"),
         deletion_pending=m.deletion_pending,
     )
 
@@ -99,9 +98,9 @@ def options(
     proof_key_id: str,
 ) -> delivery_pb2.DeliveryOptions:
     return delivery_pb2.DeliveryOptions(
-        priority=_priority(priority),
-        not_before=_timestamp("not_before", not_before),
-        expire_time=_timestamp("expire_time", expire_time),
+        priority=priority_named(priority),
+        not_before=timestamp_of("not_before", not_before),
+        expire_time=timestamp_of("expire_time", expire_time),
         ordering_key=ordering_key,
         supersede_key=supersede_key,
         content_type=content_type,
@@ -137,11 +136,11 @@ def watch_request(
 def event(message: delivery_pb2.WatchOutcomesResponse) -> OutcomeEvent:
     if message.heartbeat:
         return OutcomeEvent(message.cursor, EventType.HEARTBEAT)
-    name = _name(delivery_pb2.EventType, message.event_type, "EVENT_TYPE_")
+    name = name_of(delivery_pb2.EventType, message.event_type, "EVENT_TYPE_")
     return OutcomeEvent(
         cursor=message.cursor,
         type=EventType(name) if name in EventType.__members__ else EventType.UNSPECIFIED,
-        time=_time(message, "time"),
+        time=time_of(message, "time"),
         delivery=delivery(message.delivery) if message.HasField("delivery") else None,
         host=message.host,
         inbox=message.inbox,
@@ -149,7 +148,7 @@ def event(message: delivery_pb2.WatchOutcomesResponse) -> OutcomeEvent:
     )
 
 
-def _priority(priority: Priority | str | None) -> types_pb2.Priority.ValueType:
+def priority_named(priority: Priority | str | None) -> types_pb2.Priority.ValueType:
     if priority is None:
         return types_pb2.PRIORITY_UNSPECIFIED
     try:
@@ -158,28 +157,28 @@ def _priority(priority: Priority | str | None) -> types_pb2.Priority.ValueType:
         raise InvalidRequest(f"{priority!r} is not a priority: urgent, normal or bulk") from None
 
 
-def _timestamp(name: str, when: When) -> Timestamp | None:
+def timestamp_of(name: str, when: When) -> Timestamp | None:
     if when is None:
         return None
     if when.tzinfo is None:
         raise InvalidRequest(f"{name} must have a time zone")
     stamp = Timestamp()
-    stamp.FromDatetime(when.astimezone(UTC))
+    stamp.FromDatetime(when.astimezone(timezone.utc))
     return stamp
 
 
-def _time(message: Any, field: str) -> datetime | None:
+def time_of(message: Any, field: str) -> datetime | None:
     if not message.HasField(field):
         return None
     stamp: Timestamp = getattr(message, field)
-    return stamp.ToDatetime(tzinfo=UTC)
+    return stamp.ToDatetime(tzinfo=timezone.utc)
 
 
-def _duration(duration: Duration) -> timedelta:
+def duration_of(duration: Duration) -> timedelta:
     return duration.ToTimedelta()
 
 
-def _name(enum: Any, number: int, prefix: str) -> str:
+def name_of(enum: Any, number: int, prefix: str) -> str:
     """Of an enum's value; a value of a newer server is told by its number."""
     try:
         return str(enum.Name(number)).removeprefix(prefix)
@@ -188,17 +187,17 @@ def _name(enum: Any, number: int, prefix: str) -> str:
 
 
 def _state(number: int) -> DeliveryState:
-    name = _name(types_pb2.DeliveryState, number, "DELIVERY_STATE_")
+    name = name_of(types_pb2.DeliveryState, number, "DELIVERY_STATE_")
     return DeliveryState(name) if name in DeliveryState.__members__ else DeliveryState.UNSPECIFIED
 
 
-def _priority_of(number: int) -> Priority:
-    name = _name(types_pb2.Priority, number, "PRIORITY_")
+def priority_of(number: int) -> Priority:
+    name = name_of(types_pb2.Priority, number, "PRIORITY_")
     return Priority(name) if name in Priority.__members__ else Priority.UNSPECIFIED
 
 
-def _reason(number: int) -> str:
-    return _name(types_pb2.Reason, number, "REASON_") if number else ""
+def reason_of(number: int) -> str:
+    return name_of(types_pb2.Reason, number, "REASON_") if number else ""
 
 
 def delivery(m: types_pb2.Delivery) -> Delivery:
@@ -212,18 +211,18 @@ def delivery(m: types_pb2.Delivery) -> Delivery:
         host=m.host,
         origin=m.origin,
         key_id=m.key_id,
-        priority=_priority_of(m.priority),
+        priority=priority_of(m.priority),
         attempts=m.attempts,
-        reason=_reason(m.reason),
+        reason=reason_of(m.reason),
         http_status=m.http_status,
         response_snippet=m.response_snippet,
-        accept_time=_time(m, "accept_time"),
-        not_before=_time(m, "not_before"),
-        next_attempt_time=_time(m, "next_attempt_time"),
-        expire_time=_time(m, "expire_time"),
-        complete_time=_time(m, "complete_time"),
+        accept_time=time_of(m, "accept_time"),
+        not_before=time_of(m, "not_before"),
+        next_attempt_time=time_of(m, "next_attempt_time"),
+        expire_time=time_of(m, "expire_time"),
+        complete_time=time_of(m, "complete_time"),
         attempt_history=tuple(
-            Attempt(_time(a, "time"), _duration(a.latency), a.http_status, _reason(a.reason))
+            Attempt(time_of(a, "time"), duration_of(a.latency), a.http_status, reason_of(a.reason))
             for a in m.attempt_history
         ),
         ordering_key=m.ordering_key,
@@ -295,10 +294,6 @@ def states(wanted: Iterable[DeliveryState | str]) -> list[types_pb2.DeliveryStat
         raise InvalidRequest(f"not a state: {error}") from None
 
 
-def dead_letter_page(m: operations_pb2.ListDeadLettersResponse) -> DeadLetterPage:
-    return DeadLetterPage(tuple(delivery(d) for d in m.dead_letters), m.next_page_token)
-
-
 def queue_stats(m: operations_pb2.GetQueueStatsResponse) -> QueueStats:
     return QueueStats(
         accepted=m.accepted,
@@ -315,12 +310,12 @@ def queue_stats(m: operations_pb2.GetQueueStatsResponse) -> QueueStats:
         scheduled=m.scheduled,
         parked=m.parked,
         priorities={
-            _priority_of(p.priority): PriorityStats(p.ready, p.in_flight, _duration(p.oldest_age))
+            priority_of(p.priority): PriorityStats(p.ready, p.in_flight, duration_of(p.oldest_age))
             for p in m.priorities
         },
         rates=tuple(
             Rates(
-                _duration(r.window),
+                duration_of(r.window),
                 r.accepted_per_second,
                 r.attempted_per_second,
                 r.delivered_per_second,
@@ -336,9 +331,12 @@ def queue_stats(m: operations_pb2.GetQueueStatsResponse) -> QueueStats:
         redis_used_memory=m.redis.used_memory_bytes,
         redis_max_memory=m.redis.max_memory_bytes,
         archive_backlog=m.archive.backlog,
-        archive_lag=_duration(m.archive.lag),
-        read_time=_time(m, "read_time"),
+        archive_lag=duration_of(m.archive.lag),
+        read_time=time_of(m, "read_time"),
         origins={o.origin: o.pending for o in m.origins},
+        bottleneck=name_of(operations_pb2.Bottleneck, m.bottleneck, "BOTTLENECK_"),
+        open_circuits=m.open_circuits,
+        parked_behind_circuits=m.parked_behind_circuits,
     )
 
 
