@@ -12,9 +12,12 @@ CODE = [
     "clients/python/src",
     "tests",
     "tools",
+    "deploy/compose/prepare.py",
     "benchmarks",
     "docs/examples/fedsvc-example-handler",
 ]
+#: what people wrote of it
+CLIENT = [path for path in (ROOT / "clients/python/src").rglob("*.py") if path.parent.name != "_proto"]
 #: seconds for one check
 PATIENCE = 300
 
@@ -22,10 +25,20 @@ CHECKS: dict[str, list[str | Path]] = {
     "style (ruff)": [BIN / "ruff", "check", "."],
     "format (ruff)": [BIN / "ruff", "format", "--check", "."],
     "types (mypy, strict)": [BIN / "mypy", *CODE],
+    "the client's Python is 3.9's (vermin)": [
+        BIN / "vermin",
+        "--quiet",
+        "--no-tips",
+        "--violations",
+        "--target=3.9-",
+        "--pessimistic",
+        *CLIENT,
+    ],
     "import contracts": [BIN / "lint-imports"],
     "contract (buf)": [BIN / "buf", "lint", "proto"],
     "stubs are fresh": [sys.executable, "tools/proto.py", "--check"],
-    "docs": [sys.executable, "tools/docs.py", "--check"],
+    "releases: version, changelog, contract and formats": [sys.executable, "-m", "tools.release", "check"],
+    "docs": [sys.executable, "-m", "tools.docs", "--check"],
 }
 
 
