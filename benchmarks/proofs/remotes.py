@@ -2,7 +2,9 @@
 
     python -m benchmarks.proofs.remotes HANGING REFUSE_PERCENT SEED
 
-Host n is 127.90.x.y; the first HANGING never answer. Prints the port; on each line of its standard input it
+Host n is 127.90.x.y; the first HANGING never answer. What is below /missing is not found.
+
+Prints the port; on each line of its standard input it
 prints what arrived since, as JSON: [host, activity id, milliseconds since the epoch] for each that was taken.
 """
 
@@ -16,6 +18,7 @@ import time
 from collections import Counter
 
 OK = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"
+MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -66,7 +69,8 @@ class Connection(asyncio.Protocol):
                 return
             body = self.buffer[end + 4 : end + 4 + length]
             self.buffer = self.buffer[end + 4 + length :]
-            answer = self.remotes.answer(self.host, body)
+            missing = head.startswith(b"post /missing/")
+            answer = MISSING if missing else self.remotes.answer(self.host, body)
             if answer is not None:
                 self.transport.write(answer)
 

@@ -97,9 +97,9 @@ class Site:
         )
         assert self._remotes.stdout is not None
         self.port = int(self._remotes.stdout.readline())
-        self.server, target = self._spawn_server()
-        self.client = self._stack.enter_context(FedsvcClient(target, timeout=60.0))
-        channel = self._stack.enter_context(grpc.insecure_channel(target))
+        self.server, self.target = self._spawn_server()
+        self.client = self._stack.enter_context(FedsvcClient(self.target, timeout=60.0))
+        channel = self._stack.enter_context(grpc.insecure_channel(self.target))
         self._operations = OperationsServiceStub(channel)
 
     def _spawn(self, command: list[str], **how: Any) -> subprocess.Popen[str]:
@@ -138,9 +138,9 @@ class Site:
         self.client.queue_activity(activity(id, kind), inbox, private_key=self.pem, key_id=KEY_ID, **options)
 
     def fan_out(self, id: str, inboxes: list[str], **options: Any) -> int:
-        kind = options.pop("kind", "Announce")
+        kind, key_id = options.pop("kind", "Announce"), options.pop("key_id", KEY_ID)
         answer = self.client.fan_out(
-            activity(id, kind), inboxes, private_key=self.pem, key_id=KEY_ID, **options
+            activity(id, kind), inboxes, private_key=self.pem, key_id=key_id, **options
         )
         return answer.accepted
 
