@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 from collections.abc import Iterator
 
+import grpc
 import hypothesis
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -13,6 +15,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.domain.keys import KeyCipher
+
+# Tests start processes while others' channels are open. gRPC's handlers of fork() would then run in a process
+# that is about to become another one, and may take it down. Only this process is without them, as gRPC looks
+# when it is first used; those that tests start have them.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+grpc.insecure_channel("127.0.0.1:1").close()
+del os.environ["GRPC_ENABLE_FORK_SUPPORT"]
 
 # The machine may be busy, and a run must be repeatable: examples follow from the test alone.
 hypothesis.settings.register_profile("fedsvc", deadline=None, derandomize=True, print_blob=True)

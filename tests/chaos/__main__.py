@@ -77,6 +77,7 @@ class Plant:
             "FEDSVC_KEY_ENCRYPTION_KEYS": secrets.token_hex(32),
             "FEDSVC_RETRY_SCALE": "0.01",
             "FEDSVC_LEASE": "2",
+            "FEDSVC_READY_WINDOW": "4",  # origins' lines are in use too
             "FEDSVC_LOG_LEVEL": "warning",
         }
         self.processes = {

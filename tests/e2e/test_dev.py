@@ -287,6 +287,19 @@ def test_health_readiness_and_metrics_are_served(dev: Fedsvc) -> None:
         assert "fedsvc_attempts_total" in answer.read().decode()
 
 
+def test_health_is_asked_for_on_the_command_line(dev: Fedsvc, free_port: int) -> None:
+    at = dev.ready()[1]
+    for arguments in ((), ("--live",)):
+        done = fedsvc("health", *arguments, FEDSVC_HTTP_LISTEN=at)
+        assert (done.returncode, done.stderr) == (0, ""), arguments
+        assert done.stdout.strip() in ("ok", "ready")
+    everywhere = fedsvc("health", "--json", FEDSVC_HTTP_LISTEN=f"0.0.0.0:{at.rpartition(':')[2]}")
+    assert json.loads(everywhere.stdout) == {"status": "ready"}
+    nobody = fedsvc("health", FEDSVC_HTTP_LISTEN=f"127.0.0.1:{free_port}")
+    assert nobody.returncode == 1
+    assert len(nobody.stderr.splitlines()) == 1
+
+
 def secrets_of(pem: str) -> list[bytes]:
     """What would give a private key away, as text and as bytes."""
     key = load_pem_private_key(pem.encode(), None)

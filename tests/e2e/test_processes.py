@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import stat
 import subprocess
 import sys
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -112,6 +111,14 @@ async def test_two_worker_processes_share_the_work_and_what_is_archived_is_shown
                 while (stats := await client.get_queue_stats()).delivered < 200 or stats.archive_backlog:
                     await asyncio.sleep(0.05)
             assert (stats.consumers, stats.conserved) == (2, True)
+            async with asyncio.timeout(30):  # they tell once a second; of both processes together
+                told = await asyncio.to_thread(counted, f"http://127.0.0.1:{workers}/metrics")
+                while told["fedsvc_deliveries_total"] < 200:
+                    await asyncio.sleep(0.1)
+                    told = await asyncio.to_thread(counted, f"http://127.0.0.1:{workers}/metrics")
+            assert told["fedsvc_deliveries_total"] == 200
+            assert told["fedsvc_enqueue_to_first_attempt_seconds_count"] == 200
+            assert told["fedsvc_build_info"] == 1
             before = [d async for d in client.iterate_deliveries("https://me.example/p/0")]
             # outcomes leave Redis a second after they were archived; nobody should notice
             async with asyncio.timeout(30):
@@ -129,6 +136,19 @@ async def test_two_worker_processes_share_the_work_and_what_is_archived_is_shown
             assert again.delivery.state is DeliveryState.DELIVERED
         assert await asyncio.to_thread(worker.stop) == 0
         assert await asyncio.to_thread(server.stop) == 0
+
+
+def counted(url: str) -> Counter[str]:
+    """Each metric's samples, of all labels together."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(url, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    sums: Counter[str] = Counter()
+    for line in lines:
+        if not line.startswith("#"):
+            name, value = line.rsplit(" ", 1)
+            sums[name.partition("{")[0]] += int(float(value))
+    return sums
 
 
 def held_by_the_archive_only(settings: dict[str, str]) -> bool:
@@ -149,63 +169,6 @@ def unused_ports() -> list[int]:
     for s in sockets:
         s.close()
     return ports
-
-
-def findings(settings: dict[str, str], *arguments: str) -> tuple[int, dict[str, str]]:
-    """Exit code, and check to grade."""
-    done = run(settings, "doctor", "--resolve", "localhost", "--json", *arguments)
-    return done.returncode, {f["check"]: f["grade"] for f in json.loads(done.stdout)}
-
-
-def test_the_doctor_finds_nothing_wrong_where_nothing_is(settings: dict[str, str]) -> None:
-    assert run(settings, "migrate").returncode == 0
-    code, grades = findings(settings)
-    assert code == 0, grades
-    assert {check for check, grade in grades.items() if grade != "ok"} == {"Redis memory"}
-    told = run(settings, "doctor", "--resolve", "localhost").stdout
-    assert "set maxmemory" in told
-
-
-@pytest.mark.parametrize(
-    ("wrong", "check", "advice"),
-    [
-        ({"FEDSVC_CONCURENCY": "5"}, "settings", "unset FEDSVC_CONCURENCY"),
-        ({"FEDSVC_KEY_ENCRYPTION_KEYS_FILE": "/nonexistent"}, "key encryption keys", "make one with"),
-        ({"FEDSVC_KEY_ENCRYPTION_KEYS": "short"}, "key encryption keys", "make one with"),
-        ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "Redis", "start it"),
-        ({"REDIS_URL": "nonsense"}, "Redis", "set REDIS_URL"),
-        ({"DATABASE_URL": "postgresql://u:geheim@127.0.0.1:1/db"}, "database", "check DATABASE_URL"),
-        ({"FEDSVC_TOKENS": "piefed:deliver"}, "callers", "correct FEDSVC_TOKENS"),
-        ({"FEDSVC_LISTEN": "0.0.0.0:50051"}, "callers", "set FEDSVC_TOKENS and FEDSVC_TLS_CERT"),
-        ({"FEDSVC_TLS_CERT": "/nonexistent"}, "callers", "correct FEDSVC_TLS_KEY"),
-        ({"FEDSVC_LIMITS": "piefed:rate=x"}, "callers", "correct FEDSVC_LIMITS"),
-        ({"DATABASE_URL": "sqlite:////tmp/none/there.db"}, "database", "check DATABASE_URL"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
-)
-def test_the_doctor_finds_what_is_set_up_wrongly(
-    settings: dict[str, str], wrong: dict[str, str], check: str, advice: str
-) -> None:
-    code, grades = findings(settings | wrong)
-    assert code == 1
-    assert grades[check] == "failed"
-    told = run(settings | wrong, "doctor", "--resolve", "localhost")
-    assert advice in told.stdout
-    assert "geheim" not in told.stdout + told.stderr
-
-
-def test_the_doctor_looks_into_redis_and_files(
-    settings: dict[str, str], durable: ValkeyServer, tmp_path: Path
-) -> None:
-    with durable.client() as redis:
-        redis.config_set("appendonly", "no")
-        redis.config_set("maxmemory-policy", "allkeys-lru")
-        redis.set("fedsvc:partitions", 5)
-    Path(settings["FEDSVC_KEY_ENCRYPTION_KEYS_FILE"]).chmod(stat.S_IRUSR | stat.S_IROTH)
-    code, grades = findings(settings)
-    failed = {check for check, grade in grades.items() if grade == "failed"}
-    assert code == 1
-    assert {"Redis persistence", "Redis eviction", "partitions", "key encryption keys"} <= failed
 
 
 def test_a_worker_on_a_queue_with_other_partitions_does_not_start(

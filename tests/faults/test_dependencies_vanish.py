@@ -65,8 +65,14 @@ class System:
         )
 
     def is_ready(self, which: int) -> bool:
+        return self.says_well(which, "readyz")
+
+    def is_alive(self, which: int) -> bool:
+        return self.says_well(which, "healthz")
+
+    def says_well(self, which: int, path: str) -> bool:
         try:
-            with DIRECT.open(f"http://127.0.0.1:{self.http[which]}/readyz", timeout=5) as answer:
+            with DIRECT.open(f"http://127.0.0.1:{self.http[which]}/{path}", timeout=5) as answer:
                 return bool(answer.status == 200)
         except urllib.error.HTTPError as error:
             error.close()
@@ -132,6 +138,8 @@ async def test_redis_goes_away_and_comes_back(system: System, rsa_pem: str) -> N
             await queue(2, timeout=2)
         assert refused.value.reason == "QUEUE_UNAVAILABLE"
         await system.until_ready(False)
+        # or a platform would start everything anew, which would not bring Redis back
+        assert [await asyncio.to_thread(system.is_alive, which) for which in (0, 1)] == [True, True]
         system.valkey.start()
         await system.until_ready(True)
         await delivered(client, await queue(2, request_id=refused.value.request_id))

@@ -6,18 +6,26 @@ python -m fuzz.instrumented PARSER -runs=1000 -seed=1 -max_len=4096 CORPUS
 from __future__ import annotations
 
 import sys
+import time
 
 import atheris  # type: ignore[import-untyped]
 
 with atheris.instrument_imports(
-    include=["fedsvc.domain", "fedsvc.handlers", "fedsvc.server", "fedsvc.queue"]
+    include=["fedsvc.domain", "fedsvc.handlers", "fedsvc.server", "fedsvc.queue", "fedsvc.worker.connection"]
 ):
     from fuzz.parsers import PARSERS
 
 
 def main() -> None:
-    check = PARSERS[sys.argv[1]].check
-    atheris.Setup([sys.argv[0], *sys.argv[2:]], check)
+    parser = PARSERS[sys.argv[1]]
+
+    def timed(data: bytes) -> None:
+        begun = time.process_time()
+        parser.check(data)
+        seconds = time.process_time() - begun
+        assert seconds <= parser.seconds, f"{len(data)} bytes took {seconds:.1f} s"
+
+    atheris.Setup([sys.argv[0], *sys.argv[2:]], timed)
     atheris.Fuzz()
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from fedsvc.domain.activity import parse_activity
 from fedsvc.domain.classify import Answer, Outcome, classify
-from fedsvc.domain.delivery import DeliveryId
+from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
 from fedsvc.domain.inbox import MAX_URL, origin_of, parse_host, parse_inbox
 from fedsvc.domain.keys import KeyCipher, load_private_key
 from fedsvc.domain.message import Message
@@ -24,13 +24,16 @@ from fedsvc.errors import (
     InvalidInput,
     InvalidKey,
     KeyUnavailable,
+    QueueCorrupt,
 )
 from fedsvc.handlers.registry import Registry
+from fedsvc.queue import outcome
 from fedsvc.queue.record import Record, unpack
 from fedsvc.server import pages
 from fedsvc.server.limits import parse_limits
 from fedsvc.server.tokens import parse_entries
 from fedsvc.server.watch import Cursor
+from fuzz.answers import http_answer
 
 HANDLERS = Registry.built_in()
 CIPHER = KeyCipher([b"k" * 32, b"l" * 32])
@@ -152,13 +155,18 @@ def stored_key(data: bytes) -> None:
     raise AssertionError("nobody has sealed this")
 
 
+def _anything(position: object) -> object:
+    return position
+
+
 def page_token(data: bytes) -> None:
     try:
-        position = pages.decode(text_of(data), "arguments")
+        position = pages.decode(text_of(data), "arguments", read=_anything)
     except InvalidInput as error:
         assert error.field == "page_token"
         return
-    assert not data or pages.decode(pages.encode(position, "arguments"), "arguments") == position
+    again = pages.encode(position, "arguments")
+    assert not data or pages.decode(again, "arguments", read=_anything) == position
 
 
 def cursor(data: bytes) -> None:
@@ -197,6 +205,15 @@ def stored_record(data: bytes) -> None:
         found.pack(NOW_MS)
 
 
+def stored_outcome(data: bytes) -> None:
+    id = DeliveryId(1, NOW_MS * 1000)
+    try:
+        found = outcome.unpack(data, id, DeliveryState.DEAD, NOW_MS * 1000)
+    except QueueCorrupt:
+        return
+    assert outcome.unpack(outcome.pack(found), id, DeliveryState.DEAD, NOW_MS * 1000) == found
+
+
 def tokens(data: bytes) -> None:
     try:
         entries = parse_entries(text_of(data))
@@ -219,14 +236,19 @@ class Parser:
     #: bytes of an input, at most
     longest: int = 4096
     seeds: tuple[bytes, ...] = ()
+    #: seconds of this process's time that one input may take
+    seconds: float = 1.0
 
 
 _SAMPLES = Path(__file__).parents[1] / "data" / "activities"
 _ACTIVITIES = tuple(path.read_bytes() for path in sorted(_SAMPLES.glob("*.json")))
-_ED25519 = (
-    b"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF\n"
-    b"-----END PRIVATE KEY-----\n"  # of RFC 9421's examples: known to everybody
-)
+_CORPUS = Path(__file__).parent / "corpus"
+_PEMS = tuple(path.read_bytes() for path in sorted((_CORPUS / "private-key").glob("*.pem")))
+_DEAD = Delivery(
+    DeliveryId(1, NOW_MS * 1000), DeliveryState.DEAD, "https://me.example/1", "Like", "https://me.example/u",
+    "https://a.example/inbox", "a.example", "me.example", "https://me.example/u#k", Priority.URGENT, 2,
+    Reason.GONE, 410, "gone", history=(Attempt(NOW_MS, 5, 503, Reason.UNAVAILABLE),),
+)  # fmt: skip
 
 PARSERS = {
     "activity": Parser(activity, 65_536, _ACTIVITIES),
@@ -263,7 +285,7 @@ PARSERS = {
             b'a=("@method");nonce="x", b=("@authority" "@request-target" "content-digest");expires',
         ),
     ),
-    "private key": Parser(private_key, 8192, (_ED25519, _ED25519.replace(b"PRIVATE", b"RSA PRIVATE"))),
+    "private key": Parser(private_key, 8192, _PEMS, seconds=3.0),
     "stored key": Parser(stored_key, 512, (CIPHER.encrypt(b"x" * 48, context=b"other"),)),
     "page token": Parser(page_token, 1024, (pages.encode([1, "x"], "arguments").encode(),)),
     "cursor": Parser(cursor, 512, (str(Cursor([1, 2, 3, 4])).encode(),)),
@@ -272,6 +294,18 @@ PARSERS = {
         stored_message, seeds=(Message(b"{}", "https://a", "Like", "https://b", "k#k", "f", "o").pack(),)
     ),
     "stored record": Parser(stored_record),
+    "stored outcome": Parser(stored_outcome, seeds=(outcome.pack(_DEAD),)),
+    "HTTP answer": Parser(
+        http_answer,
+        65_536,
+        (
+            b"\xffHTTP/1.1 202 Accepted\r\nContent-Length: 2\r\nRetry-After: 1\r\n\r\n{}",
+            b"\x02HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"5;x=y\r\nhello\r\n0\r\nTrailer: x\r\n\r\nHTTP/1.1 500 No\r\n\r\n",
+            b"\x10HTTP/1.0 410 Gone\nConnection: close\n\n<html>",
+            b"\x40HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\n\r\n\0\0",
+        ),
+    ),
     "tokens": Parser(tokens, seeds=(b"piefed:deliver+keys:me.example+::1:" + b"ab" * 32,)),
     "limits": Parser(limits, 1024, (b"ada:calls=1:rate=2.5:bytes=3:fan_out=4 @::1:rate=1",)),
 }

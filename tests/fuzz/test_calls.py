@@ -35,6 +35,7 @@ def request(inbox: str = "https://a.example/inbox") -> pb.QueueActivityRequest:
     return pb.QueueActivityRequest(activity=activity, inbox=inbox, signing_key=key)
 
 
+@pytest.mark.alone
 def test_whatever_is_called_nothing_breaks_hangs_or_leaks(served: Serving) -> None:
     print(f"seed {SEED}: cd tests && python -m fuzz --calls {WARM_UP + CALLS} --seed {SEED}")
     caller = Caller(served.channel, served.token)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fedsvc.worker import transport
+from fedsvc.worker.dialer import ResumingContext
 
 
 class Connections(list[tuple[str, int]]):
@@ -32,10 +33,10 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> Connections:
     return seen
 
 
-_trust = lru_cache(transport._ssl_context)
+_trust = lru_cache(ResumingContext.trusting)
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "BODY_WAIT_S", 0.3)
-    monkeypatch.setattr(transport, "_ssl_context", _trust)  # the trust store is read once
+    monkeypatch.setattr(ResumingContext, "trusting", _trust)  # the trust store is read once

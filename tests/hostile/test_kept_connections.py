@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
-from aiohttp.http_exceptions import HttpProcessingError
 
 from fedsvc.domain.delivery import Reason
-from fedsvc.worker.connection import AnswerConnection
+from fedsvc.worker.connection import BrokenAnswer, InboxConnection
 from fedsvc.worker.deliverer import Deliverer
 from hostile.remote import (
     ACCEPTED,
+    BODY,
     PATIENCE,
     Remote,
     deliver,
@@ -110,6 +112,62 @@ async def test_what_comes_on_an_idle_connection_ends_it(name: str) -> None:
         assert (remote.connections, len(remote.got)) == (2, 2)
 
 
+class Raw:
+    """Accepts connections on a thread's socket, so that it can send while the event loop has no turn."""
+
+    def __init__(self) -> None:
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}/inbox"
+        self.requests: list[int] = []
+        self.sockets: list[socket.socket] = []
+        self.answer = ACCEPTED
+
+    def serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self.listening.accept()
+                self.sockets.append(connection)
+                threading.Thread(
+                    target=self._answer, args=(connection, len(self.sockets)), daemon=True
+                ).start()
+
+    def _answer(self, connection: socket.socket, number: int) -> None:
+        with suppress(OSError):
+            while head := connection.recv(65_536):
+                while BODY not in head:
+                    head += connection.recv(65_536)
+                self.requests.append(number)
+                connection.sendall(self.answer)
+
+    def close(self) -> None:
+        self.listening.shutdown(socket.SHUT_RDWR)
+        self.listening.close()
+        for connection in self.sockets:
+            connection.close()
+
+
+@pytest.mark.parametrize("name", ["an answer", "half an answer", "one byte", "its end"])
+async def test_what_has_come_unread_before_a_request_does_not_answer_it(name: str) -> None:
+    """It lies with the operating system, as the event loop was busy elsewhere."""
+    raw = Raw()
+    thread = threading.Thread(target=raw.serve, daemon=True)
+    thread.start()
+    try:
+        async with delivering() as deliverer:
+            assert (await deliver(deliverer, raw.url)).verdict.status == 202
+            raw.answer = b"HTTP/1.1 422 x\r\nContent-Length: 0\r\n\r\n"
+            if name == "its end":
+                raw.sockets[0].shutdown(socket.SHUT_WR)
+            else:
+                raw.sockets[0].sendall(LATER[name])
+            # not one turn of the loop lies between: nothing waits until the request is written
+            assert (await deliver(deliverer, raw.url)).verdict.status == 422
+        assert raw.requests == [1, 2]
+    finally:
+        raw.close()
+        thread.join(PATIENCE)
+
+
 @pytest.mark.parametrize("early", [ACCEPTED, ACCEPTED * 2, b"220 ready\r\n", b"H"])
 async def test_what_comes_before_the_request_answers_no_other(early: bytes) -> None:
     """If it is seen in time it is no answer at all. If not it is taken for one, and the true one for none."""
@@ -141,12 +199,14 @@ async def test_what_comes_before_the_request_answers_no_other(early: bytes) -> N
 
 
 async def test_a_connection_that_spoke_before_it_was_asked_has_not_answered() -> None:
-    connection = AnswerConnection(asyncio.get_running_loop())
-    connection.data_received(ACCEPTED)
-    connection.set_response_params()
-    with pytest.raises(HttpProcessingError, match="before the request"):
-        await connection.read()
-    assert connection.should_close
+    here, there = socket.socketpair()
+    with there:
+        _, connection = await asyncio.get_running_loop().create_connection(InboxConnection, sock=here)
+        connection.data_received(ACCEPTED)
+        assert not connection.usable
+        with pytest.raises(BrokenAnswer, match="before the request"):
+            await connection.send(b"POST / HTTP/1.1\r\n\r\n")
+        connection.close()
 
 
 @pytest.mark.parametrize(

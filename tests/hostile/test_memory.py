@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from hostile.attacks import ATTACKS
 from hostile.remote import ACCEPTED, Item, Remote, serving
 
@@ -27,6 +29,7 @@ class Every(Remote):
         self.script = [ACCEPTED if path == b"good" else self.items[int(path)]]
 
 
+@pytest.mark.alone
 async def test_hundreds_of_attacks_at_once_cost_little_memory() -> None:
     async with serving(b"", kind=Every) as remote:
         process = await asyncio.create_subprocess_exec(

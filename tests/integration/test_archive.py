@@ -17,7 +17,7 @@ from servers.postgres import PostgresServer, postgres_server
 from servers.processes import Fedsvc
 from sqlalchemy import text
 
-from fedsvc.archive import migrate
+from fedsvc.archive import migrate, revision
 from fedsvc.archive.archive import Archive
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.tables import deliveries, metadata
@@ -79,6 +79,15 @@ async def test_a_batch_that_is_written_again_changes_nothing(archive: Archive) -
     for _ in range(2):
         assert await archive.record(batch) == 1000
     assert await archive.count_by_activity(ACTIVITY) == {DeliveryState.DELIVERED: 1000}
+
+
+async def test_many_outcomes_are_written_together(archive: Archive) -> None:
+    """More than one statement holds, and a rest."""
+    numbers = range(1, 2 * 128 + 2 * 16 + 5)
+    await archive.record([outcome(number) for number in numbers[::2]])
+    assert await archive.record([outcome(number) for number in numbers]) == len(numbers)
+    for number in numbers:
+        assert await archive.get(outcome(number).id) == outcome(number)
 
 
 async def test_only_a_newer_outcome_replaces_another(archive: Archive) -> None:
@@ -231,7 +240,7 @@ async def forbidden_host(archive: Archive, host: str) -> AsyncIterator[None]:
 
 async def test_an_archive_that_answers_is_pinged(archive: Archive) -> None:
     await archive.ping()
-    await migrate.check(archive.engine)
+    await revision.check(archive.engine)
 
 
 async def test_migrations_make_the_tables_that_the_code_knows(archive: Archive) -> None:
@@ -243,9 +252,25 @@ async def test_migrations_make_the_tables_that_the_code_knows(archive: Archive) 
 
 
 def test_migrations_go_up_and_down_and_twice(settings: Settings) -> None:
-    assert migrate.upgrade(settings) == migrate.upgrade(settings) == migrate.head_revision()
+    assert migrate.upgrade(settings) == migrate.upgrade(settings) == revision.head_revision()
     assert migrate.downgrade(settings, "base") == ""
-    assert migrate.upgrade(settings) == migrate.head_revision()
+    assert migrate.upgrade(settings) == revision.head_revision()
+
+
+async def test_a_schema_of_the_next_version_is_used_and_left_as_it_is(settings: Settings) -> None:
+    await asyncio.to_thread(migrate.upgrade, settings)
+    engine = create_engine(settings)
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    try:
+        await revision.check(engine)
+        assert await asyncio.to_thread(migrate.upgrade, settings) == "9999"
+    finally:
+        async with engine.begin() as connection:
+            await connection.execute(
+                text("UPDATE alembic_version SET version_num = :head"), {"head": revision.head_revision()}
+            )
+        await engine.dispose()
 
 
 def test_several_that_migrate_at_once_wait_for_each_other(settings: Settings, tmp_path: Path) -> None:
@@ -267,7 +292,7 @@ async def test_a_database_that_is_not_migrated_is_told(settings: Settings) -> No
     await asyncio.to_thread(lambda: migrate.downgrade(migrated(settings), "base"))
     engine = create_engine(settings)
     with pytest.raises(ArchiveUnavailable, match="fedsvc migrate"):
-        await migrate.check(engine)
+        await revision.check(engine)
     with pytest.raises(ArchiveUnavailable):
         await Archive(engine).get(DeliveryId(1, 1))
     await engine.dispose()
@@ -284,7 +309,7 @@ async def test_a_database_that_goes_away_is_found_again(postgres: PostgresServer
             await archive.record([outcome(2)])
         assert "geheim" not in str(refused.value)
         with pytest.raises(ArchiveUnavailable):
-            await migrate.check(archive.engine)
+            await revision.check(archive.engine)
     finally:
         await asyncio.to_thread(postgres.start)
     assert await archive.record([outcome(2)]) == 1
@@ -326,7 +351,7 @@ async def test_a_migration_may_take_longer_than_other_statements(
         await asyncio.wait([migrating], timeout=2.5)
         assert not migrating.done()
         await other.rollback()
-        assert await asyncio.wait_for(migrating, 20) == migrate.head_revision()
+        assert await asyncio.wait_for(migrating, 20) == revision.head_revision()
     await engine.dispose()
 
 

@@ -33,21 +33,9 @@ ME = (("authorization", f"Bearer {TOKEN}"),)
 
 
 @pytest.fixture
-async def server(
-    valkey: ValkeyServer, namespace: str, encryption_key: str, tmp_path: Path
-) -> AsyncIterator[Front]:
-    settings = Settings.from_environment(
-        {
-            "REDIS_URL": valkey.url,
-            "DATABASE_URL": f"sqlite:///{tmp_path / 'archive.db'}",
-            "FEDSVC_NAMESPACE": namespace,
-            "FEDSVC_KEY_ENCRYPTION_KEYS": encryption_key,
-            "FEDSVC_LISTEN": "127.0.0.1:0",
-            "FEDSVC_HTTP_LISTEN": "127.0.0.1:0",
-            "FEDSVC_TOKENS": entry_text(Caller("ada"), TOKEN),
-        }
-    )
-    async with front(settings) as running:
+async def server(environment: dict[str, str]) -> AsyncIterator[Front]:
+    tokens = {"FEDSVC_TOKENS": entry_text(Caller("ada"), TOKEN)}
+    async with front(Settings.from_environment(environment | tokens)) as running:
         yield running
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 import pytest
 from fedsvc_client import AsyncFedsvcClient, DeadlineExceeded, FedsvcClient, InvalidRequest, Unavailable
+from servers.unbuilt import unbuilt
 
-from fedsvc.server.unbuilt import unbuilt
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import types_pb2
 from fedsvc.v1.delivery_service_pb2_grpc import add_DeliveryServiceServicer_to_server
@@ -32,7 +32,7 @@ class Failing:
         """What else the service has."""
         if not name[0].isupper():
             raise AttributeError(name)
-        return unbuilt(name)
+        return unbuilt
 
     async def QueueActivity(self, request: pb.QueueActivityRequest, context: Any) -> pb.QueueActivityResponse:
         self.requests.append(request)

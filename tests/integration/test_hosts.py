@@ -377,6 +377,39 @@ async def test_a_rate_is_kept_and_the_next_comes_when_there_is_a_token(queue: Qu
     assert len(await queue.admit(100)) == 6
 
 
+async def test_a_limit_that_is_set_later_counts_from_then_on(valkey: ValkeyServer, namespace: str) -> None:
+    """What went to a host while its rate had no limit is no debt."""
+    async with open_queue(valkey.url, namespace, FEDSVC_HOST_BURST="1") as queue:
+        for number in range(50):
+            await queue.enqueue(f"before{number}")
+        for admitted in await queue.admit(100):
+            await queue.deliver(admitted)
+        await queue.hosts.set_policy(HOST, HostPolicy(rate=1.0, burst=2.0))
+        for number in range(5):
+            await queue.enqueue(f"after{number}")
+        await queue.pass_time(2 * SECOND_MS)
+        assert len(await queue.admit(100)) == 2
+
+
+async def test_what_leaves_a_line_while_its_host_has_no_room_goes_straight_to_its_lane(
+    valkey: ValkeyServer, namespace: str
+) -> None:
+    limits = {"FEDSVC_READY_WINDOW": "2", "FEDSVC_HOST_CONCURRENCY": "1", "FEDSVC_HOST_START": "1"}
+    async with open_queue(valkey.url, namespace, **limits) as queue:
+        sent = [(await queue.enqueue(f"{number}", priority=Priority.BULK)).id for number in range(12)]
+        taken, shares = [], Shares(8, 0, 0, 8)
+        consumer = queue.consumer("a")
+        for _ in range(3 * len(sent)):
+            for admitted in (await consumer.admit(queue.partition_of(0), shares)).admitted:
+                taken.append(admitted.id)
+                await queue.deliver(admitted)
+        assert taken == sent, "in order"
+        stream = queue.keys.partition(queue.partition_of(0)).ready(Priority.BULK)
+        told = await queue.link.call("XINFO", "STREAM", stream)
+        assert dict(zip(told[::2], told[1::2], strict=True))[b"entries-added"] == 2, "the window, once"
+        await queue.is_whole(delivered=len(sent))
+
+
 async def test_a_policy_bounds_what_is_in_flight(queue: Queue) -> None:
     await queue.hosts.set_policy(HOST, HostPolicy(max_in_flight=2))
     await known(queue)
@@ -441,7 +474,7 @@ async def test_nothing_parked_outlives_its_time(queue: Queue) -> None:
         pass
     stats = await queue.conserved()
     assert (stats.counter("dead"), stats.pending) == (8, 0)
-    assert {d.reason for d in await queue.reader.dead_letters(before=0, limit=10)} == {Reason.MAX_AGE}
+    assert {d.reason for d in (await queue.dead.page(limit=10)).letters} == {Reason.MAX_AGE}
 
 
 async def test_what_hosts_have_in_flight_is_set_right_if_it_was_ever_wrong(queue: Queue) -> None:

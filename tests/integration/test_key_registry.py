@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from servers.queue import PARTITIONS, Queue, open_queue
 from servers.valkey import ValkeyServer
+from structlog.testing import capture_logs
 
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.spill_store import SpillStore
@@ -28,6 +30,8 @@ from fedsvc.queue.keystore import KeyStore
 from fedsvc.queue.producer import Terms
 from fedsvc.queue.server_info import ServerInfo
 from fedsvc.queue.spill import Spill
+from fedsvc.queue.watched_cipher import SETTLED_S, WatchedCipher
+from fedsvc.watched_files import LOOK_EVERY
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.memory import MemoryWatch
 from fedsvc.worker.spiller import Spiller
@@ -64,6 +68,11 @@ class Desk:
 
     async def uses(self, key_id: str = ADA) -> int:
         return await self.registry.uses(registered_name(key_id))
+
+    async def head(self, key_id: str = ADA) -> bytes:
+        """Of the stored key: tells under which key encryption key it is."""
+        slot = self.queue.keys.private_key(registered_name(key_id))
+        return bytes(await self.queue.link.call("HGET", slot, "head"))
 
     async def there(self, key_id: str = ADA) -> bool:
         """Whether anything of the key is left in Redis."""
@@ -314,6 +323,94 @@ async def test_a_key_that_is_replaced_while_it_is_encrypted_anew_stays_the_new_o
         assert await desk.keeper.encrypt_anew() == 0
     assert (await desk.store.fetch(registered_name(ADA))).fingerprint == replacement.fingerprint
     assert await desk.keeper.encrypt_anew() == 1
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_the_encryption_key_is_changed_while_all_processes_run(desk: Desk, tmp_path: Path) -> None:
+    """At no moment is there a key that one of two processes cannot use, whoever reads the file first."""
+    file = tmp_path / "keys"
+    old, new = KeyCipher.generate(), KeyCipher.generate()
+    file.write_text(old)
+    settings = Settings.from_environment({"FEDSVC_KEY_ENCRYPTION_KEYS_FILE": str(file)})
+    clocks = Clock(), Clock()
+    ciphers = [WatchedCipher(settings, clock=clock) for clock in clocks]
+    registered: list[str] = []
+
+    async def both_put_and_both_sign() -> None:
+        for cipher in ciphers:
+            desk.open(cipher)
+            registered.append(f"https://me.example/u/{len(registered)}#k")
+            await desk.registry.put(registered[-1], fresh())
+        for cipher in ciphers:
+            desk.open(cipher)
+            for key_id in registered:
+                await desk.store.fetch(registered_name(key_id))
+
+    await both_put_and_both_sign()
+    file.write_text(f"{new},{old}")
+    for clock in (clocks[0], clocks[1]):
+        clock.now += LOOK_EVERY
+        await both_put_and_both_sign()
+        desk.open(ciphers[0])
+        assert await desk.keeper.encrypt_anew() == 0, "not before all must have read it"
+    for clock in clocks:
+        clock.now += SETTLED_S
+        await both_put_and_both_sign()
+    desk.open(ciphers[1])
+    assert await desk.keeper.encrypt_anew() == 7
+    assert await desk.keeper.census() == (10, 0, 0)
+    file.write_text(new)
+    for clock in clocks:
+        clock.now += LOOK_EVERY
+        await both_put_and_both_sign()
+    assert (await desk.keeper.census()).closed == 0
+
+
+async def test_a_file_of_encryption_keys_that_is_bad_changes_nothing(desk: Desk, tmp_path: Path) -> None:
+    file, clock = tmp_path / "keys", Clock()
+    file.write_text(KeyCipher.generate())
+    settings = Settings.from_environment({"FEDSVC_KEY_ENCRYPTION_KEYS_FILE": str(file)})
+    cipher = WatchedCipher(settings, clock=clock)
+    sealed, current = cipher.encrypt(b"secret", context=b"a"), cipher.current
+    for bad in ("", "AAAA", None):
+        file.unlink() if bad is None else file.write_text(bad)
+        clock.now += LOOK_EVERY
+        with capture_logs() as logged:
+            assert cipher.decrypt(sealed, context=b"a") == b"secret"
+        assert [entry["event"] for entry in logged] == ["encryption_keys_not_read"]
+    file.write_text(KeyCipher.generate())  # in the place of the former: it encrypts at once
+    clock.now += LOOK_EVERY
+    assert cipher.current != current
+    with pytest.raises(KeyUnavailable):
+        cipher.decrypt(sealed, context=b"a")
+
+
+async def test_a_keeper_encrypts_anew_as_soon_as_another_key_encrypts(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KeyKeeper, "EVERY", 0.01)
+    file, clock = tmp_path / "keys", Clock()
+    old, new = KeyCipher.generate(), KeyCipher.generate()
+    file.write_text(f"{old} {new}")
+    settings = Settings.from_environment({"FEDSVC_KEY_ENCRYPTION_KEYS_FILE": str(file)})
+    desk.open(WatchedCipher(settings, clock=clock))
+    await desk.registry.put(ADA, fresh())
+    keeping = asyncio.create_task(desk.keeper.run())
+    try:
+        file.write_text(f"{new} {old}")  # all know the new one already
+        clock.now += LOOK_EVERY
+        async with asyncio.timeout(20):
+            while not KeyCipher.from_setting(new).knows(await desk.head()):
+                await asyncio.sleep(0)
+    finally:
+        keeping.cancel()
 
 
 async def test_keys_are_listed_by_origin_in_pages(desk: Desk) -> None:

@@ -43,14 +43,16 @@ async def inbox_that(judge: Judge) -> AsyncIterator[InboxServer]:
         yield inbox
 
 
-async def attempt(url: str, key: PrivateKey, dialect: Dialect = Dialect.UNKNOWN) -> AttemptResult:
+async def attempt(
+    url: str, key: PrivateKey, dialect: Dialect = Dialect.UNKNOWN, digest: str = Message.digest_of(BODY)
+) -> AttemptResult:
     settings = Settings.from_environment({}, allow_http=True, allowed_cidrs="127.0.0.0/8")
     signer = Signer(1)
     deliverer = Deliverer(settings, signer)
     await deliverer.start()
     message = Message(
         BODY, "https://me.example/1", "Like", "https://me.example/u/x", "https://me.example/u/x#main-key",
-        key.fingerprint, "me.example", digest=Message.digest_of(BODY),
+        key.fingerprint, "me.example", digest=digest,
     )  # fmt: skip
     try:
         return await deliverer.deliver(message, url, key, dialect=dialect)
@@ -79,6 +81,16 @@ async def test_rfc_9421_upon_a_refusal_and_the_host_is_known_by_it(key: PrivateK
         result = await attempt(inbox.url(), key, result.learnt)
         assert (result.verdict.outcome, result.learnt) == (Outcome.DELIVERED, Dialect.UNKNOWN)
         assert forms(inbox) == ["cavage", "rfc9421", "rfc9421"], "what is remembered goes first"
+
+
+async def test_the_digest_is_that_which_was_made_with_the_message(key: PrivateKey) -> None:
+    """However many inboxes and knocks there are, nobody hashes the body again."""
+    marked = Message.digest_of(b"not the body")
+    async with inbox_that(lambda _: web.Response(status=401)) as inbox:
+        await attempt(inbox.url(), key, digest=marked)
+        first, second = inbox.requests
+        assert first.headers["Digest"] == f"SHA-256={marked}"
+        assert second.headers["Content-Digest"] == f"sha-256=:{marked}:"
 
 
 async def test_a_host_that_went_back_to_cavage_is_known_by_that(key: PrivateKey) -> None:

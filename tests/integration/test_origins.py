@@ -12,6 +12,7 @@ from servers.valkey import ValkeyServer
 from fedsvc.domain.delivery import DeliveryId, DeliveryState
 from fedsvc.domain.relations import Relation, Rule
 from fedsvc.queue.canceller import Canceller
+from fedsvc.queue.dead_letters import Position
 from fedsvc.queue.producer import FannedOut
 from fedsvc.queue.reader import Reader
 
@@ -97,13 +98,17 @@ async def test_dead_letters_of_one_origin_are_found_among_those_of_others(
         await queue.enqueue(str(number), inbox=number % 3, origin=A if number % 10 == 0 else B)
     for admitted in await queue.admit_everywhere():
         await queue.settle(admitted, DeliveryState.DEAD)
-    letters = await queue.reader.dead_letters(before=0, limit=10, origins=ONLY_A)
+    letters = (await queue.dead.page(limit=10, origins=ONLY_A)).letters
     assert {d.activity_id for d in letters} == {"https://me.example/0", "https://me.example/10"}
     assert [d.outcome for d in letters] == sorted((d.outcome for d in letters), reverse=True)
-    (older,) = await queue.reader.dead_letters(before=letters[0].outcome, limit=10, origins=ONLY_A)
+    (older,) = (
+        await queue.dead.page(
+            after=Position(letters[0].outcome, letters[0].id.partition), limit=10, origins=ONLY_A
+        )
+    ).letters
     assert older == letters[1]
-    assert len(await queue.reader.dead_letters(before=0, limit=15, origins=ONLY_B)) == 15
-    assert len(await queue.reader.dead_letters(before=0, limit=100)) == 20
+    assert len((await queue.dead.page(limit=15, origins=ONLY_B)).letters) == 15
+    assert len((await queue.dead.page(limit=100)).letters) == 20
 
 
 async def test_cancelling_ends_nothing_of_another_origin(queue: Queue, canceller: Canceller) -> None:

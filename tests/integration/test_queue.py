@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from servers.valkey import ValkeyServer
 from fedsvc.domain.delivery import DeliveryState, Priority, Reason
 from fedsvc.domain.keys import KeyCipher, load_private_key, to_storable
 from fedsvc.errors import ConfigurationError, KeyUnavailable, QueueUnavailable, RequestIdReused
-from fedsvc.queue.consumer import Shares
+from fedsvc.queue.consumer import Messages, Shares
+from fedsvc.queue.format import FORMAT, formats_of, record_format
 from fedsvc.queue.keystore import KeyStore
 from fedsvc.queue.link import Link
 from fedsvc.queue.server_info import record_partitions
@@ -99,7 +101,7 @@ async def test_a_dead_letter_keeps_its_body(queue: Queue) -> None:
     shown = await queue.get(queued.id)
     assert (shown.state, shown.reason) == (DeliveryState.DEAD, Reason.GONE)
     assert await queue.reader.body(queued.id) == b'{"id":"https://me.example/1"}'
-    (letter,) = await queue.reader.dead_letters(before=0, limit=10)
+    (letter,) = (await queue.dead.page(limit=10)).letters
     assert letter == shown
     await queue.is_whole(dead=1)
 
@@ -115,13 +117,16 @@ async def test_priorities_get_their_shares_and_what_others_leave(queue: Queue) -
     assert len(rest.admitted) == 50
 
 
-async def test_urgent_deliveries_bring_their_messages_along(queue: Queue) -> None:
+async def test_deliveries_bring_their_messages_along_for_whoever_wants_them(queue: Queue) -> None:
     await queue.enqueue("1", priority=Priority.URGENT)
     await queue.enqueue("2", priority=Priority.NORMAL)
-    taken = await queue.consumer("a").admit(queue.partition_of(0), Shares(10, 6, 3, 1), only_urgent=True)
+    consumer, shares = queue.consumer("a"), Shares(10, 6, 3, 1)
+    taken = await consumer.admit(queue.partition_of(0), shares, only_urgent=True, messages=Messages.ALL)
     (admitted,) = taken.admitted
     assert list(taken.messages) == [admitted.record.message]
     assert taken.messages[admitted.record.message].body == b'{"id":"https://me.example/1"}'
+    rest = await consumer.admit(queue.partition_of(0), shares)
+    assert (len(rest.admitted), rest.messages) == (1, {})
 
 
 async def test_each_outcome_is_counted_and_recorded(queue: Queue) -> None:
@@ -191,13 +196,13 @@ async def test_what_is_scheduled_waits_for_its_time(queue: Queue) -> None:
 async def test_the_deadline_counts_from_not_before_and_the_caller_may_shorten_it(queue: Queue) -> None:
     now_ms = await queue.now_ms()
     await queue.enqueue("1", not_before_ms=now_ms + HOUR_MS)
-    await queue.enqueue("2", expire_ms=now_ms + HOUR_MS)
+    await queue.enqueue("2", expire_ms=now_ms + 2 * HOUR_MS)
     await queue.pass_time(HOUR_MS + 1)
     await queue.promote()
     by_id = {a.record.expires: a.record for a in await queue.admit(5)}
     whole_life = queue.settings.max_retry_duration
     assert by_id[False].deadline_s == pytest.approx((now_ms + HOUR_MS) / 1000 + whole_life, abs=2)
-    assert by_id[True].expire_ms == pytest.approx(now_ms + HOUR_MS, abs=1000)
+    assert by_id[True].expire_ms == pytest.approx(now_ms + 2 * HOUR_MS, abs=1000)
 
 
 async def test_what_a_dead_worker_held_is_taken_over_when_its_lease_ends(queue: Queue) -> None:
@@ -303,6 +308,10 @@ async def test_one_at_a_time_archives_a_partition(queue: Queue) -> None:
     assert await queue.outcomes.lead(0, "a")
     assert not await queue.outcomes.lead(0, "b")
     assert await queue.outcomes.lead(0, "a")
+    await queue.outcomes.resign(0, "b")
+    assert not await queue.outcomes.lead(0, "b")
+    await queue.outcomes.resign(0, "a")
+    assert await queue.outcomes.lead(0, "b")
 
 
 async def test_an_emptied_redis_is_used_like_a_new_one(queue: Queue) -> None:
@@ -358,9 +367,22 @@ async def test_the_number_of_partitions_cannot_change(queue: Queue) -> None:
         await record_partitions(queue.link, queue.keys, other)
 
 
+async def test_formats_are_written_down_once_and_a_neighbour_may_be_newer(queue: Queue) -> None:
+    await record_format(queue.link, queue.keys)
+    await queue.link.call("HSET", queue.keys.formats, FORMAT, "0.0.9")
+    await record_format(queue.link, queue.keys)
+    assert await formats_of(queue.link, queue.keys) == {FORMAT: "0.0.9"}
+    await queue.link.call("HSET", queue.keys.formats, FORMAT + 1, "8.0.0")
+    await record_format(queue.link, queue.keys)
+    await queue.link.call("HSET", queue.keys.formats, FORMAT + 2, "9.0.0")
+    with pytest.raises(ConfigurationError, match=rf"in format {FORMAT + 2}, of fedsvc 9.0.0"):
+        await record_format(queue.link, queue.keys)
+
+
 async def test_a_key_is_stored_encrypted_and_stored_again_when_it_is_lost(queue: Queue, rsa_pem: str) -> None:
     key = load_private_key(rsa_pem)
-    store = KeyStore(queue.link, queue.keys, KeyCipher.from_setting(KeyCipher.generate()), lifetime_s=100)
+    cipher, clock = KeyCipher.from_setting(KeyCipher.generate()), count(step=KeyStore.FRESH)
+    store = KeyStore(queue.link, queue.keys, cipher, lifetime_s=100, clock=lambda: next(clock))
     name = queue.keys.private_key(key.fingerprint)
     with pytest.raises(KeyUnavailable):
         await store.fetch(key.fingerprint)
@@ -382,11 +404,15 @@ async def test_a_key_is_stored_encrypted_and_stored_again_when_it_is_lost(queue:
 
 async def test_a_key_lives_on_while_it_is_used_and_is_not_written_again(queue: Queue, rsa_pem: str) -> None:
     key = load_private_key(rsa_pem)
-    store = KeyStore(queue.link, queue.keys, KeyCipher.from_setting(KeyCipher.generate()), lifetime_s=100)
+    cipher, now = KeyCipher.from_setting(KeyCipher.generate()), 0.0
+    store = KeyStore(queue.link, queue.keys, cipher, lifetime_s=100, clock=lambda: now)
     name = queue.keys.private_key(key.fingerprint)
     await store.ensure(key)
     sealed = await queue.link.call("HGET", name, "sealed")
     await queue.link.call("EXPIRE", name, 10)
+    await store.ensure(key)
+    assert await queue.link.call("TTL", name) <= 10, "a moment ago it was there"
+    now += KeyStore.FRESH
     await store.ensure(key)
     assert await queue.link.call("TTL", name) > 90
     assert await queue.link.call("HGET", name, "sealed") == sealed

@@ -275,7 +275,7 @@ async def test_entries_of_others_among_dead_letters_do_not_hide_ours(queue: Queu
     await queue.settle(admitted, DeliveryState.DEAD, Reason.GONE)
     for fields in (("x", "y"), ("d", "1", "o", "nonsense"), ("d", "x", "o", "[]")):
         await queue.link.call("XADD", f"{prefix_of(queue)}:dead", "*", *fields)
-    assert [d.id for d in await queue.reader.dead_letters(before=0, limit=10)] == [admitted.id]
+    assert [d.id for d in (await queue.dead.page(limit=10)).letters] == [admitted.id]
 
 
 async def test_a_broken_rest_of_a_delivery_does_not_stop_trimming(queue: Queue) -> None:

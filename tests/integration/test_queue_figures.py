@@ -69,7 +69,7 @@ async def test_stats_cost_the_same_however_much_waits(queue: Queue) -> None:
     # of the commands that touch the backlog, only such that do not walk it
     assert set(of_many) <= {
         "evalsha", "info", "get", "time", "hgetall", "zcard", "xlen", "zrange", "zcount", "xrevrange",
-        "xrange", "xpending", "xinfo|groups",
+        "xrange", "xpending", "xinfo|groups", "hmget",
     }  # fmt: skip
 
 
@@ -113,6 +113,16 @@ async def test_rates_are_of_the_last_minutes(queue: Queue) -> None:
     # buckets are used again after some minutes: what was in them is gone
     await queue.enqueue("new")
     assert await counts() == [(1, 0, 0, 0)] * 2
+
+
+async def test_rates_are_right_at_every_moment_of_a_steady_flow(queue: Queue) -> None:
+    seen = []
+    for second in range(75):
+        await queue.enqueue(str(second))
+        await queue.pass_time(SECOND_MS)
+        if second >= 65:  # two whole buckets: every moment of one
+            seen.append((await queue.stats.read()).rates[0].accepted)
+    assert seen == pytest.approx([1.0] * 10, abs=0.03)
 
 
 async def test_retries_are_counted_by_type_attempt_and_reason_until_they_are_ready_again(

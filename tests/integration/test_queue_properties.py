@@ -200,6 +200,22 @@ class QueueMachine(RuleBasedStateMachine):
                 self.do(self.queue.outcomes.commit(partition, position, last, count))
             self.do(self.queue.outcomes.trim(partition, 100))
 
+    @rule(what=st.sampled_from(["replay", "purge"]), data=st.data(), again=st.booleans())
+    def exhume(self, what: str, data: st.DataObject, again: bool) -> None:
+        """Some of the dead letters; and then those again, as after a crash."""
+        partition = data.draw(st.integers(0, PARTITIONS - 1))
+        page = self.do(self.queue.dead.page(limit=100)).letters
+        assert {letter.id for letter in page} == {id for id, s in self.states.items() if s is S.DEAD}
+        letters = [letter for letter in page if letter.id.partition == partition]
+        chosen = data.draw(st.lists(st.sampled_from(letters), unique=True)) if letters else []
+        before = self.do(self.queue.dead.moved("o"))
+        assert self.do(self.queue.dead.move(what, chosen, "o")) == len(chosen)
+        if again:
+            assert self.do(self.queue.dead.move(what, chosen, "o")) == 0
+        assert self.do(self.queue.dead.moved("o")) == before + len(chosen)
+        for letter in chosen:
+            self.states[letter.id] = S.READY if what == "replay" else S.PURGED
+
     # What is always true
 
     @invariant()
@@ -210,7 +226,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert (stats.ready, stats.in_flight) == (counts[S.READY], counts[S.IN_FLIGHT])
         assert (stats.retry, stats.scheduled) == (counts[S.RETRY], counts[S.SCHEDULED])
         assert stats.counter("accepted") == len(self.states)
-        for state in (S.DELIVERED, S.DEAD, S.EXPIRED):
+        for state in (S.DELIVERED, S.DEAD, S.EXPIRED, S.PURGED):
             assert stats.counter(state.name.lower()) == counts[state]
         assert stats.dead_letters == counts[S.DEAD]
         assert stats.origins == Counter(
@@ -222,7 +238,7 @@ class QueueMachine(RuleBasedStateMachine):
         for id, state in self.states.items():
             shown = self.do(self.queue.reader.get(id))
             if shown is None:
-                assert state in (S.DELIVERED, S.EXPIRED)  # trimmed, once archived
+                assert state in (S.DELIVERED, S.EXPIRED, S.PURGED)  # trimmed, once archived
             else:
                 assert shown.state is state
 

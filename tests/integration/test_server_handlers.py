@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,8 @@ import grpc
 import pytest
 import structlog
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from servers.front import Front, front
-from servers.valkey import ValkeyServer
+from servers.front import Front
 
-from fedsvc.config import Settings
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import operations_service_pb2
 
@@ -29,7 +27,7 @@ class Broken(Handler):
 """
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package with a handler that raises, installed."""
     metadata = tmp_path / "broken_plugin-1.dist-info"
@@ -38,24 +36,6 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (metadata / "entry_points.txt").write_text("[fedsvc.handlers]\njoin = broken_plugin:Broken\n")
     (tmp_path / "broken_plugin.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(tmp_path)
-
-
-@pytest.fixture
-async def server(
-    plugin: None, valkey: ValkeyServer, namespace: str, encryption_key: str, tmp_path: Path
-) -> AsyncIterator[Front]:
-    settings = Settings.from_environment(
-        {
-            "REDIS_URL": valkey.url,
-            "DATABASE_URL": f"sqlite:///{tmp_path / 'archive.db'}",
-            "FEDSVC_NAMESPACE": namespace,
-            "FEDSVC_KEY_ENCRYPTION_KEYS": encryption_key,
-            "FEDSVC_LISTEN": "127.0.0.1:0",
-            "FEDSVC_HTTP_LISTEN": "127.0.0.1:0",
-        }
-    )
-    async with front(settings) as running:
-        yield running
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -18,27 +17,6 @@ from fedsvc.v1 import operations_service_pb2 as operations
 from fedsvc.v1 import types_pb2
 
 HOST = "remote.example"
-
-
-def settings_for(valkey: ValkeyServer, namespace: str, tmp_path: Path, encryption_key: str) -> Settings:
-    return Settings.from_environment(
-        {
-            "REDIS_URL": valkey.url,
-            "DATABASE_URL": f"sqlite:///{tmp_path}/archive.db",
-            "FEDSVC_NAMESPACE": namespace,
-            "FEDSVC_LISTEN": "127.0.0.1:0",
-            "FEDSVC_HTTP_LISTEN": "127.0.0.1:0",
-            "FEDSVC_KEY_ENCRYPTION_KEYS": encryption_key,
-        }
-    )
-
-
-@pytest.fixture
-async def server(
-    valkey: ValkeyServer, namespace: str, tmp_path: Path, encryption_key: str
-) -> AsyncIterator[Front]:
-    async with front(settings_for(valkey, namespace, tmp_path, encryption_key)) as opened:
-        yield opened
 
 
 def request_of(
@@ -181,11 +159,11 @@ async def test_cleaning_up_says_what_it_freed(server: Front) -> None:
 
 
 async def test_a_full_redis_refuses_bulk_first_and_says_when_to_come_back(
-    tmp_path: Path, namespace: str, encryption_key: str, rsa_pem: str
+    tmp_path: Path, environment: dict[str, str], rsa_pem: str
 ) -> None:
     own = ValkeyServer(tmp_path, extra=("--maxmemory-policy", "noeviction"))
     own.start()
-    settings = settings_for(own, namespace, tmp_path, encryption_key)
+    settings = Settings.from_environment(environment | {"REDIS_URL": own.url})
     codes = {}
     try:
         with own.client() as redis:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,14 +21,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from servers.front import Front, front
-from servers.valkey import ValkeyServer
+from servers.front import Front
+from structlog.testing import capture_logs
 
-from fedsvc.config import Settings
+from fedsvc.domain.integrity import with_proof
 from fedsvc.domain.keys import load_private_key
+from fedsvc.server import intake
 from fedsvc.server.app import SERVICES
 from fedsvc.v1 import delivery_service_pb2 as pb
-from fedsvc.v1 import key_service_pb2, operations_service_pb2, types_pb2
+from fedsvc.v1 import operations_service_pb2, types_pb2
 
 KEY_ID = "https://me.example/u/ada#main-key"
 ACTIVITY = {
@@ -43,24 +43,6 @@ WEAK = rsa.generate_private_key(65537, 1024)
 
 def encode(key: Any, form: PrivateFormat = PrivateFormat.PKCS8) -> str:
     return str(key.private_bytes(Encoding.PEM, form, NoEncryption()).decode())
-
-
-@pytest.fixture
-async def server(
-    valkey: ValkeyServer, namespace: str, encryption_key: str, tmp_path: Path
-) -> AsyncIterator[Front]:
-    settings = Settings.from_environment(
-        {
-            "REDIS_URL": valkey.url,
-            "DATABASE_URL": f"sqlite:///{tmp_path / 'archive.db'}",
-            "FEDSVC_NAMESPACE": namespace,
-            "FEDSVC_KEY_ENCRYPTION_KEYS": encryption_key,
-            "FEDSVC_LISTEN": "127.0.0.1:0",
-            "FEDSVC_HTTP_LISTEN": "127.0.0.1:0",
-        }
-    )
-    async with front(settings) as running:
-        yield running
 
 
 @pytest.fixture
@@ -405,53 +387,6 @@ async def test_recipients_are_listed_in_stable_pages(server: Front, request_of: 
     assert not only.deliveries
 
 
-def unbuilt() -> list[tuple[str, str]]:
-    built = {
-        "QueueActivity",
-        "QueueActivities",
-        "FanOutActivity",
-        "GetDelivery",
-        "ListDeliveries",
-        "GetQueueStats",
-        "GetRetryStats",
-        "GetMemoryStatus",
-        "ListDeadLetters",
-        "GetDeadLetter",
-        "CancelDeliveries",
-        "ForceCleanup",
-        "GetHost",
-        "PauseHost",
-        "ResumeHost",
-        "UpdateHostPolicy",
-        "NotifyHostSeen",
-        "WatchOutcomes",
-        "PutKey",
-        "GetKey",
-        "ListKeys",
-        "DeleteKey",
-        "RotateKey",
-        "ListAuditEvents",
-    }
-    modules = {"delivery": pb, "operations": operations_service_pb2, "keys": key_service_pb2}
-    return [
-        (stub, method.name)
-        for stub, module in modules.items()
-        for service in module.DESCRIPTOR.services_by_name.values()
-        for method in service.methods
-        if method.name not in built
-    ]
-
-
-@pytest.mark.parametrize(("service", "method"), unbuilt(), ids=lambda name: name)
-async def test_what_is_not_built_says_so(server: Front, service: str, method: str) -> None:
-    module = {"delivery": pb, "operations": operations_service_pb2, "keys": key_service_pb2}[service]
-    call = getattr(getattr(server, service), method)(getattr(module, f"{method}Request")())
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await (anext(aiter(call)) if method.startswith("Watch") else call)
-    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert method in (error.value.details() or "")
-
-
 async def test_figures_are_told_by_priority(server: Front, request_of: Any) -> None:
     for number, (kind, inboxes) in enumerate((("Like", 1), ("Create", 2), ("Announce", 3))):
         activity = ACTIVITY | {"id": f"https://me.example/{number}", "type": kind}
@@ -483,3 +418,52 @@ async def test_reflection_lists_the_services(server: Front) -> None:
     asked = iter([messages.ServerReflectionRequest(list_services="")])
     async for answer in stub.ServerReflectionInfo(asked):
         assert set(SERVICES) <= {service.name for service in answer.list_services_response.service}
+
+
+async def test_a_key_that_is_not_the_actors_is_warned_of_once(server: Front, request_of: Any) -> None:
+    foreign = {**ACTIVITY, "actor": "https://me.example/u/somebody-else"}
+    with capture_logs() as logged:
+        for number in range(3):
+            inbox = f"https://h{number}.example/inbox"
+            await server.delivery.QueueActivity(request_of(inbox=inbox))
+            await server.delivery.QueueActivity(request_of(activity=foreign, inbox=inbox))
+    warned = [entry for entry in logged if entry["event"] == "key_of_another_actor"]
+    assert [(entry["key_id"], entry["actor"]) for entry in warned] == [(KEY_ID, foreign["actor"])]
+
+
+async def test_a_proof_of_an_enormous_activity_holds_up_nobody(
+    server: Front, request_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes up to a second, which the event loop does not have."""
+    threads: list[bool] = []
+
+    def proving(*arguments: Any) -> bytes:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return with_proof(*arguments)
+
+    monkeypatch.setattr(intake, "with_proof", proving)
+    pem = encode(ed25519.Ed25519PrivateKey.generate())
+    for content in ("x", "x" * 100_000):
+        sent = request_of(activity=ACTIVITY | {"content": content}, pem=pem, integrity_proof=True)
+        await server.delivery.QueueActivity(sent)
+    assert threads == [True, False]
+
+
+async def test_a_fan_out_to_10000_is_told_in_a_few_numbers(server: Front, rsa_pem: str) -> None:
+    signed = pb.SigningKey(key_id=KEY_ID, private_key_pem=rsa_pem)
+    request = pb.FanOutActivityRequest(
+        activity=json.dumps(ACTIVITY).encode(),
+        inboxes=[f"https://h{number}.example/inbox" for number in range(10_000)],
+        signing_key=signed,
+    )
+    assert (await server.delivery.FanOutActivity(request)).accepted == 10_000
+    asked = pb.ListDeliveriesRequest(activity_id=ACTIVITY["id"], page_size=-1)
+    told = await server.delivery.ListDeliveries(asked)
+    assert {c.state: c.count for c in told.summary} == {types_pb2.DELIVERY_STATE_READY: 10_000}
+    assert told.ByteSize() < 50, "and no more than that"
+    for number in range(40):
+        cancelled = pb.CancelDeliveriesRequest(host=f"h{number}.example")
+        assert (await server.delivery.CancelDeliveries(cancelled)).cancelled == 1
+    told = await server.delivery.ListDeliveries(asked)
+    ended = {types_pb2.DELIVERY_STATE_READY: 9960, types_pb2.DELIVERY_STATE_CANCELLED: 40}
+    assert {c.state: c.count for c in told.summary} == ended

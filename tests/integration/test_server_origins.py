@@ -6,13 +6,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from servers.front import Front, front
-from servers.valkey import ValkeyServer
 
 from fedsvc.config import Settings
 from fedsvc.server.caller import Caller
@@ -57,28 +55,13 @@ class Instance:
         return await self.call("ListDeliveries", pb.ListDeliveriesRequest(activity_id=ACTIVITY, page_size=50))
 
 
-def environment(valkey: ValkeyServer, namespace: str, key: str, path: Path, **more: str) -> dict[str, str]:
-    return {
-        "REDIS_URL": valkey.url,
-        "DATABASE_URL": f"sqlite:///{path / 'archive.db'}",
-        "FEDSVC_NAMESPACE": namespace,
-        "FEDSVC_KEY_ENCRYPTION_KEYS": key,
-        "FEDSVC_LISTEN": "127.0.0.1:0",
-        "FEDSVC_HTTP_LISTEN": "127.0.0.1:0",
-        **more,
-    }
-
-
 @pytest.fixture
-async def two(
-    valkey: ValkeyServer, namespace: str, encryption_key: str, tmp_path: Path, rsa_pem: str
-) -> AsyncIterator[tuple[Instance, Instance]]:
+async def two(environment: dict[str, str], rsa_pem: str) -> AsyncIterator[tuple[Instance, Instance]]:
     tokens = {origin: new_token() for origin in ("a.example", "b.example")}
     told = " ".join(
         entry_text(Caller(origin[0], origins=frozenset({origin})), token) for origin, token in tokens.items()
     )
-    variables = environment(valkey, namespace, encryption_key, tmp_path, FEDSVC_TOKENS=told)
-    async with front(Settings.from_environment(variables)) as running:
+    async with front(Settings.from_environment(environment | {"FEDSVC_TOKENS": told})) as running:
         a, b = (Instance(running, token, origin, rsa_pem) for origin, token in tokens.items())
         yield a, b
 
@@ -126,10 +109,9 @@ async def test_a_watcher_hears_of_its_own_instance_only(two: tuple[Instance, Ins
 
 
 async def test_an_origin_with_a_full_backlog_is_refused_and_others_are_not(
-    valkey: ValkeyServer, namespace: str, encryption_key: str, tmp_path: Path, rsa_pem: str
+    environment: dict[str, str], rsa_pem: str
 ) -> None:
-    variables = environment(valkey, namespace, encryption_key, tmp_path, FEDSVC_ORIGIN_BACKLOG="10")
-    async with front(Settings.from_environment(variables)) as running:
+    async with front(Settings.from_environment(environment | {"FEDSVC_ORIGIN_BACKLOG": "10"})) as running:
         a, b = (Instance(running, "", origin, rsa_pem) for origin in ("a.example", "b.example"))
         assert (await a.fan_out(8, id=f"{ACTIVITY}0")).accepted == 8
         assert await a.fan_out(3, id=f"{ACTIVITY}1") is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -16,6 +16,7 @@ from fedsvc.config import Settings
 from fedsvc.domain.delivery import DeliveryId, DeliveryState
 from fedsvc.domain.relations import Relation
 from fedsvc.queue.canceller import Canceller
+from fedsvc.queue.host_list import HostList, HostOrder
 from fedsvc.queue.server_info import ServerInfo
 from fedsvc.queue.spill import Spill
 from fedsvc.worker.beats import Beats
@@ -101,6 +102,11 @@ async def test_a_backlog_goes_to_sql_when_memory_is_short_and_comes_back_in_orde
     stats = await desk.queue.conserved()
     assert stats.counter("spilled") == 1299, "all but the one to probe with"
     assert stats.parked == 1300
+    listed = (await HostList(desk.queue.link, desk.queue.keys, desk.queue.settings).snapshot()).page(
+        HostOrder.BACKLOG, after=None, limit=1
+    )
+    assert listed.hosts == [await desk.queue.hosts.get(HOST)]
+    assert listed.hosts[0].parked == 1300, "wherever it waits"
     assert await desk.queue.link.call("DBSIZE") < before - 1000, "the activities have gone as well"
     assert await desk.recover() == sent
     stats = await desk.queue.conserved()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 
 import pytest
 
 from fedsvc import supervisor as module
 from fedsvc.children import Child
 from fedsvc.supervisor import Supervisor
+from fedsvc.worker.pool_http import SILENCE, stuck
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +113,23 @@ async def test_a_command_that_refuses_its_settings_ends_at_once() -> None:
     child = await Child.start("worker", ("worker-process",), {**environment, "FEDSVC_LEASE": "never"})
     assert not await child.wait_ready(asyncio.get_running_loop().time() + 20.0)
     assert await child.stop(5.0) == 1
+
+
+async def test_a_worker_is_alive_until_a_process_of_its_neither_speaks_nor_ends_or_a_loop_is_stuck() -> None:
+    supervisor = Supervisor(5.0)
+    assert stuck(supervisor) == {"worker": "no process"}
+    child = await supervisor.add("test", lambda: python(SLEEP))
+    try:
+        assert stuck(supervisor) == {}
+        child.status = {"ready": False, "problems": {"settle": "Redis is away"}, "stuck": []}
+        child.told = time.monotonic()
+        assert stuck(supervisor) == {}
+        child.status = {"ready": False, "problems": {}, "stuck": ["settle"]}
+        assert stuck(supervisor) == {"test": "does not come round any more: settle"}
+        child.status, child.told = {"ready": True}, time.monotonic() - SILENCE - 1
+        child.started = child.told
+        assert "no word" in stuck(supervisor)["test"]
+        supervisor.stop()
+        assert stuck(supervisor) == {}
+    finally:
+        await supervisor.end()

@@ -17,14 +17,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from fedsvc_client import TLS, AsyncFedsvcClient, FedsvcClient, Unavailable
 from servers.certificates import Authority, authority
 from servers.front import front
-from servers.valkey import ValkeyServer
 
 from fedsvc.config import Settings
 from fedsvc.errors import ConfigurationError
 from fedsvc.server import tls as module
 from fedsvc.server.caller import Caller
 from fedsvc.server.tokens import entry_text, new_token
-from fedsvc.server.watched_files import LOOK_EVERY, WatchedFiles
+from fedsvc.watched_files import LOOK_EVERY, WatchedFiles
 
 TOKEN = new_token()
 OURS, THEIRS = authority("ours"), authority("theirs")
@@ -46,22 +45,16 @@ def files(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(valkey: ValkeyServer, namespace: str, encryption_key: str, files: Path) -> Start:
+def start(environment: dict[str, str], files: Path) -> Start:
     @asynccontextmanager
     async def with_settings(**more: str) -> AsyncIterator[str]:
-        environment = {
-            "REDIS_URL": valkey.url,
-            "DATABASE_URL": f"sqlite:///{files / 'archive.db'}",
-            "FEDSVC_NAMESPACE": namespace,
-            "FEDSVC_KEY_ENCRYPTION_KEYS": encryption_key,
-            "FEDSVC_LISTEN": "127.0.0.1:0",
-            "FEDSVC_HTTP_LISTEN": "127.0.0.1:0",
+        settings = environment | {
             "FEDSVC_TOKENS": entry_text(Caller("admin"), TOKEN),
             "FEDSVC_TLS_CERT": str(files / "cert.pem"),
             "FEDSVC_TLS_KEY": str(files / "key.pem"),
             **{f"FEDSVC_{name.upper()}": value for name, value in more.items()},
         }
-        async with front(Settings.from_environment(environment)) as server:
+        async with front(Settings.from_environment(settings)) as server:
             yield server.target.replace("0.0.0.0", "127.0.0.1")
 
     return with_settings
@@ -110,6 +103,29 @@ async def test_with_mutual_tls_only_clients_of_the_authority_come_in(start: Star
         assert await ask(target, TLS(ca_file=OURS.file, cert_file=own, key_file=own)) == 0
         await refused(target, TLS(ca_file=OURS.file))
         await refused(target, TLS(ca_file=OURS.file, cert_file=foreign, key_file=foreign))
+
+
+async def test_the_authorities_of_clients_are_read_again_when_they_change(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(module, "WatchedFiles", lambda paths: WatchedFiles(paths, lambda: now))
+    usage = ExtendedKeyUsageOID.CLIENT_AUTH
+    shown = [issuer.certify(common_name="piefed", usage=usage) for issuer in (OURS, THEIRS)]
+    own, foreign = (TLS(ca_file=OURS.file, cert_file=file, key_file=file) for file in shown)
+    trusted = tmp_path / "clients.pem"
+    trusted.write_bytes(OURS.file.read_bytes())
+    async with start(tls_client_ca=str(trusted)) as target:
+        assert await ask(target, own) == 0
+        await refused(target, foreign)
+        trusted.write_bytes(OURS.file.read_bytes() + THEIRS.file.read_bytes())
+        now += LOOK_EVERY
+        for certificate in (own, foreign):
+            assert await ask(target, certificate) == 0
+        trusted.write_bytes(THEIRS.file.read_bytes())
+        now += LOOK_EVERY
+        assert await ask(target, foreign) == 0
+        await refused(target, own)
 
 
 async def test_certificates_are_read_again_when_they_change_and_bad_ones_are_not_taken(

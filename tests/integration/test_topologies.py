@@ -24,6 +24,7 @@ from fedsvc.domain.delivery import DeliveryState
 from fedsvc.domain.relations import Relation
 from fedsvc.errors import ConfigurationError, QueueUnavailable
 from fedsvc.queue.canceller import Canceller
+from fedsvc.queue.consumer import Bell
 from fedsvc.queue.durability import check_durability
 from fedsvc.queue.link import Link
 from fedsvc.queue.server_info import record_partitions, server_info
@@ -86,9 +87,10 @@ async def heard(queue: Queue) -> None:
         number += 1
         await queue.enqueue(f"bell{number}", inbox=number % 8)
         await asyncio.sleep(0.01)
-    partition, urgent = await waiting
-    assert partition in range(4)
-    assert urgent
+    told = await waiting
+    assert isinstance(told, Bell)
+    assert told.partition in range(4)
+    assert told.urgent
     await bells.aclose()
 
 

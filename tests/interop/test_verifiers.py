@@ -42,10 +42,9 @@ UNKNOWN = [
 ALL = pytest.mark.parametrize(("verifier", "scheme"), KNOWN)
 
 
-async def test_each_scheme_is_known_to_two_verifiers_and_the_common_ones_to_three() -> None:
+async def test_each_scheme_is_known_to_three_verifiers() -> None:
     known = {scheme: sum(scheme in verifier.knows for verifier in VERIFIERS) for scheme in Scheme}
-    assert min(known[scheme] for scheme in Scheme) >= 2
-    assert min(known[s] for s in (Scheme.CAVAGE_RSA, Scheme.RFC9421_RSA, Scheme.RFC9421_ED25519)) >= 3
+    assert min(known.values()) >= 3, known
 
 
 @ALL
@@ -139,6 +138,7 @@ async def test_another_key_is_refused(inboxes: Inboxes, verifier: Verifier, sche
 
 @pytest.mark.parametrize("host", ["fedify.example", "apsig-proofs.example"])
 async def test_a_proof_holds_also_for_an_activity_with_terms_of_its_own(inboxes: Inboxes, host: str) -> None:
+    """Not for Digital Bazaar's library, which compares contexts that are objects by which object they are."""
     terms = {"toot": "http://joinmastodon.org/ns#", "sensitive": "as:sensitive"}
     activity = ACTIVITY | {"@context": [ACTIVITY["@context"], terms], "sensitive": True}
     body = proved(body=orjson.dumps(activity))

@@ -49,6 +49,7 @@ class Scheme(Enum):
 
 
 CAVAGE: Final = frozenset({Scheme.CAVAGE_RSA, Scheme.CAVAGE_ED25519})
+PROOFS: Final = frozenset({Scheme.PROOF})
 RFC9421: Final = frozenset({Scheme.RFC9421_RSA, Scheme.RFC9421_ED25519, Scheme.RFC9421_FULL})
 
 
@@ -66,7 +67,7 @@ class Verifier(NamedTuple):
         return (self.proof_host if scheme is Scheme.PROOF else "") or self.host
 
 
-VERIFIERS: Final = (
+VERIFIERS: Final[tuple[Verifier, ...]] = (
     Verifier(
         "Fedify", "@fedify/fedify", "npm",
         frozenset({Scheme.CAVAGE_RSA, *RFC9421, Scheme.PROOF}), "fedify.example",
@@ -83,6 +84,10 @@ VERIFIERS: Final = (
     ),
     Verifier(
         "http-message-signatures for Python", "http-message-signatures", "PyPI", RFC9421, "pyauth.example",
+    ),
+    Verifier(
+        "Digital Bazaar's library", "@digitalbazaar/eddsa-jcs-2022-cryptosuite", "npm",
+        PROOFS, "digital-bazaar.example",
     ),
     Verifier(
         "apsig", "apsig", "PyPI", frozenset({Scheme.CAVAGE_RSA, Scheme.PROOF}),

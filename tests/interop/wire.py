@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-import aiohttp
 from servers.certificates import authority, server_context
+
+from fedsvc.worker.dialer import Dialer, Origin, _info
 
 #: a host that is an address: of those for documentation, RFC 3849
 ADDRESS = "2001:db8::5"
@@ -130,22 +131,17 @@ def certificate(*hosts: str) -> Path:
 def names(ports: Mapping[str, int]) -> Iterator[None]:
     """Connections to these hosts, whatever their port, go to these ports of 127.0.0.1; others to where they
     went before, and in the end nowhere."""
-    before = aiohttp.TCPConnector._resolve_host
+    before = Dialer._addresses
 
-    async def resolve(self: Any, host: str, port: int, **more: Any) -> Any:
-        if host in ports:
-            return [
-                {
-                    "hostname": host, "host": "127.0.0.1", "port": ports[host],
-                    "family": 2, "proto": 6, "flags": 0,
-                }
-            ]  # fmt: skip
+    async def addresses(self: Any, origin: Origin) -> Any:
+        if origin.host in ports:
+            return [_info("127.0.0.1", ports[origin.host])]
         if getattr(before, "of_tests", False):
-            return await before(self, host, port, **more)
-        raise AssertionError(f"a connection to {host} was begun")
+            return await before(self, origin)
+        raise AssertionError(f"a connection to {origin.host} was begun")
 
-    resolve.of_tests = True  # type: ignore[attr-defined]
-    with mock.patch.object(aiohttp.TCPConnector, "_resolve_host", resolve):
+    addresses.of_tests = True  # type: ignore[attr-defined]
+    with mock.patch.object(Dialer, "_addresses", addresses):
         yield
 
 

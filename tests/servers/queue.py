@@ -13,6 +13,7 @@ from fedsvc.domain.inbox import Inbox, host_of, partition_of
 from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
 from fedsvc.queue.consumer import NO_SIGNAL, Admitted, Consumer, Settled, Settlement, Shares, Signal
+from fedsvc.queue.dead_letters import DeadLetters
 from fedsvc.queue.hosts import Hosts
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
@@ -44,6 +45,7 @@ class Queue:
         self.link = link
         self.keys = Keys(namespace)
         self.producer = Producer(link, self.keys, self.settings)
+        self.dead = DeadLetters(link, self.keys, self.settings)
         self.reader = Reader(link, self.keys, self.settings)
         self.outcomes = OutcomeLog(link, self.keys, self.settings)
         self.stats = StatsReader(link, self.keys, self.settings)

@@ -73,6 +73,9 @@ async def _partition(queue: Queue, partition: int) -> Structure:
                 if waiting and waiting.state is DeliveryState.PARKED and waiting.place == IN_LANE:
                     found(sequence, f"lane of {host}")
         assert state[3] == s.in_flight[host], f"{host} counts what is in flight wrong"
+    shut = sum(sum(state[6:9]) for state in hosts.values() if state[0])
+    counted = await call("HGET", f"{prefix}:counters", "shut")
+    assert int(counted or 0) == shut, "what waits for hosts that are down is counted wrong"
     followed = {k.decode(): int(v) for k, v in (await pairs("followed")).items()}
     await _order(call, prefix, s, followed, found)
     spilled = 0

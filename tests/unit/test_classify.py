@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 
 from fedsvc.domain.classify import (
     LONGEST_RETRY_AFTER_MS,
+    SMALLEST_LIMIT,
     Answer,
     Outcome,
     TransportError,
     Verdict,
     classify,
     clean,
+    sized,
     snippet,
 )
 from fedsvc.domain.delivery import Reason
@@ -198,6 +200,47 @@ def test_the_body_pyfedi_acts_on_is_in_the_snippet() -> None:
     assert judged(400, body_head=b'{"error":"person_is_banned_from_site"}').snippet == (
         '{"error":"person_is_banned_from_site"}'
     )
+
+
+LARGE = f", and some servers take {SMALLEST_LIMIT} at most"
+
+
+@pytest.mark.parametrize(
+    ("body", "size", "text"),
+    [
+        (b"", 2000, "the activity has 2000 bytes"),
+        (b"<h1>413</h1>", 2000, "<h1>413</h1> (the activity has 2000 bytes)"),
+        (b"no", 70_000, f"no (the activity has 70000 bytes{LARGE})"),
+    ],
+)
+def test_a_413_says_how_large_the_activity_was(body: bytes, size: int, text: str) -> None:
+    verdict = sized(judged(413, body_head=body), size)
+    assert (verdict.outcome, verdict.reason, verdict.snippet) == (PERMANENT, Reason.TOO_LARGE, text)
+
+
+@pytest.mark.parametrize("body", [b"x" * 5000, "ü".encode() * 5000, b"\xff" * 5000])
+def test_what_it_says_of_the_size_fits_with_any_body(body: bytes) -> None:
+    verdict = sized(judged(413, body_head=body), 70_000)
+    assert len(verdict.snippet.encode()) <= 1024
+
+
+@pytest.mark.parametrize(
+    "answer", [Answer(400), Answer(404), Answer(422), Answer(error=TransportError.RESET, detail="why")]
+)
+def test_any_refusal_of_what_some_find_too_large_says_so_and_keeps_the_remotes_words(answer: Answer) -> None:
+    plain = classify(answer, NOW)
+    assert sized(plain, SMALLEST_LIMIT) == plain
+    told = sized(plain, SMALLEST_LIMIT + 1)
+    assert told.detail.endswith(f"the activity has 65537 bytes{LARGE}")
+    assert told.detail.startswith(plain.detail)
+    assert replace(told, detail=plain.detail) == plain
+
+
+@pytest.mark.parametrize("status", [202, 301, 401, 410, 429, 500, 503])
+def test_the_size_is_not_told_where_it_is_not_why(status: int) -> None:
+    verdict = judged(status, body_head=b"no")
+    told = sized(verdict, 100_000)
+    assert told == verdict or (status == 410 and told.detail)
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_what_others_wrote_is_no_markup_in_the_list_of_dead_letters(
         inbox="https://[fe80::1]/:smile:/inbox",
     )
     client = SimpleNamespace(
-        list_dead_letters=lambda **_: SimpleNamespace(dead_letters=[letter], next_page_token="")
+        list_dead_letters=lambda *_, **__: SimpleNamespace(dead_letters=[letter], next_page_token="")
     )
 
     def connect(_: str | None) -> contextlib.AbstractContextManager[Any]:

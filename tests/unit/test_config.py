@@ -60,6 +60,10 @@ def test_a_bad_or_unknown_setting_is_named(variable: str, value: str) -> None:
     assert refused.value.setting == variable
 
 
+def test_what_only_the_client_reads_is_no_unknown_setting() -> None:
+    assert Settings.from_environment({"FEDSVC_CLIENT_TIMEOUT": "3"}) == Settings.from_environment({})
+
+
 def test_addresses_may_be_ipv6() -> None:
     assert Settings.from_environment({"FEDSVC_LISTEN": "[::1]:0"}).listen == Address("::1", 0)
     assert str(Address("::1", 50051)) == "[::1]:50051"
@@ -98,3 +102,30 @@ def test_key_encryption_keys_come_from_the_variable_or_the_file(tmp_path: Path) 
     for environment in ({}, {f"{name}_FILE": str(tmp_path / "none")}, {f"{name}_FILE": "/dev/null"}):
         with pytest.raises(ConfigurationError, match=name):
             Settings.from_environment(environment).key_encryption_secret()
+
+
+@pytest.mark.parametrize("url", ["REDIS_URL", "DATABASE_URL"])
+def test_a_url_comes_from_the_variable_or_the_file_and_never_from_both(tmp_path: Path, url: str) -> None:
+    file = tmp_path / "url"
+    file.write_text("sqlite:///from-file.db\n")
+    variable = f"FEDSVC_{url}_FILE"
+    settings = Settings.from_environment({variable: str(file)})
+    assert getattr(settings, url.lower()) == "sqlite:///from-file.db"
+    # as a process is started by another that has read the file
+    assert Settings.from_environment(settings.to_environment()) == settings
+    overridden = Settings.from_environment({variable: "/nonexistent"}, **{url.lower(): "sqlite:///o.db"})
+    assert getattr(overridden, url.lower()) == "sqlite:///o.db"
+    for environment in (
+        {variable: str(file), url: "sqlite:///a.db"},
+        {variable: str(tmp_path / "none")},
+        {variable: str(tmp_path)},
+    ):
+        with pytest.raises(ConfigurationError) as refused:
+            Settings.from_environment(environment)
+        assert refused.value.setting == variable
+
+
+def test_where_nothing_is_said_nothing_speaks_of_health_alone() -> None:
+    assert Settings.from_environment({}).health_listen is None
+    assert Settings.from_environment({"FEDSVC_HEALTH_LISTEN": ""}).health_listen is None
+    assert Settings.from_environment({"FEDSVC_HEALTH_LISTEN": "[::1]:50052"}).health_listen == ("::1", 50052)

@@ -9,9 +9,11 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import fedsvc_client
 import pytest
 
 from tools import docs
+from tools.docs.contract import contract
 
 ROOT = docs.ROOT
 PAGES = [str(page.relative_to(ROOT)) for page in docs.pages()]
@@ -26,6 +28,8 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "docs/other.md").write_text(
         f"# Other page\n\n{FENCE}sh\n# no heading\n{FENCE}\n## It's `here`\n"
     )
+    (tmp_path / "tests/chaos").mkdir(parents=True)
+    (tmp_path / "tests/chaos/__main__.py").touch()
     (tmp_path / "fedsvc").mkdir()
     (tmp_path / "fedsvc/config.py").write_text("def parse(): ...\n")
     return tmp_path
@@ -56,7 +60,7 @@ def test_the_pages_are_found() -> None:
 
 def test_generated_pages_are_fresh() -> None:
     # by a process of its own: click remembers of a command how it was called before
-    command = [sys.executable, "tools/docs.py", "--check"]
+    command = [sys.executable, "-m", "tools.docs", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -77,6 +81,8 @@ def test_every_setting_is_on_its_page_with_its_default() -> None:
         "`fedsvc worker --processes 2`, `fedsvc dead list`, `fedsvc --version`; fedsvc is a service",
         "`FEDSVC_LISTEN` and `REDIS_URL`; `NOT_FOUND`, `READY`, `UNAVAILABLE`",
         "`fedsvc/config.py`, `fedsvc/config.py::parse` and `fedsvc/1.0` as a user agent",
+        "`python -m chaos`, `.venv/bin/python -m pytest tests`",
+        f'{FENCE}json\n{{"a": 1}}\n{FENCE}\n{FENCE}python\nfrom fedsvc_client import FedsvcClient\n{FENCE}',
     ],
 )
 def test_what_exists_is_no_problem(checkout: Path, text: str) -> None:
@@ -103,11 +109,58 @@ def test_what_exists_is_no_problem(checkout: Path, text: str) -> None:
         (f"{FENCE}\nfedsvc enqueue a.json \\\n  --cups 2\n{FENCE}", "`fedsvc enqueue` has no option --cups"),
         ("`fedsvc/gone.py`", "there is no fedsvc/gone.py"),
         ("`fedsvc/config.py::gone`", "there is no gone in fedsvc/config.py"),
+        ("`python -m kettle`", "there is no module to run: python -m kettle"),
+        (f"{FENCE}python\nwith tea as:\n{FENCE}", "a block of python cannot be read: invalid syntax, line 1"),
+        (
+            f"{FENCE}python\nfrom fedsvc_client import Teapot\n{FENCE}",
+            "there is no Teapot in fedsvc_client",
+        ),
+        (
+            f"{FENCE}python\nfrom fedsvc_client.tea import pot\n{FENCE}",
+            "there is no module fedsvc_client.tea",
+        ),
+        (
+            f'{FENCE}json\n{{"a"}}\n{FENCE}',
+            "a block of json cannot be read: Expecting ':' delimiter: line 1 column 5 (char 4)",
+        ),
         ("`TEAPOT`", "TEAPOT is no setting, reason, state or gRPC code"),
     ],
 )
 def test_what_does_not_exist_is_named(checkout: Path, text: str, problem: str) -> None:
     assert found_in(checkout, text) == [problem]
+
+
+def test_the_index_lists_every_page_under_the_four_kinds() -> None:
+    assert list(docs.unlisted()) == []
+
+
+def test_a_page_or_kind_that_the_index_leaves_out_is_named(checkout: Path) -> None:
+    (checkout / "README.md").write_text("# Nothing to see")
+    (checkout / "docs/README.md").write_text("# Guide\n\n## Tutorial: learn\n\n## How-to\n\n## Reference\n")
+    assert list(docs.unlisted(checkout)) == [
+        "docs/README.md has no heading Explanation",
+        "docs/README.md does not list docs/other.md",
+        "README.md does not lead to docs/README.md",
+    ]
+
+
+def test_the_api_page_has_every_call_with_its_scope_and_every_message() -> None:
+    page = (ROOT / "docs/reference/api.md").read_text()
+    for source in contract():
+        for service in source.file.service:
+            for method in service.method:
+                assert re.search(rf"^### {method.name}\n\n\S.*?Scope: `", page, re.MULTILINE | re.DOTALL)
+        for message in source.file.message_type:
+            assert f"\n### {message.name}\n" in page
+            assert all(f"\n| `{field.name}` | {field.number} |" in page for field in message.field)
+    assert "| RESOURCE_EXHAUSTED | `ORIGIN_BACKLOG` | An origin has" in page
+
+
+def test_the_client_page_has_every_public_name_and_method() -> None:
+    page = (ROOT / "docs/reference/python-client.md").read_text()
+    assert all(name in page for name in fedsvc_client.__all__)
+    methods = {name for name in dir(fedsvc_client.FedsvcClient) if not name.startswith("_")}
+    assert methods == set(re.findall(r"^#### FedsvcClient\.(\w+)$", page, re.MULTILINE))
 
 
 def direct_dependencies() -> set[str]:
@@ -120,6 +173,7 @@ def direct_dependencies() -> set[str]:
         *(r for group in ours["dependency-groups"].values() for r in group),
         *ours["build-system"]["requires"],
         *client["project"]["dependencies"],
+        *(r for extra in client["project"]["optional-dependencies"].values() for r in extra),
     ]
     names = {re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in requirements}
     return names - {"fedsvc-client"}
@@ -138,21 +192,31 @@ def test_every_direct_dependency_has_a_line_of_why_and_no_other_has() -> None:
     assert all(len(why) > 10 for _, why in listed().values())
 
 
-@pytest.mark.parametrize("name", sorted(direct_dependencies()))
+def installed_elsewhere() -> set[str]:
+    """What is never installed beside fedsvc: tools in environments of their own."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    return {
+        re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+        for group in ("image", "deploy", "helm", "bench")
+        for requirement in groups[group]
+    } - {"hatchling"}
+
+
+@pytest.mark.parametrize("name", sorted(direct_dependencies() - installed_elsewhere()))
 def test_a_dependency_has_the_licence_that_we_say(name: str) -> None:
     told = metadata.metadata(name).json.get("license_expression")
     if told is not None:  # older packages name it in prose only
         assert listed()[name][0] == told
 
 
-@pytest.mark.parametrize("lock", ["runtime", "dev"])
+@pytest.mark.parametrize("lock", ["runtime", "dev", "image", "deploy", "helm", "bench"])
 def test_a_lock_holds_every_dependency_with_hashes(lock: str) -> None:
     text = (ROOT / f"requirements/{lock}.lock").read_text()
     locked = re.findall(r"^([\w.-]+)==\S+ ?(?:;[^\n]*)?\\\n    --hash=sha256:", text, re.MULTILINE)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = project["project"]["dependencies"] + (
-        project["dependency-groups"]["dev"] if lock == "dev" else []
-    )
+    wanted = project["dependency-groups"].get(lock, [])
+    if lock in ("runtime", "dev"):
+        wanted += project["project"]["dependencies"]
     names = {re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower() for requirement in wanted}
     assert names <= {name.lower() for name in locked}
     assert "://" not in text, "a lock names no index"

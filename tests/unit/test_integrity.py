@@ -106,6 +106,15 @@ def test_only_ed25519_keys_make_proofs(rsa_pem: str) -> None:
         with_proof(b"{}", load_private_key(rsa_pem), METHOD, FEP_TIME)
 
 
+@pytest.mark.parametrize("depth", [260, 900, 1020])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")], ids=["lists", "objects"])
+def test_what_is_nested_too_deeply_gets_no_proof(depth: int, opening: str, closing: str) -> None:
+    body = f'{{"x":{opening * depth}1{closing * depth}}}'.encode()
+    assert orjson.loads(body)
+    with pytest.raises(InvalidActivity, match="integrity proof"):
+        with_proof(body, fep_key(), METHOD, FEP_TIME)
+
+
 def test_what_has_no_canonical_form_gets_no_proof() -> None:
     with pytest.raises(InvalidActivity, match="integrity proof"):
         with_proof(b'{"n": 18446744073709551615}', fep_key(), METHOD, FEP_TIME)

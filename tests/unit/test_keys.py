@@ -23,6 +23,7 @@ from fedsvc.domain.errors import InvalidKey, KeyUnavailable
 from fedsvc.domain.keys import (
     KeyCipher,
     PrivateKeyCache,
+    belongs,
     from_storable,
     load_private_key,
     to_storable,
@@ -333,3 +334,26 @@ def test_the_cache_keeps_no_failure_and_no_pem(rsa_pem: str) -> None:
     assert rsa_pem.splitlines()[1] not in repr(vars(cache))
     with pytest.raises(ValueError, match="at least 1"):
         PrivateKeyCache(0)
+
+
+ACTOR = "https://me.example/u/Ada"
+
+
+@pytest.mark.parametrize(
+    ("key_id", "own"),
+    [
+        (f"{ACTOR}#main-key", True),
+        (f"{ACTOR}/main-key", True),
+        (f"{ACTOR}/#main-key", True),
+        (f"{ACTOR}?get=key", True),
+        (ACTOR, True),
+        (f"{ACTOR.lower()}#main-key", True),
+        (f"{ACTOR}line#main-key", False),
+        ("https://me.example/u/bob#main-key", False),
+        ("https://me.example/actor#main-key", False),
+        ("https://other.example/u/Ada#main-key", False),
+    ],
+)
+def test_a_key_is_an_actors_if_its_id_is_below_the_actors(key_id: str, own: bool) -> None:
+    assert belongs(key_id, ACTOR) is own
+    assert belongs(key_id, ACTOR + "/") is own

@@ -10,9 +10,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsvc.domain.keys import load_private_key
 from fedsvc.domain.knock import MAX_KNOCKS, Dialect, Form, first_form, next_form
 from fedsvc.domain.message import Message
-from fedsvc.domain.message_signatures import DEFAULT, FULL, Coverage, request, wanted
+from fedsvc.domain.message_signatures import DEFAULT, FULL, Coverage, request, signature_base, wanted
 from fedsvc.domain.signatures import Target, imf_fixdate
 
 # RFC 9421, B.1.4 and B.2.6
@@ -34,6 +35,54 @@ RFC_BASE = b"""\
 ;created=1618884473;keyid="test-key-ed25519\""""
 RFC_SIGNATURE = (
     "sig-b26=:wqcAqbmYJ2ji2glfAMaRy4gruYYnx2nEFN2HN6jrnDnQCK1u02Gb04v9EDgwUPiu4A0w6vuQv5lIp5WPpBKRCw==:"
+)
+# RFC 9421, B.1.1 and section 4.3: the one signature of type rsa-v1_5-sha256 that it has
+RFC_RSA_KEY = """-----BEGIN RSA PRIVATE KEY-----
+MIIEqAIBAAKCAQEAhAKYdtoeoy8zcAcR874L8cnZxKzAGwd7v36APp7Pv6Q2jdsP
+BRrwWEBnez6d0UDKDwGbc6nxfEXAy5mbhgajzrw3MOEt8uA5txSKobBpKDeBLOsd
+JKFqMGmXCQvEG7YemcxDTRPxAleIAgYYRjTSd/QBwVW9OwNFhekro3RtlinV0a75
+jfZgkne/YiktSvLG34lw2zqXBDTC5NHROUqGTlML4PlNZS5Ri2U4aCNx2rUPRcKI
+lE0PuKxI4T+HIaFpv8+rdV6eUgOrB2xeI1dSFFn/nnv5OoZJEIB+VmuKn3DCUcCZ
+SFlQPSXSfBDiUGhwOw76WuSSsf1D4b/vLoJ10wIDAQABAoIBAG/JZuSWdoVHbi56
+vjgCgkjg3lkO1KrO3nrdm6nrgA9P9qaPjxuKoWaKO1cBQlE1pSWp/cKncYgD5WxE
+CpAnRUXG2pG4zdkzCYzAh1i+c34L6oZoHsirK6oNcEnHveydfzJL5934egm6p8DW
++m1RQ70yUt4uRc0YSor+q1LGJvGQHReF0WmJBZHrhz5e63Pq7lE0gIwuBqL8SMaA
+yRXtK+JGxZpImTq+NHvEWWCu09SCq0r838ceQI55SvzmTkwqtC+8AT2zFviMZkKR
+Qo6SPsrqItxZWRty2izawTF0Bf5S2VAx7O+6t3wBsQ1sLptoSgX3QblELY5asI0J
+YFz7LJECgYkAsqeUJmqXE3LP8tYoIjMIAKiTm9o6psPlc8CrLI9CH0UbuaA2JCOM
+cCNq8SyYbTqgnWlB9ZfcAm/cFpA8tYci9m5vYK8HNxQr+8FS3Qo8N9RJ8d0U5Csw
+DzMYfRghAfUGwmlWj5hp1pQzAuhwbOXFtxKHVsMPhz1IBtF9Y8jvgqgYHLbmyiu1
+mwJ5AL0pYF0G7x81prlARURwHo0Yf52kEw1dxpx+JXER7hQRWQki5/NsUEtv+8RT
+qn2m6qte5DXLyn83b1qRscSdnCCwKtKWUug5q2ZbwVOCJCtmRwmnP131lWRYfj67
+B/xJ1ZA6X3GEf4sNReNAtaucPEelgR2nsN0gKQKBiGoqHWbK1qYvBxX2X3kbPDkv
+9C+celgZd2PW7aGYLCHq7nPbmfDV0yHcWjOhXZ8jRMjmANVR/eLQ2EfsRLdW69bn
+f3ZD7JS1fwGnO3exGmHO3HZG+6AvberKYVYNHahNFEw5TsAcQWDLRpkGybBcxqZo
+81YCqlqidwfeO5YtlO7etx1xLyqa2NsCeG9A86UjG+aeNnXEIDk1PDK+EuiThIUa
+/2IxKzJKWl1BKr2d4xAfR0ZnEYuRrbeDQYgTImOlfW6/GuYIxKYgEKCFHFqJATAG
+IxHrq1PDOiSwXd2GmVVYyEmhZnbcp8CxaEMQoevxAta0ssMK3w6UsDtvUvYvF22m
+qQKBiD5GwESzsFPy3Ga0MvZpn3D6EJQLgsnrtUPZx+z2Ep2x0xc5orneB5fGyF1P
+WtP+fG5Q6Dpdz3LRfm+KwBCWFKQjg7uTxcjerhBWEYPmEMKYwTJF5PBG9/ddvHLQ
+EQeNC8fHGg4UXU8mhHnSBt3EA10qQJfRDs15M38eG2cYwB1PZpDHScDnDA0=
+-----END RSA PRIVATE KEY-----"""
+RFC_RSA_VALUES = {
+    "@method": "POST",
+    "@authority": "origin.host.internal.example",
+    "@path": "/foo",
+    "content-digest": "sha-512=:WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BNNyealdVLvRwE"
+    "mTHWXvJwew==:",
+    "content-type": "application/json",
+    "content-length": "18",
+    "forwarded": "for=192.0.2.123;host=example.com;proto=https",
+}
+RFC_RSA_TOLD = (
+    '("@method" "@authority" "@path" "content-digest" "content-type" "content-length" "forwarded")'
+    ';created=1618884480;keyid="test-key-rsa";alg="rsa-v1_5-sha256";expires=1618884540'
+)
+RFC_RSA_SIGNATURE = (
+    "S6ZzPXSdAMOPjN/6KXfXWNO/f7V6cHm7BXYUh3YD/fRad4BCaRZxP+JH+8XY1I6+8Cy+CM5g92iHgxtRPz+MjniOaYmdkDcnL9cCpXJl"
+    "eXsOckpURl49GwiyUpZ10KHgOEe11sx3G2gxI8S0jnxQB+Pu68U9vVcasqOWAEObtNKKZd8tSFu7LB5YAv0RAGhB8tmpv7sFnIm9y+7X"
+    "5kXQfi8NMaZaA8i2ZHwpBdg7a6CMfwnnrtflzvZdXAsD3LH2TwevU+/PBPv0B6NMNk93wUs/vfJvye+YuI87HU38lZHowtznbLVdp770"
+    "I6VHR6WfgS9ddzirrswsE1w5o0LV/g=="
 )
 URL = "https://remote.example/inbox?x=1"
 
@@ -57,6 +106,12 @@ def test_the_rfcs_example_is_made_byte_for_byte() -> None:
     key = load_pem_private_key(RFC_KEY.encode(), None)
     assert isinstance(key, ed25519.Ed25519PrivateKey)
     assert unsigned.with_signature(key.sign(unsigned.base))["Signature"] == RFC_SIGNATURE
+
+
+def test_the_rfcs_signature_by_rsa_is_made_byte_for_byte() -> None:
+    base = signature_base(tuple(RFC_RSA_VALUES), RFC_RSA_VALUES, RFC_RSA_TOLD)
+    signed = load_private_key(RFC_RSA_KEY).sign(base)
+    assert base64.b64encode(signed).decode() == RFC_RSA_SIGNATURE
 
 
 def test_by_default_it_is_what_mastodon_wants() -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from fedsvc.config import Settings
+from fedsvc.config_files import URLS
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = (
     "fedsvc/v1",
     "clients/python/src/fedsvc_client/_proto",
-    "tests/interop/fedify/node_modules",  # installed there
 )
 FOLDERS = ("fedsvc", "clients/python", "tests", "tools", "benchmarks", "proto", "docs")
 KINDS = {".py", ".lua", ".proto", ".md", ".toml", ".mako"}
@@ -27,7 +27,8 @@ def sources() -> Iterator[Path]:
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*"):
             name = str(path.relative_to(ROOT))
-            if path.is_file() and path.suffix in KINDS and not name.startswith(GENERATED):
+            generated = name.startswith(GENERATED) or "node_modules" in path.parts
+            if path.is_file() and path.suffix in KINDS and not generated:
                 yield path
     yield from ROOT.glob("*.md")
     yield from (ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / ".ci/run")
@@ -54,12 +55,14 @@ def test_nobody_left_a_note_to_do_something_later() -> None:
 def test_no_test_is_switched_off() -> None:
     switched_off = found(r"mark\.(skip|xfail)\b|pytest\.(skip|xfail)\(", code("tests"))
     # no wheel has a Redis with TLS: without one on PATH there is nothing to test; nor is there without npm's
-    # registry for what comes from there, which in CI is an error
+    # registry for what comes from there, or without a browser; Helm in a wheel is for one platform
     assert {where.partition(":")[0] for where in switched_off} == {
         "tests/integration/test_topologies.py",
         "tests/interop/conftest.py",
+        "tests/browser/test_in_chromium.py",
+        "tests/deploy/programs.py",
     }
-    assert len(switched_off) == 2
+    assert len(switched_off) == 4
 
 
 def test_no_function_is_only_promised() -> None:
@@ -85,7 +88,10 @@ def test_every_setting_is_read_somewhere(field: str) -> None:
     others = [path for path in code("fedsvc") if path != config]
     secret = rf"\.secret\(\"{field.removesuffix('_file')}\""
     inside = re.search(rf"self\.{field}\b|{secret}", config.read_text())
-    assert inside or found(rf"\.{field}\b|{secret}", others), f"nothing reads {Settings.variable(field)}"
+    in_its_place = field in URLS.values()
+    assert inside or in_its_place or found(rf"\.{field}\b|{secret}", others), (
+        f"nothing reads {Settings.variable(field)}"
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from fedsvc.config import Settings
-from fedsvc.errors import InvalidInput, OriginBacklogFull, QueueUnavailable
-from fedsvc.queue.stats import StatsReader
+from fedsvc.errors import CallerBacklogFull, InvalidInput, OriginBacklogFull, QueueUnavailable
+from fedsvc.queue.stats import QueueStats, StatsReader
 from fedsvc.server import quota as module
+from fedsvc.server.caller import Caller
+from fedsvc.server.limits import Limits
 from fedsvc.server.quota import Quota
 
 A, B = "a.example", "b.example"
@@ -27,6 +30,10 @@ class Figures:
         self.answers = asyncio.Event()
         self.answers.set()
 
+    async def read(self) -> QueueStats:
+        self.asked += 1
+        return cast("QueueStats", SimpleNamespace(pending=sum(self.pending.values())))
+
     async def pending_of(self, origin: str) -> int:
         self.asked += 1
         told = self.pending[origin]
@@ -41,8 +48,12 @@ def figures() -> Figures:
 
 @pytest.fixture
 def quota(figures: Figures) -> Quota:
-    settings = Settings.from_environment({"FEDSVC_ORIGIN_BACKLOG": "10"})
-    return Quota(settings, cast("StatsReader", figures), lambda: figures.now)
+    return quota_of(figures, FEDSVC_ORIGIN_BACKLOG="10")
+
+
+def quota_of(figures: Figures, **settings: str) -> Quota:
+    limits = Limits(Settings.from_environment(settings))
+    return Quota(limits, cast("StatsReader", figures), lambda: figures.now)
 
 
 async def accept(quota: Quota, origin: str, n: int, taken: int | None = None) -> None:
@@ -123,7 +134,7 @@ async def test_a_call_that_could_never_be_accepted_is_no_matter_of_time(quota: Q
 
 
 async def test_without_a_limit_nobody_is_asked(figures: Figures) -> None:
-    quota = Quota(Settings.from_environment({}), cast("StatsReader", figures))
+    quota = quota_of(figures)
     await accept(quota, A, 1_000_000)
     assert figures.asked == 0
 
@@ -136,8 +147,42 @@ async def test_no_more_origins_are_remembered_than_allowed(
         for number in range(20):
             figures.pending[f"{number}.example"] = 0
             await accept(quota, f"{number}.example", 1)
-        remembered: dict[str, Any] = quota._origins
+        remembered: dict[tuple[str, bool], Any] = quota._held
         assert len(remembered) == 3
-        assert A in remembered, "it has a call under way"
+        assert (A, False) in remembered, "it has a call under way"
         held.taken = 10
     await refused(quota, A, 1)
+
+
+BOTH = Caller("both", origins=frozenset({A, B}))
+ALL = Caller("all")
+
+
+@pytest.mark.parametrize("known", [BOTH, ALL])
+async def test_a_caller_gets_no_further_than_its_limit_with_all_its_origins_together(
+    figures: Figures, known: Caller
+) -> None:
+    quota = quota_of(figures, FEDSVC_CALLER_BACKLOG="10")
+    figures.pending |= {A: 2, B: 3}
+    async with quota.room(A, 3, known) as room:
+        room.taken = 3
+    with pytest.raises(CallerBacklogFull, match=f"{known.name} has 8 deliveries pending; 10 may be"):
+        async with quota.room(B, 3, known):
+            pass
+    async with quota.room(B, 2, known) as room:
+        room.taken = 2
+    async with quota.room(A, 5, Caller("other", origins=frozenset({A}))):
+        pass
+    with pytest.raises(InvalidInput, match="deliveries of a caller may wait"):
+        async with quota.room(A, 11, known):
+            pass
+
+
+async def test_what_the_caller_may_not_have_is_not_held_against_the_origin(figures: Figures) -> None:
+    quota = quota_of(figures, FEDSVC_ORIGIN_BACKLOG="10", FEDSVC_LIMITS="both:backlog=1 @b.example:backlog=0")
+    for _ in range(3):
+        with pytest.raises(InvalidInput):
+            async with quota.room(A, 9, BOTH):
+                pass
+    async with quota.room(A, 10, ALL), quota.room(B, 1000, ALL):
+        pass

@@ -19,7 +19,7 @@ from fedsvc.server.app import SERVICES
 from fedsvc.server.auth import EVERYWHERE, RIGHTS, rights
 from fedsvc.server.caller import ANYBODY, Caller, Scope, allowed_origins, caller, serve
 from fedsvc.server.tokens import PREFIX, TokenBook, entry_text, new_token, parse_caller, parse_entries
-from fedsvc.server.watched_files import LOOK_EVERY, WatchedFiles
+from fedsvc.watched_files import LOOK_EVERY, WatchedFiles
 
 PIEFED = Caller("piefed", frozenset({Scope.DELIVER, Scope.KEYS}), frozenset({"social.example", "::1"}))
 ADMIN = Caller("admin", frozenset(Scope), None)

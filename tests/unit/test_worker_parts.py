@@ -47,6 +47,17 @@ def test_a_loop_that_does_not_beat_or_says_that_it_failed_is_a_problem() -> None
     assert set(beats.problems) == {"take", "settle"}
 
 
+def test_a_loop_that_fails_all_the_time_is_not_stuck_and_one_that_does_not_come_round_is() -> None:
+    now = 0.0
+    beats = Beats("take", "settle", monotonic=lambda: now)
+    beats.beat("take")
+    now = Beats.STUCK - 1
+    beats.fail("settle", "Redis is away")
+    assert beats.stuck == []
+    now = Beats.STUCK + 1
+    assert beats.stuck == ["take"]
+
+
 async def test_what_many_ask_for_at_once_is_fetched_once() -> None:
     fetched: list[str] = []
     gate = asyncio.Event()

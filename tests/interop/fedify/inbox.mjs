@@ -10,14 +10,18 @@ import { readFileSync } from "node:fs";
 import { createServer } from "node:https";
 import { createInterface } from "node:readline";
 
+import { DataIntegrityProof } from "@digitalbazaar/data-integrity";
+import { createVerifyCryptosuite } from "@digitalbazaar/eddsa-jcs-2022-cryptosuite";
 import { createFederation, MemoryKvStore } from "@fedify/fedify";
 import { Activity } from "@fedify/vocab";
 import { preloadedContexts } from "@fedify/vocab-runtime";
 import { parseRequestSignature, verifyDigestHeader, verifyDraftSignature } from "@misskey-dev/node-http-message-signatures";
 import peertube from "@peertube/http-signature";
 import { cavage, createVerifier, httpbis } from "http-message-signatures";
+import jsonldSignatures from "jsonld-signatures";
 
 const LIBRARIES = [
+  "@digitalbazaar/eddsa-jcs-2022-cryptosuite",
   "@fedify/fedify",
   "@misskey-dev/node-http-message-signatures",
   "@peertube/http-signature",
@@ -110,7 +114,26 @@ async function byHttpMessageSignatures({ request, body, url }) {
   }
 }
 
+// Proofs alone, as of Verifiable Credentials: the actor is what they call a controller.
+const W3C = { did: "https://www.w3.org/ns/did/v1", multikey: "https://w3id.org/security/multikey/v1" };
+
+async function byDigitalBazaar({ body }) {
+  const documentLoader = async (url) => {
+    const method = actor.assertionMethod.find(({ id }) => id === url);
+    refuseUnless(method !== undefined || url === actor.id, `there is no ${url} here`);
+    const document = method ? { "@context": W3C.multikey, ...method } : { ...actor, "@context": W3C.did };
+    return { contextUrl: null, documentUrl: url, document };
+  };
+  const { verified, error } = await jsonldSignatures.verify(JSON.parse(body), {
+    suite: new DataIntegrityProof({ cryptosuite: createVerifyCryptosuite() }),
+    purpose: new jsonldSignatures.purposes.AssertionProofPurpose(),
+    documentLoader,
+  });
+  refuseUnless(verified === true, (error?.errors ?? [error]).map(String).join("; "));
+}
+
 const verifiers = {
+  "digital-bazaar": byDigitalBazaar,
   fedify: ofFedify(),
   "fedify-asks": ofFedify({ enabled: true, requestNonce: true }),
   misskey: byMisskey,

@@ -1,0 +1,32 @@
+"""Fixtures of the integration tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from servers.front import Front, front
+from servers.valkey import ValkeyServer
+
+from fedsvc.config import Settings
+
+
+@pytest.fixture
+def environment(valkey: ValkeyServer, namespace: str, encryption_key: str, tmp_path: Path) -> dict[str, str]:
+    """What a server of this test needs to know, and nothing else."""
+    return {
+        "REDIS_URL": valkey.url,
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'archive.db'}",
+        "FEDSVC_NAMESPACE": namespace,
+        "FEDSVC_KEY_ENCRYPTION_KEYS": encryption_key,
+        "FEDSVC_LISTEN": "127.0.0.1:0",
+        "FEDSVC_HTTP_LISTEN": "127.0.0.1:0",
+    }
+
+
+@pytest.fixture
+async def server(environment: dict[str, str]) -> AsyncIterator[Front]:
+    """A server that knows nothing else."""
+    async with front(Settings.from_environment(environment)) as running:
+        yield running

@@ -1,0 +1,462 @@
+"""The dashboard over HTTP: every page, who may see it, and what is done about requests that nobody meant."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import io
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from servers.front import Front, front
+from servers.hosts import MadeHost, put
+from servers.queue import Queue, open_queue
+from servers.valkey import ValkeyServer
+from yarl import URL
+
+from fedsvc import watched_files
+from fedsvc.config import Settings
+from fedsvc.domain.delivery import DeliveryState, Reason
+from fedsvc.errors import QueueUnavailable
+from fedsvc.queue.stats import StatsReader
+from fedsvc.server.caller import Caller, Scope
+from fedsvc.server.dashboard.app import COOKIE
+from fedsvc.server.tokens import entry_text, new_token
+from fedsvc.v1 import key_service_pb2 as keys_pb
+
+TOKENS = {name: new_token() for name in ("all", "deliver", "operate", "keys", "one")}
+PAGES = (
+    "/", "/hosts", "/activities", "/dead", "/operations", "/schedules", "/schedules/new", "/keys", "/audit",
+)  # fmt: skip
+KEY_ID = "https://me.example/u/ada#main-key"
+EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+
+
+@dataclass
+class Browser:
+    """One with cookies, that follows no redirects by itself."""
+
+    server: Front
+    http: aiohttp.ClientSession
+
+    def url(self, path: str) -> str:
+        return f"http://{self.server.http}{path}"
+
+    async def get(self, path: str, **headers: str) -> aiohttp.ClientResponse:
+        response = await self.http.get(self.url(path), headers=headers, allow_redirects=False)
+        await response.read()
+        return response
+
+    async def text(self, path: str) -> str:
+        response = await self.get(path)
+        assert response.status == 200, (path, response.status, await response.text())
+        return await response.text()
+
+    async def form_value(self, path: str) -> str:
+        found = re.search(r'name="form" value="([^"]+)"', await (await self.get(path)).text())
+        assert found
+        return found[1]
+
+    async def send(self, path: str, page: str = "/sign-in", **fields: Any) -> aiohttp.ClientResponse:
+        """A form of that page."""
+        headers = fields.pop("headers", {})
+        data = {"form": await self.form_value(page)} | fields
+        response = await self.http.post(self.url(path), data=data, headers=headers, allow_redirects=False)
+        await response.read()
+        return response
+
+    async def sign_in(self, who: str) -> None:
+        response = await self.send("/sign-in", token=TOKENS[who], next="/hosts")
+        assert (response.status, response.headers["Location"]) == (303, "/hosts")
+
+
+Settled = Callable[..., Any]
+
+
+@asynccontextmanager
+async def browsing(server: Front) -> AsyncIterator[Browser]:
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
+        yield Browser(server, http)
+
+
+def chosen(environment: dict[str, str], **more: str) -> Settings:
+    return Settings.from_environment(environment | {"FEDSVC_PARTITIONS": "4"} | more)
+
+
+@pytest.fixture
+async def guarded(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[Browser]:
+    """A server with tokens."""
+    entries = [entry_text(Caller("all"), TOKENS["all"])]
+    entries += [
+        entry_text(Caller(s, frozenset({Scope(s)})), TOKENS[s]) for s in ("deliver", "operate", "keys")
+    ]
+    entries.append(entry_text(Caller("one", origins=frozenset({"me.example"})), TOKENS["one"]))
+    tokens = tmp_path / "tokens"
+    tokens.write_text("\n".join(entries))
+    settings = chosen(environment, FEDSVC_TOKENS_FILE=str(tokens))
+    async with front(settings) as server, browsing(server) as browser:
+        yield browser
+
+
+@pytest.fixture
+async def browser(environment: dict[str, str]) -> AsyncIterator[Browser]:
+    """A server without tokens."""
+    async with front(chosen(environment)) as server, browsing(server) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
+    async with open_queue(valkey.url, namespace) as opened:
+        yield opened
+
+
+async def die(queue: Queue, count: int, reason: Reason = Reason.GONE) -> None:
+    for n in range(count):
+        await queue.enqueue(f"d{n}", inbox=n % 3)
+    for admitted in await queue.admit_everywhere():
+        await queue.settle(admitted, DeliveryState.DEAD, reason)
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_every_page_is_there_and_guarded_by_its_headers(browser: Browser, path: str) -> None:
+    response = await browser.get(path)
+    text = await response.text()
+    assert response.status == 200, text
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Referrer-Policy"] == "same-origin"
+    assert response.headers["Cache-Control"] == "no-store"
+    cookie = response.headers["Set-Cookie"]
+    assert all(part in cookie for part in ("HttpOnly", "SameSite=Strict", "Path=/"))
+    assert "Secure" not in cookie
+    assert not re.search(r"<script(?![^>]*src=)|\son\w+=|\sstyle=|javascript:", text)
+    assert re.findall(r'(?:src|href|action)="(?:https?:)?//[^"]*"', text) == []
+    assert text.count("<h1>") == 1
+
+
+async def test_behind_tls_the_cookie_is_for_tls_only(browser: Browser) -> None:
+    response = await browser.get("/", **{"X-Forwarded-Proto": "https"})
+    assert "Secure" in response.headers["Set-Cookie"]
+
+
+async def test_what_is_not_there_is_not_found(browser: Browser) -> None:
+    for path in ("/nope", "/static/nope.css", "/static/..%2fapp.py", "/dead/1-1", "/hosts/nowhere.example"):
+        assert (await browser.get(path)).status == 404, path
+    for path in (
+        "/deliveries/x",
+        "/dead/x",
+        "/operations/x",
+        "/hosts/a%20b",
+        "/dead?http_status=42",
+        "/dead?since=x",
+    ):
+        response = await browser.get(path)
+        assert response.status == 400, path
+    assert (await browser.get("/hosts?page=x")).status == 400
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "a b", "[::1"])
+async def test_a_name_that_others_have_point_here_is_not_answered(browser: Browser, host: str) -> None:
+    for path in ("/", "/static/script.js"):
+        response = await browser.get(path, Host=host)
+        assert response.status in (400, 421), path
+        assert "Pending" not in await response.text()
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "127.0.0.1", "[::1]:80"])
+async def test_addresses_and_localhost_are_us(browser: Browser, host: str) -> None:
+    assert (await browser.get("/", Host=host)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "fields"),
+    [
+        ({}, {"form": ""}),
+        ({}, {"form": "x" * 600}),
+        ({"Origin": "https://evil.example"}, {}),
+        ({"Origin": "null"}, {}),
+        ({"Sec-Fetch-Site": "cross-site"}, {}),
+        ({"Sec-Fetch-Site": "same-site"}, {}),
+    ],
+)
+async def test_a_form_that_no_page_of_ours_has_sent_does_nothing(
+    browser: Browser, queue: Queue, headers: dict[str, str], fields: dict[str, str]
+) -> None:
+    await put(queue, [MadeHost("h0.example")])
+    response = await browser.send("/hosts/h0.example/pause", "/hosts/h0.example", headers=headers, **fields)
+    assert response.status == 403
+    assert "paused" not in re.findall(r'pill host-([a-z-]+)"', await browser.text("/hosts/h0.example"))
+
+
+async def test_a_form_belongs_to_its_session(browser: Browser, queue: Queue) -> None:
+    await put(queue, [MadeHost("h0.example")])
+    async with browsing(browser.server) as other:
+        value = await other.form_value("/hosts/h0.example")
+    response = await browser.send("/hosts/h0.example/pause", "/hosts/h0.example", form=value)
+    assert response.status == 403
+
+
+async def test_forms_of_other_kinds_and_sizes_are_refused(browser: Browser) -> None:
+    url = browser.url("/sign-out")
+    assert (await browser.http.post(url, json={}, allow_redirects=False)).status == 400
+    large, kind = io.BytesIO(b"form=" + b"x" * 1_200_000), "application/x-www-form-urlencoded"
+    answer = await browser.http.post(url, data=large, headers={"Content-Type": kind}, allow_redirects=False)
+    assert answer.status == 413
+    assert (await browser.http.put(url, data={})).status == 405
+
+
+async def test_without_a_token_nothing_is_shown(guarded: Browser) -> None:
+    for path in PAGES:
+        response = await guarded.get(path)
+        assert response.status == 303
+        assert response.headers["Location"].startswith("/sign-in")
+    page = await guarded.text("/sign-in?next=/dead")
+    assert "Overview" not in page
+    for path in ("/hosts/a.example/pause", "/dead/do", "/keys/delete"):
+        assert (await guarded.send(path)).headers["Location"].startswith("/sign-in")
+    for path in ("/healthz", "/metrics"):
+        assert (await guarded.get(path)).status == 200
+
+
+async def test_in_and_out_with_a_token(guarded: Browser) -> None:
+    response = await guarded.send("/sign-in", token="fedsvc_wrong")
+    assert (response.status, "not known" in await response.text()) == (403, True)
+    await guarded.sign_in("all")
+    assert "Sign out" in await guarded.text("/")
+    (cookie,) = guarded.http.cookie_jar.filter_cookies(URL(guarded.url("/"))).values()
+    assert TOKENS["all"] not in cookie.value
+    response = await guarded.send("/sign-out", "/")
+    assert response.headers["Location"] == "/sign-in?done=out"
+    assert (await guarded.get("/")).status == 303
+    stolen = {"Cookie": f"{COOKIE}={cookie.value}"}
+    async with aiohttp.ClientSession() as other:
+        again = await other.get(guarded.url("/"), headers=stolen, allow_redirects=False)
+        assert again.status == 303, "what was signed out stays out"
+
+
+@pytest.mark.parametrize(
+    "path", ["//evil.example", "https://evil.example", "/\\evil.example", "/sign-out", "x"]
+)
+async def test_signing_in_leads_nowhere_else(guarded: Browser, path: str) -> None:
+    response = await guarded.send("/sign-in", token=TOKENS["all"], next=path)
+    assert (response.status, response.headers["Location"]) == (303, "/")
+
+
+async def test_who_guesses_tokens_is_made_to_wait(guarded: Browser) -> None:
+    for _ in range(10):
+        assert (await guarded.send("/sign-in", token="fedsvc_wrong")).status == 403
+    assert (await guarded.send("/sign-in", token=TOKENS["all"])).status == 429
+
+
+async def test_a_session_ends_with_its_token(
+    guarded: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched_files, "LOOK_EVERY", 0.0)
+    await guarded.sign_in("operate")
+    assert (await guarded.get("/hosts")).status == 200
+    tokens = tmp_path / "tokens"
+    kept = [line for line in tokens.read_text().splitlines() if not line.startswith("operate:")]
+    tokens.write_text("\n".join(kept))
+    assert (await guarded.get("/hosts")).status == 303
+
+
+@pytest.mark.parametrize(
+    ("who", "open_pages"),
+    [
+        ("deliver", {"/", "/activities"}),
+        ("operate", set(PAGES) - {"/keys"}),
+        ("keys", {"/keys"}),
+        ("all", set(PAGES)),
+        ("one", set(PAGES) - {"/operations", "/audit", "/schedules/new"}),
+    ],
+)
+async def test_scopes_open_pages(guarded: Browser, who: str, open_pages: set[str]) -> None:
+    await guarded.sign_in(who)
+    found = {path for path in PAGES if (await guarded.get(path)).status == 200}
+    assert found == open_pages
+    some = sorted(open_pages)[0]
+    links = set(re.findall(r'<a href="(/[a-z]*)"', await guarded.text(some)))
+    assert links & set(PAGES) <= open_pages | {"/"}, "nothing is offered that is refused"
+
+
+async def test_an_instance_sees_its_own_dead_letters(guarded: Browser, queue: Queue) -> None:
+    await die(queue, 2)
+    theirs = await queue.enqueue("theirs", origin="other.example")
+    (admitted,) = await queue.admit_everywhere()
+    await queue.settle(admitted, DeliveryState.DEAD, Reason.GONE)
+    await guarded.sign_in("one")
+    page = await guarded.text("/dead")
+    assert str(theirs.id) not in page
+    assert page.count('name="ids"') == 2
+    assert "Replay" not in page, "that concerns all instances"
+    assert (await guarded.get(f"/dead/{theirs.id}")).status == 404
+
+
+async def test_a_host_is_found_paused_limited_and_resumed(browser: Browser, queue: Queue) -> None:
+    await put(queue, [MadeHost(f"h{n}.example") for n in range(3)])
+    async with asyncio.timeout(10):  # the server's figures may have read the hosts just before, for a second
+        while "h1.example" not in (page := await browser.text("/hosts?q=h1&sort=name")):
+            continue
+    assert ("h1.example" in page, "h2.example" in page) == (True, False)
+    at = "/hosts/h1.example"
+    response = await browser.send(f"{at}/pause", at, reason="they asked", minutes="5")
+    assert response.headers["Location"] == f"{at}?done=paused"
+    page = await browser.text(f"{at}?done=paused")
+    assert all(text in page for text in ("Paused.", "they asked", "Resume"))
+    assert (await browser.send(f"{at}/resume", at)).status == 303
+    assert (await browser.send(f"{at}/policy", at, max_in_flight="3", rate_per_second="0.5")).status == 303
+    assert "3 at once, 0.5 a second" in await browser.text(at)
+    response = await browser.send(f"{at}/policy", at, max_in_flight="many")
+    assert (response.status, "is not a whole number" in await response.text()) == (400, True)
+    response = await browser.send(f"{at}/policy", at, rate_per_second="nan")
+    assert response.status == 400
+    assert "host.pause" in await browser.text("/audit?action=host.pause")
+
+
+async def test_an_activity_is_looked_up_and_cancelled(browser: Browser, queue: Queue) -> None:
+    queued = await queue.enqueue("1", inbox=0)
+    await queue.enqueue("1", inbox=1)
+    page = await browser.text("/activities?id=https://me.example/1")
+    assert all(
+        text in page for text in ("https://h0.example/inbox", "https://h1.example/inbox", str(queued.id))
+    )
+    response = await browser.get(f"/activities?id={queued.id}")
+    assert response.headers["Location"] == f"/deliveries/{queued.id}"
+    assert "https://h0.example/inbox" in await browser.text(f"/deliveries/{queued.id}")
+    response = await browser.send(
+        "/activities/cancel", "/activities?id=https://me.example/1", id="https://me.example/1"
+    )
+    assert response.status == 303
+    await queue.is_whole(cancelled=2)
+    assert (await browser.get("/activities?id=https://me.example/none")).status == 404
+
+
+async def test_dead_letters_are_read_counted_replayed_and_purged(browser: Browser, queue: Queue) -> None:
+    await die(queue, 9)
+    page = await browser.text("/dead?host=h1.example")
+    ids = re.findall(r'name="ids" value="([^"]+)"', page)
+    assert len(ids) == 3
+    shown = await browser.text(f"/dead/{ids[0]}")
+    assert "&#34;id&#34;: &#34;https://me.example/d" in shown
+    counted = await browser.send("/dead/confirm", "/dead", kind="purge", ids=ids[0])
+    text = await counted.text()
+    assert "<strong>1</strong> dead letter" in text
+    await queue.is_whole(dead=9)
+    request_id = re.search(r'name="request_id" value="([0-9a-f]+)"', text)
+    assert request_id
+    fields = {"kind": "purge", "ids": ids[0], "request_id": request_id[1]}
+    first = await browser.send("/dead/do", "/dead", **fields)
+    again = await browser.send("/dead/do", "/dead", **fields)
+    assert first.headers["Location"] == again.headers["Location"], "sent twice, done once"
+    counted = await browser.send("/dead/confirm", "/dead", kind="replay", host="h1.example", limit="1")
+    assert "There are more than the limit" in await counted.text()
+    done = await browser.send("/dead/do", "/dead", kind="replay", host="h1.example", request_id="x")
+    at = done.headers["Location"].partition("?")[0]
+    for _ in range(400):
+        part = await browser.text(f"{at}?part=live")
+        if "data-done" in part:
+            break
+    assert "<strong>2</strong> of 2." in part
+    await queue.is_whole(dead=6, purged=1, ready=2)
+    assert at.rpartition("/")[2] in await browser.text("/operations")
+    assert (await browser.send("/dead/confirm", "/dead", kind="whim")).status == 400
+
+
+async def test_a_schedule_is_made_read_paused_and_deleted(browser: Browser) -> None:
+    fields = {"schedule_id": "nightly", "cron": "0 4 * * *", "time_zone": "Europe/Berlin", "action": "task",
+              "task": "3", "task_arguments": "reason=UNAVAILABLE\nlimit=10", "missed": "1"}  # fmt: skip
+    response = await browser.send("/schedules", "/schedules/new", **(fields | {"cron": "0 99 * * *"}))
+    text = await response.text()
+    assert (response.status, "bad hour" in text, 'value="0 99 * * *"' in text) == (400, True, True)
+    response = await browser.send("/schedules", "/schedules/new", **fields)
+    assert response.headers["Location"] == "/schedules/nightly?done=created"
+    page = await browser.text("/schedules/nightly")
+    assert all(text in page for text in ("0 4 * * *", "dead letter replay", "UNAVAILABLE", "10"))
+    assert "nightly" in await browser.text("/schedules")
+    assert (await browser.send("/schedules/nightly/pause", "/schedules/nightly")).status == 303
+    assert "Resume" in await browser.text("/schedules/nightly")
+    assert (await browser.send("/schedules/nightly/resume", "/schedules/nightly")).status == 303
+    assert (await browser.send("/schedules/nightly/delete", "/schedules/nightly")).status == 303
+    assert (await browser.get("/schedules/nightly")).status == 404
+
+
+async def test_keys_are_listed_without_what_is_secret(browser: Browser, rsa_pem: str) -> None:
+    put_key = keys_pb.PutKeyRequest(key_id=KEY_ID, private_key_pem=rsa_pem)
+    await browser.server.keys.PutKey(put_key)
+    page = await browser.text("/keys")
+    assert (KEY_ID in page, "rsa 2048" in page) == (True, True)
+    assert not any(line in page for line in rsa_pem.splitlines() if line)
+    response = await browser.send("/keys/delete", "/keys", key_id=KEY_ID)
+    assert response.headers["Location"] == "/keys?done=deleted"
+    assert KEY_ID not in await browser.text("/keys")
+
+
+async def test_what_others_wrote_is_text_and_nothing_else(
+    browser: Browser, queue: Queue, rsa_pem: str
+) -> None:
+    for n, name in enumerate((f"1{EVIL}", "2")):
+        await queue.enqueue(name, path=f"/inbox?{EVIL}", inbox=n, kind=EVIL)
+    for admitted in await queue.admit_everywhere():
+        await queue.settle(admitted, DeliveryState.DEAD, Reason.GONE)
+    await browser.send("/hosts/h0.example/pause", "/hosts/h0.example", reason=EVIL)
+    letters = (await queue.dead.page(limit=9)).letters
+    encoded = {"id": letters[1].activity_id, "principal": EVIL, "q": EVIL, "origin": "me.example"}
+    for path in (
+        "/dead", *(f"/dead/{letter.id}" for letter in letters), "/hosts", "/hosts/h0.example", "/audit",
+        "/activities", f"/dead?activity_type={EVIL}&host=h0.example", f"/nope/{EVIL}",
+        f"/sign-in?next={EVIL}",
+    ):  # fmt: skip
+        url = browser.url(path)
+        async with browser.http.get(
+            url, params=encoded if path in ("/activities", "/audit", "/hosts") else None
+        ) as got:
+            text = await got.text()
+            assert "<script>alert" not in text, path
+            assert "<img src=x" not in text, path
+    assert html.escape("<script>alert(1)</script>") in await browser.text("/hosts/h0.example")
+
+
+async def test_redis_being_away_is_said(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*_: Any, **__: Any) -> Any:
+        raise QueueUnavailable("Redis does not answer")
+
+    monkeypatch.setattr(StatsReader, "read", away)
+    response = await browser.get("/")
+    assert response.status == 503
+    assert "Redis does not answer" in await response.text()
+
+
+async def test_a_defect_is_logged_and_tells_nothing(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr("fedsvc.server.dashboard.visit.Visit.call", broken)
+    response = await browser.get("/hosts")
+    assert response.status == 500
+    assert "a secret" not in await response.text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "there"),
+    [({}, True), ({"FEDSVC_DASHBOARD": "false"}, False), ({"FEDSVC_DASHBOARD_HOSTS": "ops.example"}, True)],
+)
+async def test_it_can_be_switched_off_and_named(
+    environment: dict[str, str], settings: dict[str, str], there: bool
+) -> None:
+    async with front(chosen(environment, **settings)) as server, browsing(server) as opened:
+        assert (await opened.get("/")).status == (200 if there else 404)
+        assert (await opened.get("/healthz")).status == 200
+        named = (await opened.get("/", Host="ops.example")).status
+        assert named == (200 if "FEDSVC_DASHBOARD_HOSTS" in settings else 421 if there else 404)

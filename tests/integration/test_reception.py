@@ -1,0 +1,136 @@
+"""Callers that hang or bring too much while their request is on its way: the others have their places."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from servers.front import Front, front
+
+from fedsvc.config import Settings
+from fedsvc.server import reception
+from fedsvc.server.caller import Caller
+from fedsvc.server.tokens import entry_text, new_token
+from fedsvc.v1 import operations_service_pb2 as operations_pb
+
+CALLERS = {name: new_token() for name in ("ada", "bob")}
+STATS = "/fedsvc.v1.OperationsService/GetQueueStats"
+WATCH = "/fedsvc.v1.OperationsService/WatchQueueStats"
+CHECK = "/grpc.health.v1.Health/Check"
+#: calls at a time of all callers
+PLACES = 40
+
+
+@pytest.fixture
+async def server(environment: dict[str, str]) -> AsyncIterator[Front]:
+    tokens = " ".join(entry_text(Caller(name), token) for name, token in CALLERS.items())
+    more = {"FEDSVC_MAX_CALLS": str(PLACES), "FEDSVC_TOKENS": tokens}
+    async with front(Settings.from_environment(environment | more)) as running:
+        yield running
+
+
+def shown(name: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {CALLERS[name]}"),) if name else ()
+
+
+@asynccontextmanager
+async def hanging(server: Front, method: str, name: str, calls: int) -> AsyncIterator[list[Any]]:
+    """Calls that have begun and bring no request; over a connection of their own."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(server.target, options=options) as channel:
+        begun: list[Any] = [channel.stream_unary(method)(metadata=shown(name)) for _ in range(calls)]
+        await asyncio.gather(*(call.wait_for_connection() for call in begun), return_exceptions=True)
+        try:
+            yield begun
+        finally:
+            for call in begun:
+                call.cancel()
+
+
+async def ask(server: Front, name: str) -> int:
+    request = operations_pb.GetQueueStatsRequest()
+    response = await server.operations.GetQueueStats(request, metadata=shown(name), timeout=5)
+    return int(response.accepted)
+
+
+async def codes(calls: list[Any]) -> set[grpc.StatusCode]:
+    async with asyncio.timeout(10):
+        return {await call.code() for call in calls}
+
+
+async def test_strangers_who_send_no_request_take_nobodys_place(server: Front) -> None:
+    async with hanging(server, STATS, "", PLACES) as calls:
+        assert await codes(calls) == {grpc.StatusCode.UNAUTHENTICATED}
+        assert await ask(server, "ada") == 0
+
+
+async def test_what_a_stranger_sends_is_refused_before_it_is_there(server: Front) -> None:
+    """A request that would never end."""
+    ended = asyncio.Event()
+
+    async def request() -> AsyncIterator[bytes]:
+        yield b"\x0a"
+        await ended.wait()
+
+    channel: Any = server.channel
+    call = channel.stream_unary(STATS)(request())
+    async with asyncio.timeout(10):
+        assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+    ended.set()
+
+
+async def test_one_caller_may_have_half_of_the_places(server: Front) -> None:
+    async with hanging(server, STATS, "bob", PLACES) as calls:
+        ending = [asyncio.create_task(call.code()) for call in calls]
+        refused = 0
+        while refused < PLACES // 2:
+            done, _ = await asyncio.wait(ending, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+            assert {task.result() for task in done} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+            refused += len(done)
+            ending = [task for task in ending if not task.done()]
+        assert await ask(server, "ada") == 0
+        with pytest.raises(grpc.aio.AioRpcError, match="bob has"):
+            await ask(server, "bob")
+        assert len(ending) == PLACES // 2
+    async with asyncio.timeout(10):  # what has ended leaves its place
+        while True:
+            try:
+                assert await ask(server, "bob") == 0
+                break
+            except grpc.aio.AioRpcError:
+                continue
+
+
+@pytest.mark.parametrize("method", [STATS, WATCH, CHECK])
+async def test_a_request_that_does_not_come_is_given_up(
+    server: Front, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reception, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(reception, "STRANGERS_PATIENCE_S", 0.05)
+    async with hanging(server, method, "" if method == CHECK else "ada", 3) as calls:
+        assert await codes(calls) == {grpc.StatusCode.INVALID_ARGUMENT}
+        assert "did not come within 0.05 s" in await calls[0].details()
+    assert await ask(server, "ada") == 0
+
+
+@pytest.mark.parametrize("method", [STATS, WATCH, CHECK])
+async def test_a_call_that_ends_without_a_request_is_told_so(server: Front, method: str) -> None:
+    channel: Any = server.channel
+    call = channel.stream_unary(method)(iter(()), metadata=shown("ada"))
+    assert await codes([call]) == {grpc.StatusCode.INVALID_ARGUMENT}
+    assert "is missing" in await call.details()
+
+
+async def test_health_answers_however_many_strangers_hang(server: Front) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(server.channel)
+    asked = health_pb2.HealthCheckRequest(service="fedsvc.v1.KeyService")
+    async with hanging(server, CHECK, "", reception.MOST_STRANGERS):
+        for _ in range(5):
+            answer = await stub.Check(asked, timeout=5)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    assert (await stub.Check(asked, timeout=5)).status == health_pb2.HealthCheckResponse.SERVING

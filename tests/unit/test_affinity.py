@@ -1,0 +1,168 @@
+"""How workers divide partitions, and when one takes from another's. Time is virtual."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsvc.worker.affinity import Affinity, divided
+
+NAMES = st.sets(st.text("abcdef0123456789", min_size=1, max_size=8), min_size=1, max_size=24)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def two(partitions: int = 16) -> tuple[Affinity, Clock, int, int]:
+    """Ours, beside one other; its clock; a partition of ours and one of the other's."""
+    clock = Clock()
+    affinity = Affinity("a", partitions, clock)
+    affinity.see({"a", "b"})
+    ours = min(affinity.own)
+    theirs = min(set(range(partitions)) - affinity.own)
+    return affinity, clock, ours, theirs
+
+
+@given(NAMES, st.integers(1, 64))
+def test_every_partition_has_a_worker_every_worker_a_partition_and_none_much_more(
+    names: set[str], partitions: int
+) -> None:
+    shares = divided(names, partitions)
+    assert set(shares) == names
+    assert set().union(*shares.values()) == set(range(partitions))
+    sizes = [len(owned) for owned in shares.values()]
+    if len(names) <= partitions:
+        assert sum(sizes) == partitions, "none has two"
+        assert max(sizes) - min(sizes) <= 1
+    else:
+        assert set(sizes) == {1}
+        load = [sum(p in owned for owned in shares.values()) for p in range(partitions)]
+        assert max(load) - min(load) <= 1
+
+
+@given(NAMES, st.integers(1, 64))
+def test_all_come_to_the_same_division(names: set[str], partitions: int) -> None:
+    affinities = [Affinity(name, partitions) for name in sorted(names)]
+    for affinity in affinities:
+        affinity.see(names)
+    assert {a.name: a.own for a in affinities} == divided(sorted(names, reverse=True), partitions)
+
+
+def test_little_moves_when_a_worker_comes_or_goes() -> None:
+    partitions, moved, least = 256, 0, 0
+    for run in range(20):
+        names = {f"w{run}-{n}" for n in range(8)}
+        before, after = divided(names, partitions), divided(names | {"new"}, partitions)
+        moved += sum(len(before[name] - after[name]) for name in names)
+        least += partitions // 9
+    assert moved <= 1.5 * least, f"{moved} moved where {least} had to"
+
+
+def test_a_worker_that_knows_nobody_serves_everything() -> None:
+    affinity = Affinity("a", 4, Clock())
+    assert affinity.alone
+    assert all(affinity.serves(p) for p in range(4))
+
+
+def test_two_share_and_one_that_says_it_stops_is_left_out_at_once_whatever_its_lease_says() -> None:
+    affinity, _, _, theirs = two()
+    assert len(affinity.own) == 8
+    assert not affinity.serves(theirs)
+    affinity.left("b")
+    assert affinity.alone
+    affinity.see({"a", "b"})  # its lease runs on while it finishes
+    assert affinity.alone
+    affinity.see({"a"})
+    affinity.joined("b")
+    assert not affinity.alone
+
+
+def test_a_worker_whose_lease_was_lost_still_counts_itself() -> None:
+    affinity, *_ = two()
+    affinity.see({"b"})
+    assert affinity.workers == {"a", "b"}
+    assert len(affinity.own) == 8
+
+
+def test_what_waits_a_little_in_anothers_partition_is_left_to_it() -> None:
+    affinity, _, ours, theirs = two()
+    assert affinity.looked({ours: 0, theirs: 249}) == []
+    assert not affinity.serves(theirs)
+
+
+def test_another_that_is_behind_is_helped_for_a_while_and_only_when_nothing_of_ours_waits() -> None:
+    affinity, clock, ours, theirs = two()
+    assert affinity.looked({ours: 0, theirs: 250}) == [theirs]
+    assert affinity.serves(theirs)
+    hot = {theirs: None, ours: None}
+    assert affinity.choose(hot, (), 8) == [ours]
+    assert affinity.choose({theirs: None}, (), 8) == [theirs]
+    clock.now += affinity.WINDOW
+    assert not affinity.serves(theirs)
+
+
+def test_what_is_with_us_already_is_found_again_whoever_the_partition_belongs_to() -> None:
+    affinity, _, ours, theirs = two()
+    assert affinity.choose({theirs: None, ours: None}, {theirs}, 8) == [theirs, ours]
+
+
+def test_two_that_are_both_behind_keep_to_their_own() -> None:
+    affinity, _, ours, theirs = two()
+    affinity.looked({ours: 60_000, theirs: 62_000})
+    assert affinity.choose({theirs: None, ours: None}, (), 8) == [ours]
+    # a look at theirs alone, upon its bell, knows of ours
+    affinity.looked({theirs: 62_500})
+    assert affinity.choose({theirs: None, ours: None}, (), 8) == [ours]
+
+
+def test_a_partition_that_waits_much_longer_than_ours_is_served_beside_them() -> None:
+    affinity, clock, ours, theirs = two()
+    affinity.looked({ours: 1000, theirs: 4000})
+    assert affinity.choose({theirs: None, ours: None}, (), 8) == [theirs, ours]
+    clock.now += affinity.WINDOW
+    assert affinity.choose({theirs: None, ours: None}, (), 8) == [ours]
+
+
+def test_a_bell_of_anothers_partition_is_looked_after_once_in_a_while() -> None:
+    affinity, clock, _, theirs = two()
+    assert affinity.seconds_to_look() is None
+    assert affinity.heard(theirs)
+    assert not affinity.heard(theirs), "that is looked after already"
+    assert affinity.seconds_to_look() == affinity.PATIENCE
+    assert affinity.looks_due() == ([], [])
+    clock.now += affinity.PATIENCE
+    assert affinity.looks_due() == ([theirs], [])
+    assert affinity.looks_due() == ([], [])
+
+
+def test_what_is_urgent_is_looked_after_sooner_by_exactly_one_other() -> None:
+    clock = Clock()
+    affinities = [Affinity(name, 8, clock) for name in "abcd"]
+    for affinity in affinities:
+        affinity.see("abcd")
+    for partition in range(8):
+        owner = [a for a in affinities if a.serves(partition)]
+        assert len(owner) == 1
+        for affinity in affinities:
+            if affinity is not owner[0]:
+                affinity.heard(partition, urgent=True)
+    clock.now += Affinity.URGENT_PATIENCE
+    found = [partition for affinity in affinities for partition in affinity.looks_due()[1]]
+    assert sorted(found) == list(range(8))
+    clock.now += Affinity.PATIENCE
+    assert sum(len(affinity.looks_due()[0]) for affinity in affinities) == 8 * 2, (
+        "the others look like at the rest"
+    )
+
+
+def test_what_becomes_ours_is_not_looked_after_any_more() -> None:
+    affinity, clock, _, theirs = two()
+    affinity.heard(theirs)
+    affinity.left("b")
+    clock.now += 1
+    assert affinity.looks_due() == ([], [])
