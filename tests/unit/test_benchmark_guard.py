@@ -42,20 +42,38 @@ def test_counts_of_another_python_are_not_compared() -> None:
     assert lines == ["instructions: not compared, the reference is of Other 1.0"]
 
 
+def test_kinds_of_work_that_machines_move_apart_are_let_pass_further() -> None:
+    reference = json.loads(guard.REFERENCE.read_text())["ratios"]
+    further = {name for name in reference if ratios.tolerance(name) > ratios.TOLERANCE}
+    assert further == {
+        "Redis CPU of a delivery to bare's CPU",
+        "server CPU of a fanned-out delivery to bare's CPU",
+    }
+
+
 def test_a_ratio_within_twice_the_reference_passes_and_one_beyond_does_not() -> None:
     assert ratios.compare({"cost": 1.9}, {"cost": 1.0})[1] == []
     assert ratios.compare({"cost": 2.1}, {"cost": 1.0})[1] == ["cost: 2.10 times the reference"]
     assert ratios.compare({"cost": 2.1}, {})[1] == ["cost: has no reference"]
 
 
-@pytest.mark.parametrize(("runs", "worse"), [([1.0], False), ([9.0, 1.0], False), ([9.0, 9.0], True)])
-def test_a_ratio_must_be_bad_twice_in_a_row(
+@pytest.mark.parametrize(
+    ("runs", "worse"), [([1.0], False), ([9.0, 9.0, 1.0], False), ([9.0, 8.0, 9.0], True)]
+)
+def test_a_ratio_must_be_bad_each_time(
     monkeypatch: pytest.MonkeyPatch, runs: list[float], worse: bool
 ) -> None:
     left = iter(runs)
     monkeypatch.setattr(ratios, "measure", lambda: {"cost": next(left)})
     assert bool(guard.compared({"cost": 1.0})) is worse
     assert list(left) == []
+
+
+def test_two_ratios_that_are_bad_by_turns_are_none_each() -> None:
+    measured = iter([{"one": 9.0, "two": 1.0}, {"one": 1.0, "two": 9.0}])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ratios, "measure", lambda: next(measured))
+        assert guard.compared({"one": 1.0, "two": 1.0}) == []
 
 
 def test_the_reference_has_every_part_and_every_ratio_is_positive() -> None:
