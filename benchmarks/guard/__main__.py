@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 from benchmarks.guard import instructions, ratios
+from benchmarks.processes import Late
 
 REFERENCE = Path(__file__).with_name("reference.json")
 #: how often ratios are measured before one counts as worse
@@ -46,13 +48,19 @@ def counted(reference: dict[str, Any]) -> list[str]:
 
 
 def compared(reference: dict[str, Any]) -> list[str]:
-    """What has become worse, and was so each time that it was measured again."""
+    """What has become worse, and was so each time that it was measured again; or why nothing could be
+    measured at all."""
     measured: dict[str, float] = {}
     worse: list[str] = []
     for turn in range(TURNS):
         if turn:
             print(f"once more: {'; '.join(worse)}", flush=True)
-        least = ratios.measure()
+        try:
+            least = ratios.measure()
+        except (Late, OSError, RuntimeError) as error:
+            traceback.print_exc()
+            worse = [f"not measured: {error!r}"]
+            continue
         measured = {name: min(value, measured.get(name, value)) for name, value in least.items()}
         lines, worse = ratios.compare(measured, reference)
         print("\n".join(lines), flush=True)

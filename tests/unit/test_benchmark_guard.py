@@ -12,6 +12,7 @@ from benchmarks.figures import Figure, Section, at_least, at_most
 from benchmarks.guard import __main__ as guard
 from benchmarks.guard import instructions, ratios
 from benchmarks.guard.parts import PARTS
+from benchmarks.processes import Late
 
 ABOUT = {
     "date": "2026-11-24T12:00:00+00:00", "commit": "0123abc", "cores": 2, "cpu": "a processor",
@@ -67,6 +68,23 @@ def test_a_ratio_must_be_bad_each_time(
     monkeypatch.setattr(ratios, "measure", lambda: {"cost": next(left)})
     assert bool(guard.compared({"cost": 1.0})) is worse
     assert list(left) == []
+
+
+@pytest.mark.parametrize(("failures", "worse"), [(2, []), (3, ["not measured: Late('no line')"])])
+def test_what_could_not_be_measured_each_time_fails(
+    monkeypatch: pytest.MonkeyPatch, failures: int, worse: list[str]
+) -> None:
+    outcomes: list[Exception | dict[str, float]] = [Late("no line") for _ in range(failures)]
+    outcomes.append({"cost": 1.0})
+
+    def measure() -> dict[str, float]:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(ratios, "measure", measure)
+    assert guard.compared({"cost": 1.0}) == worse
 
 
 def test_two_ratios_that_are_bad_by_turns_are_none_each() -> None:
