@@ -2,13 +2,12 @@
 
 A child tells its state in lines of JSON on an inherited pipe (`--status-fd`). The same pipe works the other
 way round for the child: when the parent is gone, writing fails. On Linux the kernel also signals a child
-whose parent died (PR_SET_PDEATHSIG), so that no SIGKILL leaves orphans behind.
+whose parent died (`lifeline.py`), so that no SIGKILL leaves orphans behind.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import os
 import signal
@@ -21,24 +20,8 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-_PR_SET_PDEATHSIG: Final = 1
-_LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 #: bytes of one status line, at most
 _LINE: Final = 65_536
-
-
-def dies_with_parent(number: int = signal.SIGTERM) -> Callable[[], None]:
-    """For `preexec_fn`: the kernel sends the child `number` when its parent dies (Linux only)."""
-    parent = os.getpid()
-
-    def arrange() -> None:
-        if _LIBC is None:
-            return
-        _LIBC.prctl(_PR_SET_PDEATHSIG, int(number))
-        if os.getppid() != parent:  # it died before we asked
-            os.kill(os.getpid(), number)
-
-    return arrange
 
 
 def status_writer(fd: int) -> Callable[[dict[str, Any]], None]:
@@ -71,7 +54,7 @@ class Child:
 
     @classmethod
     async def start(cls, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Child:
-        """Run `fedsvc ARGUMENTS --status-fd N` with `environment` as its whole environment."""
+        """Run `fedsvc ARGUMENTS --status-fd N --parent PID` with `environment` as its whole environment."""
         mine, theirs = os.pipe()
         os.set_inheritable(theirs, True)
         try:
@@ -82,10 +65,11 @@ class Child:
                 *arguments,
                 "--status-fd",
                 str(theirs),
+                "--parent",
+                str(os.getpid()),
                 env=dict(environment),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs,),
-                preexec_fn=dies_with_parent(),
                 # Ctrl-C at a terminal reaches the whole group; children are stopped by us, in order.
                 process_group=0,
             )

@@ -13,15 +13,15 @@ import fcntl
 import os
 import re
 import shutil
-import signal
 import subprocess
+import sys
 import tempfile
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Final
 
-from fedsvc.children import dies_with_parent
+from fedsvc import lifeline
 from fedsvc.errors import ConfigurationError, FedsvcError
 
 #: bytes of a socket's path, less the terminating NUL
@@ -150,6 +150,7 @@ class EmbeddedServer:
         with log.open("wb") as output:
             return subprocess.Popen(
                 [
+                    *(sys.executable, "-I", "-S", lifeline.__file__, str(os.getpid())),
                     str(self._binary or find_server()),
                     *("--port", "0"),
                     *("--unixsocket", self.socket, "--unixsocketperm", "600"),
@@ -162,7 +163,6 @@ class EmbeddedServer:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                preexec_fn=dies_with_parent(signal.SIGTERM),
                 process_group=0,
             )
 

@@ -9,6 +9,7 @@ import click
 
 from fedsvc.cli.output import emit
 from fedsvc.config import Settings
+from fedsvc.lifeline import die_with
 
 _LISTEN = click.option("--listen", metavar="HOST:PORT", help="Where to speak gRPC (FEDSVC_LISTEN).")
 _HTTP_LISTEN = click.option(
@@ -22,6 +23,13 @@ _INSECURE = click.option(
     help="Listen beyond this machine without tokens or TLS (FEDSVC_INSECURE): something else guards it.",
 )
 _STATUS_FD = click.option("--status-fd", type=int, hidden=True)
+_PARENT = click.option(
+    "--parent",
+    type=int,
+    hidden=True,
+    expose_value=False,
+    callback=lambda _context, _option, parent: None if parent is None else die_with(parent),
+)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -83,6 +91,7 @@ def dev(data_dir: Path, listen: str | None, http_listen: str | None, insecure: b
 @click.option("--reflection", is_flag=True, help="Let callers ask for the contract (gRPC reflection).")
 @_INSECURE
 @_STATUS_FD
+@_PARENT
 def server(
     listen: str | None, http_listen: str | None, reflection: bool, insecure: bool, status_fd: int | None
 ) -> int:
@@ -100,6 +109,7 @@ def server(
 @click.option("--processes", type=int, help="How many worker processes (FEDSVC_PROCESSES).")
 @_HTTP_LISTEN
 @_STATUS_FD
+@_PARENT
 def worker(processes: int | None, http_listen: str | None, status_fd: int | None) -> int:
     """Run workers, which sign and deliver. Needs REDIS_URL, DATABASE_URL and key encryption keys."""
     from fedsvc import logs
@@ -115,6 +125,7 @@ def worker(processes: int | None, http_listen: str | None, status_fd: int | None
 
 @click.command("worker-process", hidden=True)
 @_STATUS_FD
+@_PARENT
 def worker_process(status_fd: int | None) -> int:
     """One worker process; `fedsvc worker` starts these."""
     from fedsvc import logs

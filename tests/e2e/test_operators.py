@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import pty
@@ -11,7 +10,6 @@ import select
 import signal
 import subprocess
 import sys
-import termios
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -276,6 +274,14 @@ def test_stats_are_watched_at_the_command_line(target: str) -> None:
     assert all(line["conserved"] for line in lines)
 
 
+#: by itself, since a process with gRPC in other threads must do nothing between fork and exec
+TAKES_THE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 def in_a_terminal(target: str, *arguments: str, until: str, then: bytes = b"") -> tuple[int, str]:
     """Exit code and all that a person sees; `then` is typed once `until` is seen."""
     mine, theirs = pty.openpty()
@@ -287,9 +293,8 @@ def in_a_terminal(target: str, *arguments: str, until: str, then: bytes = b"") -
         "TERM": "xterm-256color",
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "fedsvc", *arguments],
+        [sys.executable, "-c", TAKES_THE_TERMINAL, sys.executable, "-m", "fedsvc", *arguments],
         stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )  # fmt: skip
     os.close(theirs)
     seen = b""
