@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -149,9 +150,12 @@ class Clock:
     """Redis's clock, followed between answers by our own."""
 
     def __init__(self) -> None:
+        #: whether Redis has told it; until then it is our own, which may be wrong by days
+        self.known = False
         self._offset_ms = time.time() * 1000 - time.monotonic() * 1000
 
     def set(self, now_ms: int) -> None:
+        self.known = True
         self._offset_ms = now_ms - time.monotonic() * 1000
 
     def now_ms(self) -> int:
@@ -186,6 +190,7 @@ class Consumer:
 
         After QueueUnavailable some may have been handed out in an answer that was lost: `recover` them.
         """
+        await self._learn_the_time(partition)
         args: list[Argument] = [
             self._terms, self.name, self._lease_ms, *shares, int(only_urgent), int(messages)
         ]  # fmt: skip
@@ -199,6 +204,7 @@ class Consumer:
 
     async def recover(self, partition: int, limit: int) -> list[Admitted]:
         """Everything that is in flight with this worker, known to it or not."""
+        await self._learn_the_time(partition)
         return list(
             self._admitted(
                 partition,
@@ -208,6 +214,7 @@ class Consumer:
 
     async def reclaim(self, partition: int, limit: int) -> list[Admitted]:
         """Take over what was in flight with workers whose lease has ended; also renews the lease."""
+        await self._learn_the_time(partition)
         return list(
             self._admitted(
                 partition, await self._run(self._reclaim, partition, [self.name, self._lease_ms, limit, ""])
@@ -298,6 +305,14 @@ class Consumer:
         finally:
             if pubsub is not None:
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
+
+    async def _learn_the_time(self, partition: int) -> None:
+        """Before anything is handed out: by a clock of ours that is wrong, its time might be over."""
+        if not self.clock.known:
+            told, shift = await asyncio.gather(
+                self._link.call("TIME"), self._link.call("GET", self._keys.partition(partition).clock_shift)
+            )
+            self.clock.set(int(told[0]) * 1000 + int(told[1]) // 1000 + int(shift or 0))
 
     async def _run(self, script: Script, partition: int, args: Sequence[Argument]) -> Any:
         return await self._link.run(script, self._keys.partition(partition).prefix, args)

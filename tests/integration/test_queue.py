@@ -456,3 +456,19 @@ async def test_replace_is_only_for_records(queue: Queue) -> None:
     (second,) = await queue.admit(1)
     same = replace(second.record, place=first.record.place, history=(), attempts=0, tries=0)
     assert same == first.record
+
+
+@pytest.mark.parametrize("how", ["admit", "recover", "reclaim"])
+async def test_whoever_is_handed_deliveries_knows_the_time_of_redis(queue: Queue, how: str) -> None:
+    await queue.pass_time(-72 * HOUR_MS)
+    await queue.enqueue("1")
+    consumer, partition = queue.consumer("new"), queue.partition_of(0)
+    assert not consumer.clock.known
+    if how == "admit":
+        (admitted,) = (await consumer.admit(partition, Shares(1, 1, 0, 0))).admitted
+        assert admitted.record.deadline_s * 1000 > consumer.clock.now_ms()
+    elif how == "recover":
+        await consumer.recover(partition, 1)
+    else:
+        await consumer.reclaim(partition, 1)
+    assert abs(consumer.clock.now_ms() - await queue.now_ms()) < 60_000
