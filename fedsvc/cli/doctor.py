@@ -119,8 +119,7 @@ async def _examine_redis(settings: Settings, link: Link) -> list[Finding]:
     else:
         findings.append(ok("data format", str(FORMAT)))
     findings += await _stored_keys(settings, link)
-    seconds, microseconds = await link.call("TIME")
-    skew = time.time() - int(seconds) - int(microseconds) / 1e6
+    skew = time.time() - await link.now_ms() / 1000
     if abs(skew) > _SKEW:
         advice = "run an NTP client on both: receivers refuse signatures with a wrong date"
         findings.append(failed("clocks", f"this machine and Redis differ by {skew:+.1f} s", advice))

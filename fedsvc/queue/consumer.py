@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Any, Final, NamedTuple
 
-from redis.exceptions import RedisError
-
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Priority
 from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
-from fedsvc.errors import QueueCorrupt, QueueUnavailable
+from fedsvc.errors import QueueCorrupt
 from fedsvc.queue import outcome
 from fedsvc.queue.hosts import pack_terms
 from fedsvc.queue.keys import Keys
@@ -112,20 +109,6 @@ class Promoted(NamedTuple):
     work: bool
     #: milliseconds for which the oldest that could be taken now has waited, if that was asked for
     waited_ms: int
-
-
-class Bell(NamedTuple):
-    """There is new work."""
-
-    partition: int
-    urgent: bool
-
-
-class Announced(NamedTuple):
-    """A worker begins, or takes nothing more."""
-
-    worker: str
-    arrives: bool
 
 
 class Messages(IntEnum):
@@ -283,36 +266,11 @@ class Consumer:
         names = await self._link.call("ZRANGEBYSCORE", key, self.clock.now_ms(), "+inf")
         return {name.decode(errors="replace") for name in names}
 
-    async def announce(self, *, arrives: bool) -> None:
-        """Tell those who listen that we begin, or take nothing more."""
-        await self._link.call("PUBLISH", self._keys.bell, f"{'+' if arrives else '-'}{self.name}")
-
-    async def listen(self) -> AsyncGenerator[Bell | Announced, None]:
-        """What is told as it happens, until QueueUnavailable. May miss some: poll too."""
-        pubsub = None
-        try:
-            pubsub = self._link.pubsub()
-            await pubsub.subscribe(self._keys.bell)
-            while True:
-                # Bounded, so that a connection that died silently is found out by the ping in between.
-                told = await pubsub.get_message(timeout=5.0)
-                if told is None:
-                    await pubsub.ping()
-                elif told["type"] == "message" and (heard := _heard(told["data"])) is not None:
-                    yield heard
-        except (RedisError, TimeoutError, OSError) as error:  # redis-py's own are no OSError
-            raise QueueUnavailable(f"Redis does not answer: {type(error).__name__}") from None
-        finally:
-            if pubsub is not None:
-                await pubsub.aclose()  # type: ignore[no-untyped-call]
-
     async def _learn_the_time(self, partition: int) -> None:
         """Before anything is handed out: by a clock of ours that is wrong, its time might be over."""
         if not self.clock.known:
-            told, shift = await asyncio.gather(
-                self._link.call("TIME"), self._link.call("GET", self._keys.partition(partition).clock_shift)
-            )
-            self.clock.set(int(told[0]) * 1000 + int(told[1]) // 1000 + int(shift or 0))
+            shift = await self._link.call("GET", self._keys.partition(partition).clock_shift)
+            self.clock.set(await self._link.now_ms() + int(shift or 0))
 
     async def _run(self, script: Script, partition: int, args: Sequence[Argument]) -> Any:
         return await self._link.run(script, self._keys.partition(partition).prefix, args)
@@ -333,11 +291,3 @@ class Consumer:
                 priority = Priority(min(stream, Priority.BULK))
                 broken = Record(DeliveryState.READY, 0, priority, 0, 0, 0, 0, 0, 0, "")
                 yield Admitted(id, stream, int(entry), broken, int(times), str(error))
-
-
-def _heard(message: bytes) -> Bell | Announced | None:
-    """None for what a newer version may say."""
-    if message[:1] in (b"+", b"-"):
-        return Announced(message[1:].decode(errors="replace"), message[:1] == b"+")
-    number = message.rstrip(b"!")
-    return Bell(int(number), message.endswith(b"!")) if number.isdigit() else None

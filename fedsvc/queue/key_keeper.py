@@ -76,11 +76,10 @@ class KeyKeeper:
             key_id = raw.decode()
             name = registered_name(key_id)
             slot = self._keys.private_key(name)
-            stamp, now = await asyncio.gather(
-                self._link.call("HGET", slot, "leaving"), self._link.call("TIME")
+            stamp, now_ms = await asyncio.gather(
+                self._link.call("HGET", slot, "leaving"), self._link.now_ms()
             )
             if stamp is not None:
-                now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
                 if now_ms - int(stamp) < self.GRACE_MS or await self._registry.uses(name):
                     continue
                 if await self._link.run(self._leave, slot, ["delete", stamp]) is None:

@@ -123,7 +123,7 @@ class KeyRegistry:
         deliveries need it and `when_unused` is not set."""
         name = registered_name(key_id)
         slot = self._keys.private_key(name)
-        stamp = await self._link.run(self._leave, slot, ["mark", await self._now_ms()])
+        stamp = await self._link.run(self._leave, slot, ["mark", await self._link.now_ms()])
         if stamp is None:
             raise _missing(key_id)
         # Others go on to use it for as long as they believe that it is there, and are counted.
@@ -161,7 +161,10 @@ class KeyRegistry:
         }
         arguments = [part for pair in fields.items() for part in pair]
         created = await self._link.run(
-            self._put, self._keys.private_key(name), [how, await self._now_ms(), *arguments], durable=True
+            self._put,
+            self._keys.private_key(name),
+            [how, await self._link.now_ms(), *arguments],
+            durable=True,
         )
         self._seen.pop(key_id, None)
         if created is None:
@@ -186,10 +189,6 @@ class KeyRegistry:
             created_ms=int(created),
             leaving=leaving is not None,
         )
-
-    async def _now_ms(self) -> int:
-        seconds, micros = await self._link.call("TIME")
-        return int(seconds) * 1000 + int(micros) // 1000
 
 
 def position_of(key_id: str) -> str:

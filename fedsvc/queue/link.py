@@ -82,6 +82,11 @@ class Link:
     def from_settings(cls, settings: Settings, *, busy: int = BUSY, linger: float = LINGER) -> Link:
         return cls(settings.redis_url, timeout=settings.redis_timeout, busy=busy, linger=linger)
 
+    async def now_ms(self) -> int:
+        """Redis's time, milliseconds since the epoch. Raises as futures of `call` do."""
+        seconds, micros = await self.call("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
     def pubsub(self) -> PubSub:
         """For subscriptions. What it does raises redis-py's own exceptions."""
         return self._topology.pubsub()

@@ -46,7 +46,7 @@ class Operations:
         """Note an operation; whoever looks for work carries it out. Named by the same request id, it is the
         one that was noted first. Returns also whether it is new. Raises Overloaded, RequestIdReused."""
         id = _id_of(order.kind, principal, request_id) if request_id else secrets.token_hex(10)
-        created_ms = await self._now_ms()
+        created_ms = await self._link.now_ms()
         operation = Operation(id, order, principal, created_ms, tuple(bounds))
         packed = _order_as_json(order)
         mine = secrets.token_hex(8)
@@ -112,10 +112,6 @@ class Operations:
         fields = ("progress", orjson.dumps(asdict(progress)), "completed", completed, "error", error)
         arguments: list[str | int | bytes] = [id, owner, 0, 1, *fields]
         return bool(await self._link.run(self._hold, self._prefix, arguments, durable=True))
-
-    async def _now_ms(self) -> int:
-        seconds, micros = await self._link.call("TIME")
-        return int(seconds) * 1000 + int(micros) // 1000
 
 
 def _id_of(kind: str, principal: str, request_id: str) -> str:

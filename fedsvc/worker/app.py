@@ -22,6 +22,7 @@ from fedsvc.archive.spill_store import SpillStore
 from fedsvc.config import Settings
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
 from fedsvc.handlers.registry import Registry
+from fedsvc.queue.bell import Bell
 from fedsvc.queue.consumer import Consumer
 from fedsvc.queue.format import record_format
 from fedsvc.queue.hosts import Hosts
@@ -124,7 +125,7 @@ class Worker:
                 Journal.of(settings, tracing),
             )
             retries = RetryManager(settings, consumer, processor, affinity, beats)
-            roster = Roster(consumer, affinity, processor)
+            roster = Roster(Bell(link, keys), consumer, affinity, processor)
             outcomes = OutcomeLog(link, keys, settings)
             archival = ArchivalHandler(settings, outcomes, archive, beats, self.name)
             purger = ArchivePurger(settings, outcomes, archive, consumer.clock.now_ms, self.name)

@@ -7,10 +7,11 @@ import socket
 import ssl
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
@@ -117,9 +118,9 @@ class Dialer:
             }
         connection = None
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                partial(InboxConnection, connected), sock=connected, **secure
-            )
+            make = cast(Callable[[], asyncio.Protocol], partial(InboxConnection, connected))
+            _, made = await asyncio.get_running_loop().create_connection(make, sock=connected, **secure)
+            connection = cast(InboxConnection, made)
         except ssl.SSLError as error:
             raise DialFailed(TransportError.TLS, str(error)) from None
         except ConnectionError:

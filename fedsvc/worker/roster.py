@@ -10,7 +10,8 @@ from typing import Final
 import structlog
 
 from fedsvc.errors import QueueUnavailable
-from fedsvc.queue.consumer import Announced, Bell, Consumer
+from fedsvc.queue.bell import Announced, Bell, Rung
+from fedsvc.queue.consumer import Consumer
 from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.metrics import PARTITIONS, WORKERS
 from fedsvc.worker.processor import Processor
@@ -24,7 +25,8 @@ class Roster:
     #: seconds until the bell is listened to again when its connection was lost
     PAUSE: Final = 0.5
 
-    def __init__(self, consumer: Consumer, affinity: Affinity, processor: Processor) -> None:
+    def __init__(self, bell: Bell, consumer: Consumer, affinity: Affinity, processor: Processor) -> None:
+        self._bell = bell
         self._consumer = consumer
         self._affinity = affinity
         self._processor = processor
@@ -54,10 +56,10 @@ class Roster:
         """Follow the bell until cancelled."""
         while True:
             try:
-                async with aclosing(self._consumer.listen()) as bells:
-                    async for told in bells:
+                async with aclosing(self._bell.listen()) as telling:
+                    async for told in telling:
                         match told:
-                            case Bell(partition, urgent):
+                            case Rung(partition, urgent):
                                 self._processor.poke((partition,), first=True, urgent=urgent)
                             case Announced(worker, arrives):
                                 self._meet(worker, arrives)
@@ -80,7 +82,7 @@ class Roster:
 
     async def leave(self) -> None:
         """Tell the others that we take nothing more. Raises QueueUnavailable."""
-        await self._consumer.announce(arrives=False)
+        await self._bell.announce(self._consumer.name, arrives=False)
 
     async def _call_the_roll(self) -> None:
         alive = await self._consumer.alive()
@@ -88,7 +90,7 @@ class Roster:
             return  # nobody knows us yet, or Redis came back empty: everything is ours meanwhile
         if not self._announced:
             self._announced = True
-            await self._consumer.announce(arrives=True)
+            await self._bell.announce(self._consumer.name, arrives=True)
         before = self._affinity.own
         self._affinity.see(alive)
         self._divided(before)

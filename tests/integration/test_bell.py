@@ -9,24 +9,22 @@ from pathlib import Path
 import pytest
 from servers.valkey import valkey_server
 
-from fedsvc.config import Settings
 from fedsvc.errors import QueueUnavailable
-from fedsvc.queue.consumer import Consumer
+from fedsvc.queue.bell import Bell
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 
 
 @pytest.mark.parametrize("how", ["it is stopped", "it is killed", "it was never there"])
 async def test_who_listens_is_told_that_redis_is_gone_as_everybody_else_is(tmp_path: Path, how: str) -> None:
-    settings = Settings.from_environment({})
     keys = Keys("bells")
     with valkey_server(tmp_path) as valkey:
         link = Link(valkey.url, timeout=1.0)
-        consumer = Consumer(link, keys, settings, "a")
+        bell = Bell(link, keys)
         if how == "it was never there":
             valkey.kill()
         try:
-            async with aclosing(consumer.listen()) as bells, asyncio.timeout(20):
+            async with aclosing(bell.listen()) as bells, asyncio.timeout(20):
                 if how != "it was never there":
                     waiting = asyncio.ensure_future(anext(bells))
                     while not waiting.done():

@@ -23,8 +23,8 @@ from fedsvc.config import Settings
 from fedsvc.domain.delivery import DeliveryState
 from fedsvc.domain.relations import Relation
 from fedsvc.errors import ConfigurationError, QueueUnavailable
+from fedsvc.queue.bell import Bell, Rung
 from fedsvc.queue.canceller import Canceller
-from fedsvc.queue.consumer import Bell
 from fedsvc.queue.durability import check_durability
 from fedsvc.queue.link import Link
 from fedsvc.queue.server_info import record_partitions, server_info
@@ -79,8 +79,7 @@ async def whole_life(queue: Queue) -> None:
 
 async def heard(queue: Queue) -> None:
     """The bell of a partition is heard, whichever server it belongs to."""
-    consumer = queue.consumer("listener")
-    bells = consumer.listen()
+    bells = Bell(queue.link, queue.keys).listen()
     waiting = asyncio.ensure_future(anext(bells))
     number = 0
     while not waiting.done():
@@ -88,7 +87,7 @@ async def heard(queue: Queue) -> None:
         await queue.enqueue(f"bell{number}", inbox=number % 8)
         await asyncio.sleep(0.01)
     told = await waiting
-    assert isinstance(told, Bell)
+    assert isinstance(told, Rung)
     assert told.partition in range(4)
     assert told.urgent
     await bells.aclose()
