@@ -33,6 +33,8 @@ def create_engine(settings: Settings, *, statement_timeout: int = STATEMENT_TIME
     if url.get_backend_name() == "sqlite":
         engine = create_async_engine(
             url,
+            # What one has written another must read again, so that the last one used has the most at hand.
+            pool_use_lifo=True,
             connect_args={"timeout": statement_timeout, **arguments, "async_creator_fn": _open_sqlite},
         )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)

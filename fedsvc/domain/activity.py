@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -71,6 +72,7 @@ def parse_activity(body: bytes, *, max_bytes: int) -> Activity:
     )
 
 
+@lru_cache(1024)
 def activity_key(activity_id: str) -> bytes:
     """16 bytes that stand for an activity id in indexes."""
     return hashlib.blake2b(activity_id.encode(errors="surrogatepass"), digest_size=16).digest()

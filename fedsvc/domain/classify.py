@@ -112,6 +112,9 @@ def classify(answer: Answer, now_ms: int) -> Verdict:
 def sized(verdict: Verdict, body_bytes: int) -> Verdict:
     """The verdict on an activity of `body_bytes`, which says so where that may be why it was not taken: with
     a 413, and with any other refusal or a broken connection if some servers find it too large."""
+    refused = verdict.outcome is Outcome.PERMANENT and 400 <= verdict.status <= 499
+    if not refused and verdict.reason is not Reason.CONNECTION_RESET:
+        return verdict
     large = body_bytes > SMALLEST_LIMIT
     told = f"the activity has {body_bytes} bytes"
     if large:
@@ -119,8 +122,7 @@ def sized(verdict: Verdict, body_bytes: int) -> Verdict:
     if verdict.status == 413:
         text = f"{verdict.snippet[: SNIPPET_BYTES - len(told) - 3]} ({told})" if verdict.snippet else told
         return replace(verdict, snippet=_fitting(text), detail=told)
-    refused = verdict.outcome is Outcome.PERMANENT and 400 <= verdict.status <= 499
-    if large and (refused or verdict.reason is Reason.CONNECTION_RESET):
+    if large:
         return replace(verdict, detail=f"{verdict.detail}; {told}" if verdict.detail else told)
     return verdict
 
@@ -265,7 +267,7 @@ def _verdict(
 def _is_html_page(answer: Answer) -> bool:
     """A whole page, as parked domains give. The content type alone proves nothing: frameworks label
     an empty 202 as text/html too."""
-    if "json" in answer.content_type.lower():
+    if not answer.body_head or "json" in answer.content_type.lower():
         return False
     return _HTML_PAGE.search(answer.body_head[:SNIPPET_BYTES]) is not None
 

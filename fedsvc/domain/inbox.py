@@ -88,6 +88,7 @@ def parse_host(text: str) -> str:
     return found.host
 
 
+@lru_cache(4096)
 def host_of(url: str) -> str:
     """Host of an inbox in normal form, without port; empty for no URL at all."""
     authority = url.split("/", 3)[2] if url.count("/") >= 2 else ""

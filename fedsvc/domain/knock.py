@@ -36,10 +36,15 @@ class Form(NamedTuple):
     coverage: Coverage = DEFAULT
 
 
+_FIRST: Final = {
+    **{dialect: Form(dialect) for dialect in Dialect},
+    Dialect.UNKNOWN: Form(Dialect.CAVAGE),
+    Dialect.RFC9421_FULL: Form(Dialect.RFC9421_FULL, FULL),
+}
+
+
 def first_form(remembered: Dialect) -> Form:
-    if remembered is Dialect.RFC9421_FULL:
-        return Form(remembered, FULL)
-    return Form(remembered or Dialect.CAVAGE)
+    return _FIRST[remembered]
 
 
 def next_form(

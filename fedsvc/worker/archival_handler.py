@@ -44,8 +44,10 @@ class ArchivalHandler:
     """Holds MAX_TRANSACTION outcomes at most (or one of each partition, if there are more), however far it
     is behind."""
 
-    #: outcomes of all partitions in one transaction
-    MAX_TRANSACTION: Final = 1000
+    #: outcomes of all partitions in one transaction: what it touches of the indexes is written once
+    MAX_TRANSACTION: Final = 4000
+    #: outcomes that are read at a time, since nothing else happens while they are taken apart
+    AT_A_TIME: Final = 1000
     #: seconds between rounds when there is nothing to do, and while SQL or Redis is away
     PAUSE: Final = 0.5
     AWAY: Final = 2.0
@@ -127,20 +129,23 @@ class ArchivalHandler:
         """A batch of each partition, or what was the matter with it; and whether there is more."""
         if not partitions:
             return [], False
-        share = max(1, self.MAX_TRANSACTION // len(partitions))
+        share = max(1, self.AT_A_TIME // len(partitions))
         read = await asyncio.gather(*(self._read(p, share) for p in partitions), return_exceptions=True)
-        full = [batch for batch in read if isinstance(batch, _Batch) and batch.count >= share]
-        if not full:
-            return read, False
-        # What the others left goes to those that have more: one that is far behind waits for no idle one.
-        left = self.MAX_TRANSACTION - sum(batch.count for batch in read if isinstance(batch, _Batch))
-        further = left // len(full)
-        if further > 0:
-            problems = await asyncio.gather(
-                *(self._read_on(batch, further) for batch in full), return_exceptions=True
+        batches = [batch for batch in read if isinstance(batch, _Batch)]
+        full = [batch for batch in batches if batch.count >= share]
+        # What the others leave goes to those that have more: one that is far behind waits for no idle one.
+        while full:
+            room = min(self.AT_A_TIME, self.MAX_TRANSACTION - sum(batch.count for batch in batches))
+            share = room // len(full)
+            if share <= 0:
+                break
+            gave = await asyncio.gather(
+                *(self._read_on(batch, share) for batch in full), return_exceptions=True
             )
-            read += [problem for problem in problems if problem is not None]
-        return read, True
+            if problems := [problem for problem in gave if isinstance(problem, BaseException)]:
+                return read + problems, True
+            full = [batch for batch, count in zip(full, gave, strict=True) if count == share]
+        return read, bool(full)
 
     async def _read(self, partition: int, limit: int) -> _Batch:
         """Raises QueueUnavailable."""
@@ -148,11 +153,12 @@ class ArchivalHandler:
         entries, last, count = await self._outcomes.read_all(partition, after, limit)
         return _Batch(partition, after, last, count, entries)
 
-    async def _read_on(self, batch: _Batch, limit: int) -> None:
-        """Raises QueueUnavailable."""
+    async def _read_on(self, batch: _Batch, limit: int) -> int:
+        """How many more that were. Raises QueueUnavailable."""
         entries, batch.last, count = await self._outcomes.read_all(batch.partition, batch.last, limit)
         batch.count += count
         batch.entries += entries
+        return count
 
     async def _store(self, outcomes: list[Delivery]) -> None:
         """All but those that SQL can never hold: they must not block the ones behind them.

@@ -29,11 +29,17 @@ class SharedFetch(Generic[K, V]):
         self._held: OrderedDict[K, V] = OrderedDict()
         self._coming: dict[K, asyncio.Future[V]] = {}
 
-    async def get(self, key: K) -> V:
-        """Raises what fetching raises; a failure is not kept."""
+    def held(self, key: K) -> V | None:
+        """What is here already: for who calls so often that a coroutine each time would tell."""
         held = self._held.get(key)
         if held is not None:
             self._held.move_to_end(key)
+        return held
+
+    async def get(self, key: K) -> V:
+        """Raises what fetching raises; a failure is not kept."""
+        held = self.held(key)
+        if held is not None:
             return held
         coming = self._coming.get(key)
         if coming is None:
@@ -91,6 +97,13 @@ class KeyCache:
             lambda key: self._fetch(key[0]), lambda _: 1, limit
         )
         self._clock = clock
+
+    def held(self, name: str) -> PrivateKey | None:
+        """One that was called for by a delivery, and is here already; never a registered one."""
+        held = self._called.held(name)
+        if held is not None:
+            LOOKUPS.inc()
+        return held
 
     async def get(self, name: str) -> PrivateKey:
         """Raises KeyUnavailable, QueueUnavailable."""

@@ -91,6 +91,7 @@ class Deliverer:
 
     async def start(self) -> None:
         """Raises OSError (ssl.SSLError among them) if the CA file cannot be used."""
+        self._loop = asyncio.get_running_loop()
         await self._transport.open()
 
     async def close(self) -> None:
@@ -129,7 +130,7 @@ class Deliverer:
         )
 
     async def _try(self, job: _Job) -> Verdict:
-        ends = asyncio.get_running_loop().time() + self._settings.delivery_timeout
+        ends = self._loop.time() + self._settings.delivery_timeout
         try:
             for _ in range(MAX_REDIRECTS + 1):
                 verdict = await self._knock(job, ends)

@@ -194,7 +194,8 @@ class Processor:
 
     def adopt(self, admitted: Iterable[Admitted]) -> int:
         """Take on deliveries that are in flight with us as of now. Returns how many are new."""
-        return sum(self._start(a) for a in admitted)
+        loop = asyncio.get_running_loop()
+        return sum(self._start(loop, a) for a in admitted)
 
     async def finish(self, grace: float) -> None:
         """Wait `grace` seconds for what is in flight, give up the rest, and settle what was done."""
@@ -289,14 +290,13 @@ class Processor:
             self._doubtful.add(partition)
             raise
 
-    def _start(self, admitted: Admitted) -> bool:
+    def _start(self, loop: asyncio.AbstractEventLoop, admitted: Admitted) -> bool:
         entry = (admitted.id.partition, admitted.entry)
         if entry in self._held:
             return False
         self._held.add(entry)
         self._places.take(entry)
-        task = asyncio.get_running_loop().create_task(self._handle(admitted))
-        self._flying.add(task)
+        self._flying.add(task := loop.create_task(self._handle(admitted)))
         task.add_done_callback(self._landed)
         return True
 
@@ -342,8 +342,9 @@ class Processor:
     async def _attempt(self, admitted: Admitted) -> Settlement:
         if admitted.problem:
             return self._judge.broken(admitted, None, Reason.MALFORMED_ENTRY, admitted.problem)
+        stored = (admitted.id.partition, admitted.record.message)
         try:
-            message = await self._messages.get((admitted.id.partition, admitted.record.message))
+            message = self._messages.held(stored) or await self._messages.get(stored)
         except QueueCorrupt as error:
             return self._judge.broken(admitted, None, Reason.MALFORMED_ENTRY, str(error))
         if message is None:
@@ -358,7 +359,7 @@ class Processor:
             return overdue
         started_ms = self._consumer.clock.now_ms()
         try:
-            key = await self._keys.get(message.key_name)
+            key = self._keys.held(message.key_name) or await self._keys.get(message.key_name)
         except KeyUnavailable as error:
             settlement = self._judge.untried(
                 admitted, message, Reason.KEY_UNAVAILABLE, str(error), started_ms

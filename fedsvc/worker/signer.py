@@ -18,7 +18,6 @@ import subprocess
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Final, cast
 
 import structlog
@@ -111,7 +110,7 @@ class Signer:
     def _send(self, jobs: Iterable[_Job], ready: list[_Process]) -> None:
         for job in jobs:
             if not job.signed.done():
-                min(ready, key=len).take(job)
+                (ready[0] if len(ready) == 1 else min(ready, key=len)).take(job)
         for process in ready:
             process.flush()
 
@@ -284,8 +283,7 @@ class _Process(asyncio.Protocol):
         job = self._jobs.pop(number, None)
         if job is None:
             return
-        if signature:
-            with suppress(asyncio.InvalidStateError):  # it was cancelled
-                job.signed.set_result(signature)
-        else:
+        if not signature:
             job.sign()
+        elif not job.signed.done():  # else it was cancelled
+            job.signed.set_result(signature)

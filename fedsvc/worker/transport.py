@@ -44,11 +44,12 @@ class Transport:
 
     async def open(self) -> None:
         """Raises OSError if the CA file cannot be read, ssl.SSLError if it holds no certificate."""
+        self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines()
         context = await asyncio.to_thread(ResumingContext.trusting, self._settings.ca_file)
         self._dialer = Dialer(self._settings, context)
         self._opened.push_async_callback(self._dialer.close)
-        sweeping = asyncio.get_running_loop().create_task(self._sweep())
+        sweeping = self._loop.create_task(self._sweep())
         self._opened.callback(self._drop_idle)
         self._opened.callback(sweeping.cancel)
 
@@ -98,7 +99,7 @@ class Transport:
             assert answer is not None
             if not connection.whole and answer.status not in (307, 308):  # followed, whatever its body says
                 # to know what it says and to keep the connection; the status stands without it
-                body_ends = min(ends, asyncio.get_running_loop().time() + BODY_WAIT_S)
+                body_ends = min(ends, self._loop.time() + BODY_WAIT_S)
                 with suppress(TimeoutError):
                     await self._deadlines.until(body_ends, connection.rest())
                 answer = connection.answer or answer
@@ -107,9 +108,8 @@ class Transport:
             self._give_back(origin, connection)
 
     def _request(self, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
-        head = "\r\n".join(
-            [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-        )
+        lines = [f"{name}: {value}" for name, value in headers.items()]
+        head = "\r\n".join((f"POST {path} HTTP/1.1", *lines))
         if head.count("\n") != len(headers) or head.count("\r") != len(headers):
             raise ValueError("a header with a line end")
         return f"{head}{self._always}{len(body)}\r\n\r\n".encode("latin-1") + body
@@ -135,7 +135,7 @@ class Transport:
             return
         if not connection.idle_since:
             self._dialer.keep_session(origin, connection)
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = self._loop.time()
         self._kept.setdefault(origin, []).append(connection)
         self._idle[connection] = origin
         if len(self._idle) > MAX_IDLE:
@@ -152,7 +152,7 @@ class Transport:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
-            before = asyncio.get_running_loop().time() - KEEP_ALIVE_S
+            before = self._loop.time() - KEEP_ALIVE_S
             while self._idle and next(iter(self._idle)).idle_since <= before:
                 self._forget(next(iter(self._idle)))
 

@@ -163,16 +163,51 @@ async def test_only_the_leader_archives(system: System) -> None:
     assert await system.rows() == 1
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transactions of a thousand, read by quarters."""
+    monkeypatch.setattr(ArchivalHandler, "MAX_TRANSACTION", 1000)
+    monkeypatch.setattr(ArchivalHandler, "AT_A_TIME", 250)
+
+
+@pytest.mark.usefixtures("small")
 async def test_one_that_is_far_behind_has_what_the_others_leave_of_a_transaction(system: System) -> None:
     await system.end_many(1, range(2500))
     await system.end_many(2, range(10))
     handler = system.handler()
-    assert [await handler.round() for _ in range(4)] == [True, True, True, False]
+    assert [await handler.round() for _ in range(4)] == [True, True, False, False]
     assert await system.rows() == 2510
     assert await system.positions() == [-1, 2499, 9, -1]
     assert system.archive.transactions == [1000, 1000, 510]
 
 
+class Watched(OutcomeLog):
+    """Knows how many outcomes were asked for at the same time, at most."""
+
+    asked = most = 0
+
+    async def read_all(
+        self, partition: int, after: int, limit: int
+    ) -> tuple[list[Delivery | HostEvent], int, int]:
+        self.asked += limit
+        self.most = max(self.most, self.asked)
+        try:
+            return await super().read_all(partition, after, limit)
+        finally:
+            self.asked -= limit
+
+
+@pytest.mark.usefixtures("small")
+async def test_no_more_is_read_at_a_time_than_can_be_taken_apart_at_once(system: System) -> None:
+    for partition in range(PARTITIONS):
+        await system.end_many(partition, range(200))
+    outcomes = Watched(system.link, system.keys, system.settings)
+    assert not await system.handler(outcomes=outcomes).round()
+    assert await system.rows() == 800
+    assert 0 < outcomes.most <= ArchivalHandler.AT_A_TIME
+
+
+@pytest.mark.usefixtures("small")
 async def test_many_that_are_far_behind_share_a_transaction(system: System) -> None:
     for partition in range(PARTITIONS):
         await system.end_many(partition, range(300))
@@ -320,7 +355,7 @@ async def test_after_an_outage_of_sql_all_is_caught_up_with_in_full_transactions
         assert await system.rows() == 5000
         # One may have begun while the outcomes still came.
         assert max(system.archive.transactions) <= ArchivalHandler.MAX_TRANSACTION
-        assert len(system.archive.transactions) <= 5 + 1
+        assert len(system.archive.transactions) <= 2 + 1
 
 
 # What is forgotten
