@@ -50,38 +50,27 @@ def pack(delivery: Delivery) -> bytes:
 def unpack(payload: bytes, id: DeliveryId, state: DeliveryState, outcome: int) -> Delivery:
     """Raises QueueCorrupt if `payload` is not what `pack` makes."""
     try:
-        f = orjson.loads(payload)
+        told = orjson.loads(payload)
         # One that a column refuses would hold up the archive for good, so each part is looked at.
         # A newer version may have more of them.
-        if not isinstance(f, list) or list(map(type, f[: len(_TYPES)])) != _TYPES:
+        if not isinstance(told, list) or list(map(type, parts := told[: len(_TYPES)])) != _TYPES:
             raise ValueError("its parts are not those of an outcome")
-        if not 0 <= f[8] <= _LARGEST_SMALL or not 0 <= f[10] <= 0xFFFF:
+        (
+            activity_id, activity_type, actor, inbox, host, origin, key_id, priority, attempts, reason,
+            status, snippet, not_before_ms, expire_ms, ordering_key, request_id, history,
+        ) = parts  # fmt: skip
+        if not 0 <= attempts <= _LARGEST_SMALL or not 0 <= status <= 0xFFFF:
             raise ValueError("attempts or status out of range")
-        if not 0 <= f[12] <= _LARGEST or not 0 <= f[13] <= _LARGEST:
+        if not 0 <= not_before_ms <= _LARGEST or not 0 <= expire_ms <= _LARGEST:
             raise ValueError("a time is out of range")
+        next_attempt_ms, completed_ms = 0, outcome // 1000
+        # By position: by name it takes two and a half times as long.
         return Delivery(
-            id=id,
-            state=state,
-            activity_id=f[0],
-            activity_type=f[1],
-            actor=f[2],
-            inbox=f[3],
-            host=f[4],
-            origin=f[5],
-            key_id=f[6],
-            priority=_PRIORITIES[f[7]],
-            attempts=f[8],
-            reason=_REASONS[f[9]] if f[9] else None,
-            status=f[10],
-            snippet=f[11],
-            not_before_ms=f[12],
-            expire_ms=f[13],
-            ordering_key=f[14],
-            request_id=f[15],
-            history=tuple([_attempt(*told) for told in f[16]]),
-            outcome=outcome,
-            completed_ms=outcome // 1000,
-        )
+            id, state, activity_id, activity_type, actor, inbox, host, origin, key_id, _PRIORITIES[priority],
+            attempts, _REASONS[reason] if reason else None, status, snippet,
+            not_before_ms, next_attempt_ms, expire_ms, completed_ms, outcome,
+            ordering_key, request_id, tuple([_attempt(*each) for each in history]),
+        )  # fmt: skip
     except (ValueError, TypeError, IndexError, KeyError) as error:
         raise QueueCorrupt(f"outcome of delivery {id}: {error}") from None
 
