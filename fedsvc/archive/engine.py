@@ -22,6 +22,9 @@ PING_TIMEOUT: Final = 2
 #: seconds for one step of a migration, which may write a large table anew; on SQLite, until it is alone
 MIGRATION_TIMEOUT: Final = 86_400
 _POOL: Final = 5
+#: KiB of pages that a connection to SQLite keeps: of the index by host alone, each transaction of the archive
+#: writes to as many pages as there are hosts
+_SQLITE_CACHE_KIB: Final = 8192
 
 
 def create_engine(settings: Settings, *, statement_timeout: int = STATEMENT_TIMEOUT) -> AsyncEngine:
@@ -79,6 +82,6 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     # The mode stays with the file. SQLite does not wait for whoever sets it, or works, at this moment.
     with suppress(sqlite3.OperationalError):
         cursor.execute("PRAGMA journal_mode=WAL")
-    for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
+    for pragma in ("synchronous=NORMAL", "foreign_keys=ON", f"cache_size=-{_SQLITE_CACHE_KIB}"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

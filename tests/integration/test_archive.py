@@ -45,14 +45,20 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     return Settings.from_environment({"DATABASE_URL": server.url})
 
 
-@pytest.fixture
-async def archive(settings: Settings) -> AsyncIterator[Archive]:
+@asynccontextmanager
+async def emptied(settings: Settings) -> AsyncIterator[Archive]:
     await asyncio.to_thread(migrate.upgrade, settings)
     archive = Archive(create_engine(settings))
     async with archive.engine.begin() as connection:
         await connection.execute(text("DELETE FROM deliveries"))
     yield archive
     await archive.close()
+
+
+@pytest.fixture
+async def archive(settings: Settings) -> AsyncIterator[Archive]:
+    async with emptied(settings) as archive:
+        yield archive
 
 
 def outcome(number: int, state: DeliveryState = DeliveryState.DELIVERED, **changes: object) -> Delivery:
@@ -162,13 +168,14 @@ async def test_any_number_is_purged_at_once(archive: Archive) -> None:
 async def test_a_dead_letter_that_is_replayed_while_it_is_purged_keeps_its_row(
     postgres: PostgresServer,
 ) -> None:
-    settings = Settings.from_environment({"DATABASE_URL": postgres.url})
-    await asyncio.to_thread(migrate.upgrade, settings)
-    archive = Archive(create_engine(settings))
     dead = outcome(1, DeliveryState.DEAD, completed_ms=5)
-    await archive.record([dead, outcome(2, DeliveryState.DEAD, completed_ms=6)])
     waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-    async with archive.engine.connect() as replaying, archive.engine.connect() as looking:
+    async with (
+        emptied(Settings.from_environment({"DATABASE_URL": postgres.url})) as archive,
+        archive.engine.connect() as replaying,
+        archive.engine.connect() as looking,
+    ):
+        await archive.record([dead, outcome(2, DeliveryState.DEAD, completed_ms=6)])
         change = deliveries.update().where(deliveries.c.sequence == dead.id.sequence)
         await replaying.execute(change.values(state=int(DeliveryState.DELIVERED), completed_ms=7))
         purging = asyncio.create_task(archive.purge({DeliveryState.DEAD: 100}, limit=10))
@@ -178,10 +185,9 @@ async def test_a_dead_letter_that_is_replayed_while_it_is_purged_keeps_its_row(
         assert not purging.done()
         await replaying.commit()
         assert await asyncio.wait_for(purging, 20) == 1
-    kept = await archive.get(dead.id)
-    assert kept is not None
-    assert kept.state is DeliveryState.DELIVERED
-    await archive.close()
+        kept = await archive.get(dead.id)
+        assert kept is not None
+        assert kept.state is DeliveryState.DELIVERED
 
 
 @pytest.mark.parametrize(
