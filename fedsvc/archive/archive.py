@@ -21,8 +21,8 @@ from fedsvc.errors import ArchiveUnavailable
 #: characters of the longest text that is kept
 _LONGEST: Final = 4096
 #: rows in one statement, on SQLite: its driver gives the interpreter's lock back for each that it runs,
-#: and has to win it back from a busy event loop
-_TOGETHER: Final = (128, 16)
+#: and has to win it back from a busy event loop. A statement takes 32,766 values, those of 1,489 rows.
+_TOGETHER: Final = (1024, 128, 16)
 #: rows given to any other driver at once: to make them takes the event loop 2 µs each
 _AT_ONCE: Final = 500
 _VALUES: Final = f"({', '.join('?' * len(deliveries.c))})"
