@@ -96,6 +96,11 @@ class Laps:
         return [lap.busy for lap in self.laps]
 
 
+def above(contender: Laps, bare: Laps) -> list[float]:
+    """What a contender spends for each delivery that the bare loop does not, microseconds."""
+    return [theirs - least for theirs, least in zip(contender.cpu_us, bare.cpu_us, strict=True)]
+
+
 def lap(contender: Contender, sink: Sink, database: Database) -> Lap:
     """Raises RuntimeError if not all of them arrived, or some twice that may not."""
     deliveries = contender.deliveries

@@ -10,7 +10,7 @@ from benchmarks.figures import Figure, Section, at_least, ratios
 from benchmarks.load import CONCURRENCY, HOSTS
 from benchmarks.peers import node
 from benchmarks.peers.contender import PEERS, PeerContender, available, versions
-from benchmarks.race import Contender, Laps, race, say
+from benchmarks.race import Contender, Laps, above, race, say
 
 
 def run(conditions: Conditions) -> Section:
@@ -37,6 +37,17 @@ def figures(laps: dict[str, Laps]) -> list[Figure]:
     best = max(peers, key=lambda name: statistics.median(laps[name].per_second))
     lead = ratios(ours.per_second, laps[best].per_second)
     told = [Figure(f"deliveries per second, to the best peer's ({best})", "x", lead, at_least(2.0), 2)]
+    cheapest = min(peers, key=lambda name: statistics.median(laps[name].cpu_us))
+    added, least = above(ours, bare), above(laps[cheapest], bare)
+    told.append(
+        Figure(
+            f"CPU that ours adds to bare's, to what the leanest peer adds ({cheapest})",
+            "x",
+            ratios(added, least),
+            None,
+            2,
+        )
+    )
     for name in laps:
         told += [
             Figure(f"{name}: deliveries per second", "/s", laps[name].per_second),

@@ -8,7 +8,7 @@ from benchmarks.contenders import Bare, Ours
 from benchmarks.figures import Figure, Section, at_least, at_most, ratios
 from benchmarks.load import BODY_BYTES, CONCURRENCY, FEW_HOSTS, HOSTS
 from benchmarks.machine import cores
-from benchmarks.race import Contender, Laps, race, say
+from benchmarks.race import Contender, Laps, above, race, say
 
 
 def run(conditions: Conditions) -> Section:
@@ -32,12 +32,12 @@ def figures(laps: dict[str, Laps]) -> list[Figure]:
     bare, ours, two = laps["bare"], laps["fedsvc"], laps["fedsvc, 2 processes"]
     plain, unsigned = laps["bare, unsigned"], laps["fedsvc, unsigned"]
     edwards, few = laps["fedsvc, ed25519"], laps[f"fedsvc, {FEW_HOSTS} hosts"]
-    above = [a - b for a, b in zip(unsigned.cpu_us, plain.cpu_us, strict=True)]
+    more = above(unsigned, plain)
     cpu, rate = ratios(ours.cpu_us, bare.cpu_us), ratios(ours.per_second, bare.per_second)
     second = ratios(two.per_second, ours.per_second)
     told = [
         Figure("worker CPU per delivery, RSA-2048, to bare's", "x", cpu, at_most(1.15), 2),
-        Figure("worker CPU per delivery above bare's, without signing", "us", above, at_most(40)),
+        Figure("worker CPU per delivery above bare's, without signing", "us", more, at_most(40)),
         Figure("deliveries per second, to bare's", "x", rate, at_least(1.2), 2),
         Figure("two processes: deliveries per second, to one's", "x", second, at_least(1.8), 2),
         Figure(
