@@ -30,8 +30,9 @@ def cleanup(aggressive: bool, target: str | None, as_json: bool) -> None:
     from fedsvc.cli.figures import freed
 
     with connect(target) as client:
-        categories = client.force_cleanup(aggressive=aggressive)
+        done = client.force_cleanup(aggressive=aggressive)
     if as_json:
-        emit({"freed": [{"name": c.name, "entries": c.entries} for c in categories]}, True, "")
+        entries = [{"name": c.name, "entries": c.entries} for c in done.freed]
+        emit({"freed": entries, "freed_bytes": done.freed_bytes}, True, "")
     else:
-        Console().print(freed(categories))
+        Console().print(freed(done))

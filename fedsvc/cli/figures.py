@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fedsvc.cli.output import age, moment
 
 if TYPE_CHECKING:
-    from fedsvc_client import MemoryCategory, MemoryStatus, RetryStats
+    from fedsvc_client import Cleanup, MemoryStatus, RetryStats
     from rich.console import Group
     from rich.table import Table
 
@@ -50,10 +50,9 @@ def memory(s: MemoryStatus) -> Group:
     return Group(totals, _table("By what it holds", ("what", "entries", "about"), categories))
 
 
-def freed(categories: Iterable[MemoryCategory]) -> Table:
-    """How many entries; what their bytes were is not told of each kind."""
-    rows = [(c.name.replace("_", " "), f"{c.entries:,}") for c in categories]
-    return _table("Forgotten", ("what", "entries"), rows)
+def freed(cleanup: Cleanup) -> Table:
+    rows = [(c.name.replace("_", " "), f"{c.entries:,}") for c in cleanup.freed]
+    return _table(f"Forgotten, {_mib(cleanup.freed_bytes)} of Redis", ("what", "entries"), rows)
 
 
 def _counts(counts: Mapping[Any, int], *, other: str = "-") -> list[tuple[str, str]]:

@@ -26,6 +26,7 @@ from fedsvc_client._exceptions import (
 from fedsvc_client._operator_types import (
     AuditEvent,
     AuditPage,
+    Cleanup,
     DeadLetterFilter,
     DeadLetterPage,
     Host,
@@ -75,6 +76,7 @@ __all__ = [
     "AuditPage",
     "BatchItem",
     "Cancelled",
+    "Cleanup",
     "Configuration",
     "ConfigurationError",
     "DeadLetterFilter",

@@ -148,6 +148,16 @@ class MemoryCategory:
 
 
 @dataclass(frozen=True)
+class Cleanup:
+    """What `force_cleanup` has forgotten."""
+
+    #: of how many entries of each kind; what the bytes of a kind were is not told
+    freed: tuple[MemoryCategory, ...]
+    #: in all, as Redis's memory shrank meanwhile
+    freed_bytes: int
+
+
+@dataclass(frozen=True)
 class MemoryStatus:
     """Of Redis, in bytes; 0 stands for "no limit"."""
 

@@ -13,6 +13,7 @@ from fedsvc_client._exceptions import InvalidRequest
 from fedsvc_client._operator_types import (
     AuditEvent,
     AuditPage,
+    Cleanup,
     DeadLetterFilter,
     DeadLetterPage,
     Host,
@@ -213,8 +214,8 @@ def memory_status(m: pb.GetMemoryStatusResponse) -> MemoryStatus:
     )
 
 
-def freed(m: pb.ForceCleanupResponse) -> tuple[MemoryCategory, ...]:
-    return tuple(_category(c) for c in m.freed)
+def cleanup(m: pb.ForceCleanupResponse) -> Cleanup:
+    return Cleanup(tuple(_category(c) for c in m.freed), m.freed_bytes)
 
 
 def list_audit_request(

@@ -11,6 +11,7 @@ from fedsvc_client import _schedule_wire
 from fedsvc_client import _wire as _common
 from fedsvc_client._operator_types import (
     AuditPage,
+    Cleanup,
     DeadLetterFilter,
     DeadLetterPage,
     Host,
@@ -18,7 +19,6 @@ from fedsvc_client._operator_types import (
     HostOrder,
     HostPage,
     HostState,
-    MemoryCategory,
     MemoryStatus,
     Operation,
     OperationPage,
@@ -66,12 +66,10 @@ class AsyncOperators:
         request = pb.GetMemoryStatusRequest()
         return _wire.memory_status(await self._call("operations", "GetMemoryStatus", request, timeout))
 
-    async def force_cleanup(
-        self, *, aggressive: bool = False, timeout: float | None = None
-    ) -> tuple[MemoryCategory, ...]:
+    async def force_cleanup(self, *, aggressive: bool = False, timeout: float | None = None) -> Cleanup:
         """Forget now what has had its time. `aggressive`: also what retention would keep for a while."""
         request = pb.ForceCleanupRequest(aggressive=aggressive, request_id=_common.new_request_id())
-        return _wire.freed(await self._call("operations", "ForceCleanup", request, timeout))
+        return _wire.cleanup(await self._call("operations", "ForceCleanup", request, timeout))
 
     async def list_dead_letters(
         self,
