@@ -9,8 +9,9 @@ import gzip
 import zlib
 from typing import Final, NamedTuple
 
+from servers.remote import Item, drip, hang, pour, reset
+
 from fedsvc.domain.delivery import Reason
-from hostile.remote import Item, drip, hang, pour, reset
 
 
 class Attack(NamedTuple):

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from servers.remote import deliver, delivering, open_files
 
 from fedsvc.worker import transport
 from hostile.attacks import ATTACKS
-from hostile.remote import deliver, delivering, open_files
 
 DELIVERY_TIMEOUT_S = 5.0
 BODY_WAIT_S = 1.0

@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from random import Random
 
 import pytest
+from servers.remote import ACCEPTED, PATIENCE, Act, deliver, delivering, open_files, reset, serving
 
 from fedsvc.domain.classify import Outcome, snippet
 from fedsvc.domain.delivery import Reason
 from hostile.attacks import ATTACKS
-from hostile.remote import ACCEPTED, PATIENCE, Act, deliver, delivering, open_files, reset, serving
 
 DEADLINE_S = 0.6
 #: what a busy machine may take beyond a deadline

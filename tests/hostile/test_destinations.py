@@ -8,13 +8,13 @@ from contextlib import suppress
 from ipaddress import ip_address
 
 import pytest
+from servers.remote import ACCEPTED, Remote, accepting, deliver, delivering
 
 from fedsvc.domain.classify import Outcome
 from fedsvc.domain.delivery import Reason
 from fedsvc.domain.errors import InvalidInbox
 from fedsvc.domain.inbox import parse_inbox
 from hostile.conftest import Connections
-from hostile.remote import ACCEPTED, Remote, accepting, deliver, delivering
 
 #: kind -> an address of it
 REFUSED = {

@@ -10,11 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import cast
 
 import pytest
-
-from fedsvc.domain.delivery import Reason
-from fedsvc.worker.connection import BrokenAnswer, InboxConnection
-from fedsvc.worker.deliverer import Deliverer
-from hostile.remote import (
+from servers.remote import (
     ACCEPTED,
     BODY,
     PATIENCE,
@@ -26,6 +22,10 @@ from hostile.remote import (
     reset,
     serving,
 )
+
+from fedsvc.domain.delivery import Reason
+from fedsvc.worker.connection import BrokenAnswer, InboxConnection
+from fedsvc.worker.deliverer import Deliverer
 
 POISON = b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n"
 EMPTY = b"HTTP/1.1 202 x\r\nContent-Length: 0\r\n"

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from servers.remote import ACCEPTED, Item, Remote, serving
 
 from hostile.attacks import ATTACKS
-from hostile.remote import ACCEPTED, Item, Remote, serving
 
 TIMES = 5
 MOST_GROWTH_BYTES = 50_000_000
@@ -25,7 +25,7 @@ class Every(Remote):
 
     async def read(self, reader: asyncio.StreamReader) -> None:
         await super().read(reader)
-        path = self.got.pop().split(b" ")[1][1:]
+        path = self.got.pop().head.split(b" ")[1][1:]
         self.script = [ACCEPTED if path == b"good" else self.items[int(path)]]
 
 

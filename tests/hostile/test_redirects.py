@@ -8,28 +8,23 @@ from typing import Any
 
 import pytest
 from servers.certificates import authority, server_context
+from servers.remote import ACCEPTED, PRIVATE, Got, Remote, accepting, deliver, delivering, serving
 
 from fedsvc.domain.classify import Outcome
 from fedsvc.domain.delivery import Reason
 from hostile.attacks import ATTACKS
 from hostile.conftest import Connections
-from hostile.remote import ACCEPTED, PRIVATE, Remote, accepting, deliver, delivering, serving
 
 
 def redirect(location: str, status: int = 307, more: str = "") -> bytes:
     return f"HTTP/1.1 {status} x\r\nLocation: {location}\r\nContent-Length: 0\r\n{more}\r\n".encode("latin-1")
 
 
-def headers_of(head: bytes) -> dict[str, str]:
-    lines = head.decode("latin-1").split("\r\n")[1:-2]
-    return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-
-
-def verify(head: bytes, host: str, path: str) -> None:
+def verify(got: Got, host: str, path: str) -> None:
     """By the draft's text: the signature is over this very request."""
-    headers = headers_of(head)
+    headers = got.headers
     assert headers["host"] == host
-    assert head.startswith(f"POST {path} HTTP/1.1\r\n".encode())
+    assert got.head.startswith(f"POST {path} HTTP/1.1\r\n".encode())
     parameters = dict(item.split("=", 1) for item in headers["signature"].split(","))
     signed = [f"{name}: {headers[name]}" for name in ("host", "date", "digest")]
     base = "\n".join([f"(request-target): post {path}", *signed])
@@ -54,7 +49,7 @@ async def test_each_hop_is_signed_anew_for_its_own_host(status: int) -> None:
     assert result.verdict.status == 202
     verify(first.got[0], f"one.example:{first.port}", "/a")
     verify(last.got[0], f"two.example:{last.port}", "/b?c=d")
-    signatures = [headers_of(head)["signature"] for head in (first.got[0], last.got[0])]
+    signatures = [got.headers["signature"] for got in (first.got[0], last.got[0])]
     assert signatures[0] != signatures[1]
 
 

@@ -14,12 +14,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from servers.certificates import authority, bundle, self_signed, server_context
+from servers.remote import ACCEPTED, PATIENCE, Act, Item, accepting, deliver, delivering, drip, pour, serving
 
 from fedsvc.domain.classify import Outcome
 from fedsvc.domain.delivery import Reason
 from fedsvc.worker.deliverer import AttemptResult
 from hostile.attacks import ATTACKS
-from hostile.remote import ACCEPTED, PATIENCE, Act, Item, accepting, deliver, delivering, drip, pour, serving
 
 CA = authority()
 HOST = "inbox.remote.example"

@@ -24,6 +24,14 @@ from fedsvc.queue.stats import TERMINAL, QueueStats, StatsReader
 
 PARTITIONS = 4
 
+#: of hosts, as users get them
+USUAL_LIMITS = {
+    "FEDSVC_HOST_CONCURRENCY": "8",
+    "FEDSVC_HOST_START": "1",
+    "FEDSVC_HOST_RATE": "1000",
+    "FEDSVC_HOST_BURST": "2000",
+}
+
 
 class Queue:
     """Inboxes are numbered: number n is at host hN.example. Unless said otherwise, all is to number 0."""

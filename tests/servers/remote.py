@@ -8,13 +8,13 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from fedsvc.config import Settings
-from fedsvc.domain.keys import load_private_key
+from fedsvc.domain.keys import PrivateKey, load_private_key
 from fedsvc.domain.message import Message
 from fedsvc.worker.deliverer import AttemptResult, Deliverer
 from fedsvc.worker.signer import Signer
@@ -23,6 +23,7 @@ PRIVATE = Ed25519PrivateKey.generate()
 KEY = load_private_key(
     PRIVATE.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
 )
+KEY_ID = "https://me.example/u/x#main-key"
 BODY = b'{"id":"https://me.example/activities/1","type":"Like"}'
 ACCEPTED = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"
 #: seconds that a test waits for what must come at once
@@ -33,14 +34,14 @@ Act = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Item = bytes | Act | None
 
 
-def message_of(body: bytes) -> Message:
+def message_of(body: bytes, key: PrivateKey = KEY) -> Message:
     return Message(
         body=body,
         activity_id="https://me.example/activities/1",
         activity_type="Like",
         actor="https://me.example/u/x",
-        key_id="https://me.example/u/x#main-key",
-        key_name=KEY.fingerprint,
+        key_id=KEY_ID,
+        key_name=key.fingerprint,
         origin="me.example",
         digest=Message.digest_of(body),
     )
@@ -67,13 +68,25 @@ async def deliver(deliverer: Deliverer, url: str, message: Message = MESSAGE) ->
     return await deliverer.deliver(message, url, KEY)
 
 
+class Got(NamedTuple):
+    """A request."""
+
+    head: bytes
+    body: bytes
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """By name, in lower case."""
+        lines = self.head.decode("latin-1").split("\r\n")[1:-2]
+        return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+
+
 class Remote:
     """Reads requests and does with each what the next item of `script` says; the last is repeated."""
 
     def __init__(self, script: tuple[Item, ...]) -> None:
         self.script = list(script)
-        #: heads of the requests
-        self.got: list[bytes] = []
+        self.got: list[Got] = []
         self.connections = 0
         self.port = 0
 
@@ -95,12 +108,9 @@ class Remote:
                 await item(reader, writer)
 
     async def read(self, reader: asyncio.StreamReader) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(
-            line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")
-        ).split(b":")[1]
-        await reader.readexactly(int(length))
-        self.got.append(head)
+        got = Got(await reader.readuntil(b"\r\n\r\n"), b"")
+        body = await reader.readexactly(int(got.headers["content-length"]))
+        self.got.append(got._replace(body=body))
 
 
 @asynccontextmanager
@@ -148,6 +158,20 @@ async def serving(
     async with accepting(remote.serve, tls=tls) as port:
         remote.port = port
         yield remote
+
+
+def answering(status: int, body: bytes = b"", **headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} x", f"Content-Length: {len(body)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+async def once(
+    *script: Item, message: Message = MESSAGE, key: PrivateKey = KEY, **changes: Any
+) -> tuple[AttemptResult, Remote]:
+    """One delivery to a server that does what `script` says, and that server."""
+    async with serving(*script) as remote, delivering(**changes) as deliverer:
+        return await deliverer.deliver(message, remote.url, key), remote
 
 
 def open_files() -> int:
