@@ -136,7 +136,7 @@ async def test_redis_goes_away_and_comes_back(system: System, rsa_pem: str) -> N
         system.valkey.stop()
         with pytest.raises(Unavailable) as refused:
             await queue(2, timeout=2)
-        assert refused.value.reason == "QUEUE_UNAVAILABLE"
+        assert refused.value.reason == "QUEUE_UNAVAILABLE", repr(refused.value)
         await system.until_ready(False)
         # or a platform would start everything anew, which would not bring Redis back
         assert [await asyncio.to_thread(system.is_alive, which) for which in (0, 1)] == [True, True]

@@ -21,7 +21,7 @@ CALL: dict[str, Any] = {"private_key": "pem", "key_id": "https://me.example/u/a#
 
 
 class Failing:
-    """Answers UNAVAILABLE so many times, then takes the activity; or never answers."""
+    """Answers UNAVAILABLE so many times, then takes the activity, or never answers."""
 
     def __init__(self, failures: int = 0, *, hangs: bool = False) -> None:
         self.failures = failures
@@ -36,10 +36,10 @@ class Failing:
 
     async def QueueActivity(self, request: pb.QueueActivityRequest, context: Any) -> pb.QueueActivityResponse:
         self.requests.append(request)
-        if self.hangs:
-            await asyncio.sleep(60)
         if len(self.requests) <= self.failures:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        if self.hangs:
+            await asyncio.sleep(60)
         return pb.QueueActivityResponse(delivery=types_pb2.Delivery(delivery_id="1-1"))
 
 
@@ -98,6 +98,23 @@ async def test_a_server_that_hangs_is_given_up_at_the_deadline() -> None:
     async with served(Failing(hangs=True)) as target, AsyncFedsvcClient(target) as client:
         with pytest.raises(DeadlineExceeded):
             await client.queue_activity(ACTIVITY, "https://a.example/inbox", **CALL, timeout=0.3)
+
+
+async def test_what_the_server_told_before_the_deadline_cut_a_repetition_off_is_told() -> None:
+    servicer = Failing(failures=1, hangs=True)
+
+    def synchronous(target: str) -> None:
+        with FedsvcClient(target, timeout=0.5) as client:
+            client.queue_activity(ACTIVITY, "https://a.example/inbox", **CALL)
+
+    async with served(servicer) as target, AsyncFedsvcClient(target, timeout=0.5) as client:
+        with pytest.raises(Unavailable, match="not now"):
+            await client.queue_activity(ACTIVITY, "https://a.example/inbox", **CALL)
+        assert len(servicer.requests) == 2
+        servicer.requests.clear()
+        with pytest.raises(Unavailable, match="not now"):
+            await asyncio.to_thread(synchronous, target)
+        assert len(servicer.requests) == 2
 
 
 @pytest.mark.parametrize("activity", [b'{"a": 1}', '{"a":  "\xfc"}'])

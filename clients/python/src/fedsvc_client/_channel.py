@@ -6,13 +6,15 @@ import json
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import grpc
+
+from fedsvc_client._exceptions import FedsvcError, from_call
 
 #: seconds before the first repetition, and the longest
 FIRST_PAUSE = 0.1
@@ -105,11 +107,27 @@ class Attempts:
     def __init__(self, timeout: float) -> None:
         """`timeout`: seconds for all of them together."""
         self._end = time.monotonic() + timeout
+        self._pauses = self.pauses()
+        #: what the attempt before was told
+        self._told: FedsvcError | None = None
 
     @property
     def left(self) -> float:
         """Seconds."""
         return max(0.0, self._end - time.monotonic())
+
+    def pause_after(
+        self, code: grpc.StatusCode, details: str | None, trailers: Iterable[Any], request_id: str
+    ) -> float:
+        """Seconds to wait before an attempt that ended so is repeated. Raises FedsvcError if it is not: what
+        it was told, or if our own deadline cut it off, what the one before was told, which says more."""
+        failure = from_call(code, details, trailers, request_id)
+        pause = next(self._pauses, None) if code in RETRYABLE else None
+        if pause is not None:
+            self._told = failure
+            return pause
+        cut_off = code is grpc.StatusCode.DEADLINE_EXCEEDED
+        raise (self._told or failure) if cut_off else failure
 
     def pauses(self) -> Iterator[float]:
         """Seconds to wait before each repetition; ends when there is no time for another."""

@@ -384,18 +384,12 @@ class FedsvcClient(Operators):
 
     def _call(self, service: str, method: str, request: Any, timeout: float | None) -> Any:
         attempts = Attempts(self.timeout if timeout is None else timeout)
-        pauses = attempts.pauses()
         while True:
             call = getattr(getattr(self._connection(), service), method)
             try:
                 return call(request, timeout=max(0.001, attempts.left), metadata=metadata(self._token))
             except grpc.RpcError as error:
-                code = error.code()
-                pause = next(pauses, None) if code in RETRYABLE else None
-                if pause is None:
-                    request_id = getattr(request, "request_id", "")
-                    raise from_call(
-                        code, error.details(), error.trailing_metadata() or (), request_id
-                    ) from None
+                failed = error.code(), error.details(), error.trailing_metadata() or ()
+            pause = attempts.pause_after(*failed, getattr(request, "request_id", ""))
             self.retries += 1
             time.sleep(pause)
