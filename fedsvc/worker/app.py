@@ -19,6 +19,7 @@ from fedsvc.archive.archive import Archive
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.revision import check
 from fedsvc.archive.spill_store import SpillStore
+from fedsvc.background import end
 from fedsvc.config import Settings
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
 from fedsvc.handlers.registry import Registry
@@ -181,8 +182,7 @@ class Worker:
                 await asyncio.wait([archiving], timeout=1.0)
                 await self._leave(consumer, archival)
                 tally.tell()
-                for task in background:
-                    task.cancel()
+                await end(background)
         log.info("stopped")
         return 0
 
