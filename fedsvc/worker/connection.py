@@ -39,13 +39,13 @@ class BrokenAnswer(Exception):
     """What came is no answer in HTTP/1, or beyond the limits."""
 
 
-class ConnectionLost(Exception):
+class ConnectionLost(OSError):
     """It ended before an answer was there."""
 
 
-class InboxConnection:
+class InboxConnection(asyncio.Protocol):
     """Made by a connector of its event loop; belongs to whoever was given it. Never used again once it is not
-    `usable` after an answer. An asyncio.Protocol by what it has: compiled, it can have no such base."""
+    `usable` after an answer."""
 
     def __init__(self, connected: socket.socket | None = None) -> None:
         """`connected`: what the connection is made of, to be looked into by `quiet`."""
@@ -195,15 +195,6 @@ class InboxConnection:
             self._finish()
         elif self._status:
             self._tell()
-
-    def eof_received(self) -> None:
-        """The event loop closes the transport."""
-
-    def pause_writing(self) -> None:
-        """Nobody has more to write than the one request."""
-
-    def resume_writing(self) -> None:
-        """As before."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

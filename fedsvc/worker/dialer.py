@@ -7,11 +7,10 @@ import socket
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
@@ -118,9 +117,9 @@ class Dialer:
             }
         connection = None
         try:
-            make = cast(Callable[[], asyncio.Protocol], partial(InboxConnection, connected))
-            _, made = await asyncio.get_running_loop().create_connection(make, sock=connected, **secure)
-            connection = cast(InboxConnection, made)
+            _, connection = await asyncio.get_running_loop().create_connection(
+                partial(InboxConnection, connected), sock=connected, **secure
+            )
         except ssl.SSLError as error:
             raise DialFailed(TransportError.TLS, str(error)) from None
         except ConnectionError:

@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import cast
 
 import pytest
 from servers.remote import (
@@ -202,9 +201,7 @@ async def test_what_comes_before_the_request_answers_no_other(early: bytes) -> N
 async def test_a_connection_that_spoke_before_it_was_asked_has_not_answered() -> None:
     here, there = socket.socketpair()
     with there:
-        connection = InboxConnection()
-        made = cast(asyncio.Protocol, connection)
-        await asyncio.get_running_loop().create_connection(lambda: made, sock=here)
+        _, connection = await asyncio.get_running_loop().create_connection(InboxConnection, sock=here)
         connection.data_received(ACCEPTED)
         assert not connection.usable
         with pytest.raises(BrokenAnswer, match="before the request"):
