@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import socket
-import ssl
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from servers.certificates import authority, server_context
 from servers.remote import ACCEPTED, KEY, MESSAGE, answering, delivering, hang, once, serving
 
 from fedsvc.config import Settings
@@ -213,43 +207,15 @@ async def test_an_inbox_that_is_no_url_is_a_dead_letter_and_no_crash(inbox: str)
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1 that may serve as its own authority, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path / "certificate.pem"
-    path.write_bytes(
-        built.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return path
-
-
-def server_context(certificate: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    return context
+def certificate() -> Path:
+    """Of a server at 127.0.0.1, by an authority of our own."""
+    return authority().certify("127.0.0.1")
 
 
 async def test_an_https_inbox_of_a_private_authority_is_delivered_to(certificate: Path) -> None:
     async with (
         serving(ACCEPTED, tls=server_context(certificate)) as remote,
-        delivering(ca_file=str(certificate), allow_http=False) as deliverer,
+        delivering(ca_file=str(authority().file), allow_http=False) as deliverer,
     ):
         for _ in range(2):
             result = await deliverer.deliver(MESSAGE, f"https://127.0.0.1:{remote.port}/inbox", KEY)
@@ -268,7 +234,7 @@ async def test_a_certificate_of_an_unknown_authority_is_refused(certificate: Pat
 async def test_a_certificate_for_another_name_is_refused(certificate: Path) -> None:
     async with (
         serving(ACCEPTED, tls=server_context(certificate)) as remote,
-        delivering(ca_file=str(certificate)) as deliverer,
+        delivering(ca_file=str(authority().file)) as deliverer,
     ):
         result = await deliverer.deliver(MESSAGE, f"https://localhost:{remote.port}/inbox", KEY)
         assert result.verdict.reason is Reason.TLS_FAILED
