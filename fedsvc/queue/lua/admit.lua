@@ -126,10 +126,9 @@ local function cut_lanes()
   lane_reads = {}
 end
 
--- Up to `share` deliveries out of the lanes of hosts that may be tried again.
-local function from_lanes(share)
+-- Up to `share` deliveries out of the lanes of these hosts, which may be tried again.
+local function from_lanes(names, share)
   append_parked()
-  local names = call('ZRANGEBYSCORE', WAKE, '-inf', text(NOW_MS), 'LIMIT', 0, share)
   prefetch_hosts(names)
   local out = {}
   local function depart_with(h, sequence, record)
@@ -201,19 +200,27 @@ if only_urgent then
   local _, ended = from_stream(1, left)
   more = not ended
 else
+  -- Each stream gets its share, and what those before it leave of theirs if none of them has more: each look at a
+  -- stream costs as much as some deliveries.
   local function from_streams(share_of)
+    local unused, first = 0, true
     for stream = 1, 3 do
-      local share = math.min(share_of(stream), left)
+      local share, given = math.min(left, share_of(stream) + unused), 0
       if share > 0 and not dry[stream] then
-        local given, ended = from_stream(stream, share)
-        shares[stream], dry[stream] = shares[stream] - given, ended
+        given, dry[stream] = from_stream(stream, share)
+        shares[stream] = math.max(0, shares[stream] - given)
       end
+      first = first and dry[stream]
+      unused = first and share - given or 0
     end
   end
-  -- New deliveries get half of what there is, so that hosts with a backlog do not keep others waiting; then
-  -- the rest of their shares, then what nobody else uses.
-  from_streams(function(stream) return math.ceil(shares[stream] / 2) end)
-  if left > 0 then from_lanes(left) end
+  -- If hosts' lanes may give something, new deliveries get half of what there is, so that hosts with a backlog do
+  -- not keep others waiting; then the rest of their shares, then what nobody else uses.
+  local due = call('ZRANGEBYSCORE', WAKE, '-inf', text(NOW_MS), 'LIMIT', 0, left)
+  if #due > 0 then
+    from_streams(function(stream) return math.ceil(shares[stream] / 2) end)
+    if left > 0 then from_lanes(due, left) end
+  end
   from_streams(function(stream) return shares[stream] end)
   from_streams(function() return left end)
   more = not (dry[1] and dry[2] and dry[3])
