@@ -22,6 +22,7 @@ from fedsvc.archive.archived_log import ArchivedLog
 from fedsvc.archive.audit_log import AuditLog
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.spill_store import SpillStore
+from fedsvc.background import end
 from fedsvc.config import Settings
 from fedsvc.config_types import Address
 from fedsvc.domain.operation import Operation
@@ -265,8 +266,7 @@ class Server:
             await asyncio.sleep(_FAREWELL)
             await health.close()
             await server.stop(_GRACE)
-            for task in loops:
-                task.cancel()
+            await end(loops)
             for task in done:
                 if not task.cancelled():
                     task.result()  # a loop that ended by an exception takes the server with it

@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from fedsvc.background import end
 from fedsvc.domain.delivery import Delivery
 from fedsvc.domain.operation import Operation, Progress
 from fedsvc.errors import QueueUnavailable
@@ -68,8 +69,7 @@ class OperationRunner:
                     async with asyncio.timeout(self.EVERY):
                         await self._added.wait()
         finally:
-            for task in list(self._running.values()):
-                task.cancel()
+            await end(list(self._running.values()))
 
     def _start(self, id: str) -> None:
         task = asyncio.create_task(self.carry_out(id))

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from fedsvc.background import end
 from fedsvc.domain.schedule import MissedRuns, Schedule
 from fedsvc.errors import FedsvcError, QueueUnavailable
 from fedsvc.queue.schedules import Schedules
@@ -58,8 +59,7 @@ class Scheduler:
                     await self.look()
                 await asyncio.sleep(self.EVERY)
         finally:
-            for task in list(self._runs.values()):
-                task.cancel()
+            await end(list(self._runs.values()))
 
     async def look(self) -> None:
         """Begin what is due. Raises QueueUnavailable."""
@@ -121,7 +121,7 @@ class Scheduler:
             log.exception("schedule_failed", schedule=schedule.id, run=run)
             error = "it failed; see the worker's log"
         finally:
-            work.cancel()
+            await end([work])
         with suppress(QueueUnavailable):
             if await self._schedules.end(schedule, self._name, time_ms, error):
                 tell = log.warning if error else log.info

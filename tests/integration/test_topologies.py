@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from servers.certificates import authority
 from servers.queue import Queue, open_queue
 from servers.topologies import cluster, free_ports, sentinels
 from servers.valkey import ValkeyServer, valkey_server
@@ -211,46 +206,21 @@ def tls_server() -> str:
     pytest.skip("no server with TLS on PATH (apt-get install redis-server)")
 
 
-def certificates(directory: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (directory / "key.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    (directory / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-
 async def test_tls_is_verified(tmp_path: Path, namespace: str) -> None:
     binary = tls_server()
-    certificates(tmp_path)
+    issuer = authority()
+    certificate = issuer.certify("127.0.0.1")
     (port,) = free_ports(1)
     process = subprocess.Popen(
         [
             binary, "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "",
-            "--tls-cert-file", str(tmp_path / "cert.pem"), "--tls-key-file", str(tmp_path / "key.pem"),
+            "--tls-cert-file", str(certificate), "--tls-key-file", str(certificate),
             "--tls-auth-clients", "no", "--dir", str(tmp_path), "--logfile", str(tmp_path / "log"),
         ],
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        trusted = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={tmp_path}/cert.pem"
+        trusted = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={issuer.file}"
         async with open_queue(trusted, namespace) as queue:
             await patiently(queue.conserved)
             await whole_life(queue)

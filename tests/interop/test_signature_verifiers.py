@@ -10,6 +10,7 @@ Its quirks, pinned here so that a change of them is noticed:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import ParseResult, urlparse
 
@@ -19,12 +20,9 @@ from apsig.draft import Verifier
 from apsig.exceptions import VerificationFailedError
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from servers.remote import KEY_ID, delivering, message_of
 
-from fedsvc.config import Settings
 from fedsvc.domain.keys import load_private_key
-from fedsvc.domain.message import Message
-from fedsvc.worker.deliverer import Deliverer
-from fedsvc.worker.signer import Signer
 
 RSA = rsa.generate_private_key(65537, 2048)
 KEY = load_private_key(
@@ -32,7 +30,6 @@ KEY = load_private_key(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
 )
-KEY_ID = "https://me.example/u/x#main-key"
 BODY = '{"id":"https://me.example/a/1","type":"Create","content":"naïve \\u2028"}'.encode()
 
 
@@ -74,25 +71,9 @@ async def inbox() -> AsyncIterator[Inbox]:
 
 
 async def sent(inbox: Inbox, path: str = "/inbox", key_id: str = KEY_ID) -> Received:
-    message = Message(
-        body=BODY,
-        activity_id="https://me.example/a/1",
-        activity_type="Create",
-        actor="https://me.example/u/x",
-        key_id=key_id,
-        key_name=KEY.fingerprint,
-        origin="me.example",
-        digest=Message.digest_of(BODY),
-    )
-    signer = Signer(1)
-    settings = Settings.from_environment({}, allow_http=True, allowed_cidrs="127.0.0.0/8")
-    deliverer = Deliverer(settings, signer)
-    await deliverer.start()
-    try:
+    message = replace(message_of(BODY, KEY), key_id=key_id)
+    async with delivering() as deliverer:
         result = await deliverer.deliver(message, inbox.base + path, KEY)
-    finally:
-        await deliverer.close()
-        signer.close()
     assert result.verdict.status == 202
     (received,) = inbox.received
     return received

@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 import ssl
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from servers.certificates import self_signed
 
 from fedsvc.archive.address import parse
 from fedsvc.errors import ConfigurationError
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Files of a certificate that signs itself, and of its key."""
-    directory = tmp_path_factory.mktemp("certificate")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "db.example")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, SHA256())
-    )
-    chain, secret = directory / "a chain.pem", directory / "key.pem"
-    chain.write_bytes(made.public_bytes(Encoding.PEM))
-    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return chain, secret
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A file of a certificate and its key."""
+    file = tmp_path / "a chain.pem"
+    file.write_bytes(self_signed("db.example").read_bytes())
+    return file
 
 
 def read(database_url: str) -> tuple[str, dict[str, Any]]:
@@ -100,8 +79,8 @@ def test_certificates_of_the_machine_are_trusted_on_demand() -> None:
     assert context.check_hostname
 
 
-def test_files_of_certificates_reach_the_driver(certificate: tuple[Path, Path]) -> None:
-    files = {"sslrootcert": certificate[0], "sslcert": certificate[0], "sslkey": certificate[1]}
+def test_files_of_certificates_reach_the_driver(certificate: Path) -> None:
+    files = dict.fromkeys(("sslrootcert", "sslcert", "sslkey"), certificate)
     assert arguments(urlencode(files))["dsn"] == f"postgresql://?{urlencode(files)}"
     context = arguments(urlencode(files | {"sslrootcert": "system"}))
     assert "dsn" not in context
