@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from servers.front import Front, front
+from servers.queue import Queue, open_queue
 from servers.valkey import ValkeyServer
 
 from fedsvc.config import Settings
@@ -23,6 +24,18 @@ def environment(valkey: ValkeyServer, namespace: str, encryption_key: str, tmp_p
         "FEDSVC_LISTEN": "127.0.0.1:0",
         "FEDSVC_HTTP_LISTEN": "127.0.0.1:0",
     }
+
+
+@pytest.fixture
+def limits() -> dict[str, str]:
+    """Settings of `queue`, beside those that let a host take all there is; a module may have its own."""
+    return {}
+
+
+@pytest.fixture
+async def queue(valkey: ValkeyServer, namespace: str, limits: dict[str, str]) -> AsyncIterator[Queue]:
+    async with open_queue(valkey.url, namespace, **limits) as opened:
+        yield opened
 
 
 @pytest.fixture

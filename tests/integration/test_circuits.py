@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 
 import pytest
-from servers.queue import USUAL_LIMITS, Queue, open_queue
+from servers.queue import HOUR_MS, SECOND_MS, USUAL_LIMITS, Queue, open_queue
 from servers.valkey import ValkeyServer
 
 from fedsvc.domain.delivery import DeliveryState, Priority, Reason
@@ -15,15 +15,12 @@ from fedsvc.queue.producer import Terms
 from fedsvc.queue.stats import QueueStats
 
 HOST = "h0.example"
-SECOND_MS = 1000
-HOUR_MS = 3600 * SECOND_MS
 REFUSED = Signal.FAILED
 
 
 @pytest.fixture
-async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
-    async with open_queue(valkey.url, namespace, **USUAL_LIMITS) as opened:
-        yield opened
+def limits() -> dict[str, str]:
+    return USUAL_LIMITS
 
 
 async def opened(queue: Queue, parked: int = 10) -> list[int]:

@@ -16,8 +16,7 @@ import aiohttp
 import pytest
 from servers.front import Front, front
 from servers.hosts import MadeHost, put
-from servers.queue import Queue, open_queue
-from servers.valkey import ValkeyServer
+from servers.queue import Queue
 from yarl import URL
 
 from fedsvc import watched_files
@@ -108,12 +107,6 @@ async def guarded(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[
 async def browser(environment: dict[str, str]) -> AsyncIterator[Browser]:
     """A server without tokens."""
     async with front(chosen(environment)) as server, browsing(server) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
-    async with open_queue(valkey.url, namespace) as opened:
         yield opened
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,12 +14,6 @@ from fedsvc.domain.relations import Relation
 from fedsvc.queue.dead_letters import DeadLetters, Position
 
 DAY_MS = 86_400_000
-
-
-@pytest.fixture
-async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
-    async with open_queue(valkey.url, namespace) as opened:
-        yield opened
 
 
 async def dies(

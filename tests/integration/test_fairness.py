@@ -4,7 +4,6 @@ deliveries are handed out, not by time."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import pytest
 from servers.queue import Queue, open_queue
@@ -24,9 +23,8 @@ QUANTUM = 16
 
 
 @pytest.fixture
-async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
-    async with open_queue(valkey.url, namespace, FEDSVC_READY_WINDOW=str(WINDOW)) as opened:
-        yield opened
+def limits() -> dict[str, str]:
+    return {"FEDSVC_READY_WINDOW": str(WINDOW)}
 
 
 async def bring(queue: Queue, origin: str, n: int, name: str = "", priority: Priority = Queue.BULK) -> None:

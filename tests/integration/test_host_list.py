@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from servers.hosts import GONE, PAUSED, MadeHost, put, remove, some_hosts
-from servers.queue import PARTITIONS, Queue, open_queue
-from servers.valkey import ValkeyServer
+from servers.queue import PARTITIONS, Queue
 
 from fedsvc.domain.delivery import DeliveryState, Reason
 from fedsvc.errors import QueueUnavailable
@@ -21,12 +20,6 @@ from fedsvc.queue.hosts import Circuit, HostPolicy, HostState
 MANY = 10_000
 HOST = "h0.example"
 MINUTE_MS = 60_000
-
-
-@pytest.fixture
-async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
-    async with open_queue(valkey.url, namespace) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from servers.queue import PARTITIONS, Queue, open_queue
+from servers.queue import HOUR_MS, PARTITIONS, Queue, open_queue
 from servers.valkey import ValkeyServer
 from structlog.testing import capture_logs
 
@@ -38,7 +38,6 @@ from fedsvc.worker.spiller import Spiller
 
 ADA = "https://me.example/u/ada#main-key"
 BOB = "https://me.example/u/bob#main-key"
-HOUR_MS = 3_600_000
 FULL = ServerInfo("valkey", "8", 80, 80, 80, 1.0, 100, "noeviction", True, True)
 
 

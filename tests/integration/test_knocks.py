@@ -10,8 +10,7 @@ import pytest
 from aiohttp import web
 from apsig.draft import Verifier
 from servers.inbox import InboxServer
-from servers.queue import Queue, open_queue
-from servers.valkey import ValkeyServer
+from servers.queue import Queue
 
 from fedsvc.config import Settings
 from fedsvc.domain.classify import Outcome
@@ -172,12 +171,6 @@ async def test_where_it_redirects_to_is_knocked_by_itself(key: PrivateKey) -> No
             result = await attempt(first.url(), key, Dialect.RFC9421)
     assert (result.verdict.outcome, result.learnt) == (Outcome.DELIVERED, Dialect.UNKNOWN)
     assert (forms(first), forms(second)) == (["rfc9421"], ["cavage", "rfc9421"])
-
-
-@pytest.fixture
-async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
-    async with open_queue(valkey.url, namespace) as opened:
-        yield opened
 
 
 async def test_a_hosts_form_is_remembered_for_all_workers_and_forgotten_in_time(queue: Queue) -> None:

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 from servers.hosts import put, some_hosts
-from servers.queue import Queue, open_queue
+from servers.queue import HOUR_MS, Queue, open_queue
 from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.domain.delivery import DeliveryState, Reason
 from fedsvc.queue.memory_usage import MemoryUsage
 
-HOUR_MS = 3_600_000
 INBOXES = 40
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
-from servers.queue import Queue, open_queue
+from servers.queue import SECOND_MS, Queue, open_queue
 from servers.valkey import ValkeyServer
 
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Priority, Reason
@@ -14,18 +14,11 @@ from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.consumer import Admitted, Signal
 from fedsvc.queue.producer import Queued, Terms
 
-SECOND_MS = 1000
 OBJECT = "https://me.example/note/1"
 ORDERED = Relation("key")
 CREATE = Relation(OBJECT, OBJECT)
 UPDATE = Relation(OBJECT, OBJECT, Rule.OLDER_UPDATES)
 DELETE = Relation(OBJECT, OBJECT, Rule.OBJECT)
-
-
-@pytest.fixture
-async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
-    async with open_queue(valkey.url, namespace) as opened:
-        yield opened
 
 
 def ids(deliveries: Sequence[Admitted | Queued]) -> list[DeliveryId]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import pytest
-from servers.queue import Queue, open_queue
-from servers.valkey import ValkeyServer
+from servers.queue import Queue
 
 from fedsvc.domain.delivery import DeliveryId, DeliveryState
 from fedsvc.domain.relations import Relation, Rule
@@ -18,12 +16,6 @@ from fedsvc.queue.reader import Reader
 
 A, B = "a.example", "b.example"
 ONLY_A, ONLY_B = frozenset({A}), frozenset({B})
-
-
-@pytest.fixture
-async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
-    async with open_queue(valkey.url, namespace) as opened:
-        yield opened
 
 
 async def test_what_one_origin_has_sent_is_no_duplicate_of_anothers(queue: Queue) -> None:

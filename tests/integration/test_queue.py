@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import pytest
-from servers.queue import Queue, open_queue
-from servers.valkey import ValkeyServer
+from servers.queue import HOUR_MS, Queue
 
 from fedsvc.domain.delivery import DeliveryState, Priority, Reason
 from fedsvc.domain.keys import KeyCipher, load_private_key, to_storable
@@ -20,14 +18,6 @@ from fedsvc.queue.format import FORMAT, formats_of, record_format
 from fedsvc.queue.keystore import KeyStore
 from fedsvc.queue.link import Link
 from fedsvc.queue.server_info import record_partitions
-
-HOUR_MS = 3_600_000
-
-
-@pytest.fixture
-async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
-    async with open_queue(valkey.url, namespace) as opened:
-        yield opened
 
 
 async def test_what_is_accepted_waits_for_a_worker(queue: Queue) -> None:

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from servers.queue import Queue, open_queue
-from servers.valkey import ValkeyServer, valkey_server
+from servers.queue import HOUR_MS, Queue, open_queue
+from servers.valkey import valkey_server
 
 from fedsvc.domain.delivery import DeliveryState, Reason
 from fedsvc.errors import FedsvcError, QueueCorrupt, QueueUnavailable
@@ -18,14 +18,7 @@ from fedsvc.queue.server_info import record_partitions
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.settler import Settler
 
-HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
-
-
-@pytest.fixture
-async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
-    async with open_queue(valkey.url, namespace) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import pytest
-from servers.queue import PARTITIONS, Queue, open_queue
-from servers.valkey import ValkeyServer
+from servers.queue import HOUR_MS, PARTITIONS, SECOND_MS, Queue
 
 from fedsvc.domain.delivery import DeliveryState, Priority, Reason
 from fedsvc.queue.server_info import server_info
 from fedsvc.queue.stats import DUE_WITHIN_S, RATE_WINDOWS_S
-
-SECOND_MS = 1000
-HOUR_MS = 3_600_000
-
-
-@pytest.fixture
-async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
-    async with open_queue(valkey.url, namespace) as opened:
-        yield opened
 
 
 async def commands_of(queue: Queue) -> Counter[str]:

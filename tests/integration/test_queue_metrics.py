@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import aiohttp
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from servers.front import front
 from servers.hosts import put, some_hosts
-from servers.queue import Queue, open_queue
-from servers.valkey import ValkeyServer
+from servers.queue import Queue
 
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Priority, Reason
@@ -44,12 +41,6 @@ class Scraped:
     def value(self, name: str, **labels: str) -> float | None:
         found = told(generate_latest(self.registry).decode())
         return found.get((f"fedsvc_{name}", tuple(sorted(labels.items()))))
-
-
-@pytest.fixture
-async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
-    async with open_queue(valkey.url, namespace) as opened:
-        yield opened
 
 
 async def test_figures_of_the_queue_are_told(queue: Queue) -> None:

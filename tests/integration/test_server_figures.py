@@ -10,8 +10,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from servers.front import Front, front
 from servers.hosts import MadeHost, put
-from servers.queue import PARTITIONS, Queue, open_queue
-from servers.valkey import ValkeyServer
+from servers.queue import PARTITIONS, Queue
 
 from fedsvc.config import Settings
 from fedsvc.v1 import operations_service_pb2 as ops
@@ -26,12 +25,6 @@ def settings(environment: dict[str, str]) -> Settings:
 @pytest.fixture
 async def server(settings: Settings) -> AsyncIterator[Front]:
     async with front(settings) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def queue(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Queue]:
-    async with open_queue(valkey.url, namespace) as opened:
         yield opened
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from servers.queue import Queue, open_queue
+from servers.queue import HOUR_MS, Queue, open_queue
 from servers.valkey import ValkeyServer
 
 from fedsvc.archive.engine import create_engine
@@ -24,7 +24,6 @@ from fedsvc.worker.memory import MemoryWatch
 from fedsvc.worker.spiller import Spiller
 
 HOST = "h0.example"
-HOUR_MS = 3_600_000
 FULL = ServerInfo("valkey", "8", 80, 80, 80, 1.0, 100, "noeviction", True, True)
 EMPTY = ServerInfo("valkey", "8", 10, 80, 80, 1.0, 100, "noeviction", True, True)
 

@@ -23,6 +23,8 @@ from fedsvc.queue.reader import Reader
 from fedsvc.queue.stats import TERMINAL, QueueStats, StatsReader
 
 PARTITIONS = 4
+SECOND_MS = 1000
+HOUR_MS = 3600 * SECOND_MS
 
 #: of hosts, as users get them
 USUAL_LIMITS = {
