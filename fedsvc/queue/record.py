@@ -35,6 +35,9 @@ _FINISHED: Final = struct.Struct(">BQ")
 FLAG_SHARED_INBOX: Final = 1
 #: the deadline is the caller's expiry, not the age limit
 FLAG_EXPIRES: Final = 2
+#: nobody wants it any more; a newer one replaces it: it was in flight or in SQL when that was said
+FLAG_CANCEL: Final = 16
+FLAG_SUPERSEDE: Final = 32
 #: `place` of a parked delivery that is in SQL: its record has the origin instead of the inbox
 _SPILLED: Final = 2
 #: an enumeration that is called takes ten times as long

@@ -80,6 +80,7 @@ class Spill:
         self._spill = Script("spill")
         self._unspillable = Script("unspillable")
         self._unspill = Script("unspill")
+        self._pass_over = Script("pass_over")
 
     async def next_batch(self, partition: int) -> SpillBatch | None:
         """Deliveries that had better wait in SQL; None if there are none."""
@@ -94,8 +95,6 @@ class Spill:
         taken = size = 0
         for start in range(0, len(deliveries), 50):
             chunk = deliveries[start : start + 50]
-            if not all(record for _, record in chunk):
-                break  # one of them ended without leaving the lane: the rest goes when that is tidied up
             new = {HEADER.unpack_from(record)[7] for _, record in chunk} - messages.keys()
             found = await asyncio.gather(
                 *(self._link.call("HMGET", keys.message(n), "b", "m", "i", "g") for n in new)
@@ -143,7 +142,13 @@ class Spill:
             arguments += (m.number, m.body, m.fields, m.identity, m.group, key_name, message.origin)
         for sequence, record in deliveries:
             arguments += (sequence, record)
-        return int(await self._link.run(self._unspill, self._keys.partition(partition).prefix, arguments))
+        prefix = self._keys.partition(partition).prefix
+        return int(await self._link.run(self._unspill, prefix, arguments, durable=True))
+
+    async def pass_over(self, partition: int, number: int) -> None:
+        """What waits for its host waits for this batch no more. It can still come back."""
+        prefix = self._keys.partition(partition).prefix
+        await self._link.run(self._pass_over, prefix, [self._terms, number])
 
     async def stale(self, partition: int, numbers: Sequence[int]) -> list[int]:
         """Which batches of those that SQL holds nobody will ever ask for: what spilled or brought them back

@@ -110,8 +110,8 @@ class Processor:
         self._hot: OrderedDict[int, None] = OrderedDict.fromkeys(range(settings.partitions))
         #: those that gave as many as they were asked for, the last time
         self._deep: set[int] = set()
-        #: partitions of which an answer was lost: what it handed out must be found again
-        self._doubtful: set[int] = set()
+        #: partitions of which an answer was lost, to us or others: what it handed out must be found again
+        self.doubtful: set[int] = set()
         #: entries that are with us, in flight or waiting to be settled
         self._held: set[tuple[int, int]] = set()
         self._flying: set[asyncio.Task[None]] = set()
@@ -166,6 +166,7 @@ class Processor:
             if loop.time() - swept >= self.SWEEP:
                 swept = loop.time()
                 self.poke(self._affinity.own)
+                self._hot.update(dict.fromkeys(self.doubtful))  # whoever's they are, this is with us
             room = self._room()
             if self._hot and room >= self._places.worth_asking:
                 try:
@@ -220,7 +221,7 @@ class Processor:
         return self._places.free if urgent else self._places.free_for_all
 
     async def _take(self, room: int) -> None:
-        partitions = self._affinity.choose(self._hot, self._doubtful, max(1, room // self.FEW))
+        partitions = self._affinity.choose(self._hot, self.doubtful, max(1, room // self.FEW))
         # One that gives as many as it is asked for is asked alone: a script for thirty costs little more than
         # one for three. Others are asked together, as each may have few.
         if partitions[0] in self._deep:
@@ -272,13 +273,13 @@ class Processor:
             return error
 
     async def _ask(self, partition: int, limit: int, urgent: bool) -> Handed:
-        if partition in self._doubtful:
-            mine = await self._consumer.recover(partition, self._concurrency + self.MAX_UNSETTLED)
-            self._doubtful.discard(partition)
-            found = [a for a in mine if (partition, a.entry) not in self._held]
-            if found:
-                return Handed(found, True, {})
         try:
+            if partition in self.doubtful:
+                self.doubtful.discard(partition)  # before: it may become so again meanwhile
+                mine = await self._consumer.recover(partition, self._concurrency + self.MAX_UNSETTLED)
+                found = [a for a in mine if (partition, a.entry) not in self._held]
+                if found:
+                    return Handed(found, True, {})
             # Under load most are known, unless urgent; else, asking for one takes as long as all the rest.
             return await self._consumer.admit(
                 partition,
@@ -287,7 +288,7 @@ class Processor:
                 messages=Messages.ALL if urgent or not self._flying else Messages.URGENT,
             )
         except QueueUnavailable:
-            self._doubtful.add(partition)
+            self.doubtful.add(partition)
             raise
 
     def _start(self, loop: asyncio.AbstractEventLoop, admitted: Admitted) -> bool:
@@ -326,9 +327,8 @@ class Processor:
         except QueueUnavailable:
             # Not tried: it is still in flight with us in Redis, and found there again.
             self._held.discard((admitted.id.partition, admitted.entry))
-            self._doubtful.add(admitted.id.partition)
-            self._hot[admitted.id.partition] = None  # whoever's it is, this is with us
-            self._turn.set()
+            self.doubtful.add(admitted.id.partition)
+            self._hot[admitted.id.partition] = None
             return
         except Exception as error:
             log.error("delivery_failed", delivery=str(admitted.id), exc_info=error)

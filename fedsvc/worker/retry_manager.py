@@ -88,5 +88,16 @@ class RetryManager:
         return min(self.SLOWEST, max(self.QUICKEST, wait))
 
     async def _reclaim_all(self) -> int:
-        answers = await asyncio.gather(*(self._consumer.reclaim(p, self.BATCH) for p in self._partitions))
-        return sum(self._processor.adopt(answer) for answer in answers)
+        taken = await asyncio.gather(*map(self._reclaim, self._partitions), return_exceptions=True)
+        for answer in taken:
+            if isinstance(answer, BaseException):
+                raise answer
+        return sum(answer for answer in taken if isinstance(answer, int))
+
+    async def _reclaim(self, partition: int) -> int:
+        """What a partition gives is taken on at once: it is ours, whatever becomes of the others' answers."""
+        try:
+            return self._processor.adopt(await self._consumer.reclaim(partition, self.BATCH))
+        except QueueUnavailable:
+            self._processor.doubtful.add(partition)
+            raise

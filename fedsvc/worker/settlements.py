@@ -17,7 +17,7 @@ from fedsvc.domain.retry import DEFAULT_POLICY, GiveUp, RetryAt, decide
 from fedsvc.errors import HandlerFailed
 from fedsvc.handlers.registry import Registry
 from fedsvc.queue.consumer import NO_SIGNAL, Admitted, Clock, Settlement, Signal
-from fedsvc.queue.record import shown
+from fedsvc.queue.record import FLAG_CANCEL, FLAG_SUPERSEDE, shown
 
 log = structlog.get_logger(__name__)
 
@@ -107,7 +107,13 @@ class Judge:
         return self._failed(admitted, message, verdict, Attempt(started_ms, 0, 0, reason))
 
     def overdue(self, admitted: Admitted, message: Message) -> Settlement | None:
-        """Before an attempt: a delivery whose time is over is not tried any more."""
+        """Before an attempt: a delivery whose time is over is not tried any more, nor one that was taken back
+        while a worker had it that has died."""
+        if admitted.record.flags & (FLAG_CANCEL | FLAG_SUPERSEDE):
+            cancelled = admitted.record.flags & FLAG_CANCEL
+            state = DeliveryState.CANCELLED if cancelled else DeliveryState.SUPERSEDED
+            reason = Reason.CANCELLED if cancelled else Reason.SUPERSEDED
+            return self._ended(admitted, message, state, Verdict(Outcome.PERMANENT, reason), None)
         if self._clock.now_ms() < admitted.record.deadline_s * 1000:
             return None
         if admitted.record.expires:

@@ -27,8 +27,11 @@ class Spiller:
     AWAY: Final = 2.0
     #: deliveries left in a lane below which the next batch comes back
     FEW: Final = 1000
-    #: seconds between two looks for rows that nobody asks for
-    TIDY: Final = 600.0
+    #: seconds between two looks for rows that nobody asks for; those that it finds twice are deleted. What has
+    #: come back stays in SQL until then, for a Redis that crashes may forget that it came
+    TIDY: Final = 60.0
+    #: seconds after which a batch that SQL does not have keeps nothing waiting any more
+    MISSING: Final = 300.0
 
     def __init__(
         self, settings: Settings, spill: Spill, store: SpillStore, memory: MemoryWatch, beats: Beats
@@ -39,8 +42,9 @@ class Spiller:
         self._beats = beats
         self._partitions = range(settings.partitions)
         self._tidied = 0.0
-        #: batches that SQL did not have, told once
-        self._missing: set[tuple[int, int]] = set()
+        self._unasked: set[tuple[int, int]] = set()
+        #: batches that SQL did not have, and when that was seen first
+        self._missing: dict[tuple[int, int], float] = {}
 
     async def run(self) -> None:
         """Spill and restore until cancelled. SQL or Redis being away only delays it."""
@@ -61,24 +65,25 @@ class Spiller:
             await asyncio.sleep(pause)
 
     async def round(self) -> bool:
-        """Bring back what is due, send away what is too much. Returns whether there is more to do.
+        """Send away what is too much, bring back what is due. Returns whether there is more to do.
 
         Raises QueueUnavailable, ArchiveUnavailable.
         """
         more = False
-        due = await asyncio.gather(*(self._spill.due(p, self.FEW) for p in self._partitions))
-        for partition, numbers in zip(self._partitions, due, strict=True):
-            for number in numbers:
-                more |= await self._restore(partition, number)
+        # First: nothing comes back to a Redis that is full, which must not keep it full.
         if self._memory.short:
             batches = await asyncio.gather(*(self._spill.next_batch(p) for p in self._partitions))
             for batch in batches:
                 if batch is not None:
                     more |= await self._send_away(batch)
+        due = await asyncio.gather(*(self._spill.due(p, self.FEW) for p in self._partitions))
+        for partition, numbers in zip(self._partitions, due, strict=True):
+            for number in numbers:
+                more |= await self._restore(partition, number)
         now = asyncio.get_running_loop().time()
         if now - self._tidied >= self.TIDY:
             self._tidied = now
-            await self._tidy()
+            await self.tidy()
         return more
 
     async def _send_away(self, batch: SpillBatch) -> bool:
@@ -97,11 +102,9 @@ class Spiller:
     async def _restore(self, partition: int, number: int) -> bool:
         found = await self._store.read(partition, number)
         if found is None:
-            # Somebody else has just brought it back, or SQL has lost it.
-            if (partition, number) not in self._missing:
-                self._missing.add((partition, number))
-                log.error("spilled_batch_missing", partition=partition, batch=number)
+            await self._miss(partition, number)
             return False
+        self._missing.pop((partition, number), None)
         host, deliveries, messages = found
         back = await self._spill.restore(
             partition,
@@ -112,13 +115,28 @@ class Spiller:
                 for m in messages
             ],
         )
-        await self._store.delete(partition, number)
         if back:
             log.info("restored", host=host, deliveries=back)
         return back > 0
 
-    async def _tidy(self) -> None:
+    async def _miss(self, partition: int, number: int) -> None:
+        """SQL does not have a batch that should come back: somebody else has just brought it, or SQL has lost
+        it. It may have it again later, so the batch is asked for as long as there is hope."""
+        now = asyncio.get_running_loop().time()
+        if (partition, number) not in self._missing:
+            self._missing[partition, number] = now
+            log.error("spilled_batch_missing", partition=partition, batch=number)
+        elif now - self._missing[partition, number] >= self.MISSING:
+            await self._spill.pass_over(partition, number)
+
+    async def tidy(self) -> None:
+        """Delete what nobody asked for at the last look, and does not now. Raises as `round` does."""
+        unasked = set()
         for partition in self._partitions:
             held = await self._store.batches(partition)
             for number in await self._spill.stale(partition, held) if held else ():
-                await self._store.delete(partition, number)
+                if (partition, number) in self._unasked:
+                    await self._store.delete(partition, number)
+                else:
+                    unasked.add((partition, number))
+        self._unasked = unasked

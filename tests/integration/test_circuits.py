@@ -9,6 +9,7 @@ from servers.queue import HOUR_MS, SECOND_MS, USUAL_LIMITS, Queue, open_queue
 from servers.valkey import ValkeyServer
 
 from fedsvc.domain.delivery import DeliveryState, Priority, Reason
+from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.consumer import Admitted, Shares, Signal
 from fedsvc.queue.hosts import Circuit
 from fedsvc.queue.producer import Terms
@@ -78,6 +79,20 @@ async def test_a_last_retry_is_not_used_up_by_a_probe(queue: Queue) -> None:
     assert (probe.id.sequence, probe.record.tries) == (waiting[0], 0)
 
 
+@pytest.mark.parametrize("state", [DeliveryState.RETRY, DeliveryState.DEAD])
+async def test_a_probe_that_was_cancelled_on_its_way_does_not_wait_for_the_host_again(
+    queue: Queue, state: DeliveryState
+) -> None:
+    await opened(queue, 1)
+    await probe_due(queue)
+    (probe,) = await queue.admit(100)
+    canceller = Canceller(queue.link, queue.keys, queue.settings)
+    assert (await canceller.cancel([probe.id])).in_flight == 1
+    await queue.settle(probe, state, Reason.RETRIES_EXHAUSTED, signal=REFUSED)
+    assert (await queue.get(probe.id)).state is DeliveryState.CANCELLED
+    assert (await queue.conserved()).parked == 0
+
+
 async def test_probes_come_at_growing_intervals(queue: Queue) -> None:
     await opened(queue, 1)
     waits = []
@@ -115,6 +130,21 @@ async def test_a_probe_that_succeeds_brings_the_backlog_back_in_order_and_in_sta
     assert 14 <= by_second[5] <= 28
     stats = await queue.conserved()
     assert (stats.parked, stats.open_circuits) == (0, 0)
+
+
+async def test_a_clock_that_is_set_back_does_not_stop_a_host_that_recovers(queue: Queue) -> None:
+    await opened(queue, 50)
+    await probe_due(queue)
+    (probe,) = await queue.admit(100)
+    await queue.deliver(probe)
+    (second,) = await queue.admit(100)
+    await queue.pass_time(-HOUR_MS)
+    await queue.deliver(second)
+    for _ in range(60):
+        for admitted in await queue.admit(100):
+            await queue.deliver(admitted)
+        await queue.pass_time(SECOND_MS)
+    assert (await queue.conserved()).parked == 0
 
 
 async def test_ten_hours_of_silence_and_then_all_of_5000_in_order(queue: Queue) -> None:

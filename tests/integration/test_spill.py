@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 from servers.queue import HOUR_MS, Queue, open_queue
-from servers.valkey import ValkeyServer
+from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.spill_store import SpillStore
 from fedsvc.archive.tables import metadata
 from fedsvc.config import Settings
-from fedsvc.domain.delivery import DeliveryId, DeliveryState
+from fedsvc.domain.delivery import DeliveryId, DeliveryState, Reason
 from fedsvc.domain.relations import Relation
+from fedsvc.errors import QueueUnavailable
 from fedsvc.queue.canceller import Canceller
+from fedsvc.queue.durability import Durability
 from fedsvc.queue.host_list import HostList, HostOrder
 from fedsvc.queue.server_info import ServerInfo
 from fedsvc.queue.spill import Spill
@@ -110,6 +112,11 @@ async def test_a_backlog_goes_to_sql_when_memory_is_short_and_comes_back_in_orde
     assert await desk.recover() == sent
     stats = await desk.queue.conserved()
     assert (stats.counter("spilled"), stats.parked, stats.counter("delivered")) == (0, 0, 1300)
+    await desk.queue.pass_time(2 * HOUR_MS)
+    await desk.queue.enqueue("x")
+    await desk.spiller.tidy()
+    assert len(await desk.store.batches(desk.queue.partition_of(0))) == 3, "seen once"
+    await desk.spiller.tidy()
     assert await desk.store.batches(desk.queue.partition_of(0)) == []
 
 
@@ -126,12 +133,57 @@ async def test_what_comes_after_waits_for_what_is_in_sql(
     assert await desk.recover() == sent + later
 
 
+async def test_retries_behind_what_waits_for_sql_do_not_keep_it_there(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a lane that is not sorted, the first may have to wait for SQL, and those behind it be older."""
+    queue = desk.queue
+    old = [(await queue.enqueue(f"old{n}", path=f"/{n}", priority=queue.BULK)).id for n in range(10)]
+    for admitted in await queue.admit(100):
+        await queue.settle(admitted, DeliveryState.RETRY, Reason.SERVER_ERROR, wait_ms=2 * HOUR_MS)
+    sent = await desk.down(300)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    desk.memory.note(EMPTY)
+    late = [(await queue.enqueue(f"late{n}", priority=queue.BULK)).id for n in range(6)]
+    await queue.admit(100)
+    await queue.pass_time(2 * HOUR_MS)
+    await queue.promote()
+    for admitted in await queue.admit(100):
+        await queue.fail(admitted)
+    monkeypatch.setattr(Spiller, "FEW", 7)  # when the first has gone, the seventh is an old one
+    got = await desk.recover()
+    assert sorted(got) == sorted([*old, *sent, *late])
+
+
+async def test_a_host_is_probed_with_what_is_in_sql_when_nothing_else_is_left(desk: Desk) -> None:
+    sent = await desk.down(300)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    desk.memory.note(EMPTY)
+    canceller = Canceller(desk.queue.link, desk.queue.keys, desk.queue.settings)
+    assert (await canceller.cancel([sent[0]])).cancelled == 1
+    assert await desk.recover() == sent[1:]
+
+
 class Killed(Exception):
     """The process ends here."""
 
 
 async def dies(*_: object) -> None:
     raise Killed
+
+
+async def contents(queue: Queue) -> dict[bytes, bytes]:
+    """Everything that the queue has in Redis."""
+    names = await queue.link.call("KEYS", f"{queue.settings.namespace}:*")
+    return {name: await queue.link.call("DUMP", name) for name in names}
+
+
+async def put_back(queue: Queue, before: dict[bytes, bytes]) -> None:
+    await queue.empty()
+    for name, value in before.items():
+        await queue.link.call("RESTORE", name, 0, value, "REPLACE")
 
 
 async def test_a_crash_between_the_two_stores_loses_and_doubles_nothing(
@@ -149,15 +201,16 @@ async def test_a_crash_between_the_two_stores_loses_and_doubles_nothing(
             await desk.spiller.round()
     await desk.rounds()
     assert (await desk.queue.conserved()).counter("spilled") == 299
-    # it came back, and then nothing more happens
+    # it came back, and Redis crashes and has forgotten that
     await desk.queue.hosts.seen(HOST)
     (probe,) = await desk.queue.admit(1)
     await desk.queue.deliver(probe)
-    with monkeypatch.context() as patch:
-        patch.setattr(desk.store, "delete", dies)
-        with pytest.raises(Killed):
-            await desk.spiller.round()
     desk.memory.note(EMPTY)
+    before = await contents(desk.queue)
+    assert await desk.spiller.round()
+    assert (await desk.queue.conserved()).counter("spilled") == 0
+    await put_back(desk.queue, before)
+    assert (await desk.queue.conserved()).counter("spilled") == 299
     assert [probe.id, *await desk.recover()] == sent
     held = await desk.store.batches(partition)
     assert len(held) == 2
@@ -165,6 +218,73 @@ async def test_a_crash_between_the_two_stores_loses_and_doubles_nothing(
     await desk.queue.pass_time(2 * HOUR_MS)
     await desk.queue.enqueue("x")
     assert await desk.spill.stale(partition, held) == held
+
+
+async def test_a_batch_that_cannot_come_back_to_a_full_redis_keeps_nobody_from_making_room(
+    tmp_path: Path, namespace: str
+) -> None:
+    engine = create_engine(Settings.from_environment({"DATABASE_URL": f"sqlite:///{tmp_path}/archive.db"}))
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(metadata.create_all)
+        with valkey_server(tmp_path) as server:
+            async with open_queue(server.url, namespace) as queue:
+                desk = Desk(queue, SpillStore(engine))
+                await desk.down(300)
+                desk.memory.note(FULL)
+                await desk.rounds()
+                # It answers again: its batch should come back. But many wait for another.
+                await queue.hosts.seen(HOST)
+                (probe,) = await queue.admit(1)
+                await queue.deliver(probe)
+                await queue.hosts.pause("h1.example")
+                for number in range(300):
+                    await queue.enqueue(f"other{number}", inbox=1, priority=queue.BULK)
+                await queue.admit(100, inbox=1)
+                await queue.admit(100, inbox=1)
+                await queue.link.call("CONFIG", "SET", "maxmemory", 1)
+                with pytest.raises(QueueUnavailable):
+                    await desk.spiller.round()
+                assert (await queue.conserved()).counter("spilled") == 299 + 299
+    finally:
+        await engine.dispose()
+
+
+async def test_a_batch_is_safe_in_redis_before_sql_forgets_it(desk: Desk) -> None:
+    await desk.down(300)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    desk.memory.note(EMPTY)
+    link = desk.queue.link
+    await desk.queue.hosts.seen(HOST)
+    (probe,) = await desk.queue.admit(1)
+    await desk.queue.deliver(probe)
+    link.durability = Durability(("WAIT", 1, 1), 1)  # there is no replica
+    with pytest.raises(QueueUnavailable):
+        await desk.spiller.round()
+    assert len(await desk.store.batches(desk.queue.partition_of(0))) == 1
+
+
+async def test_a_batch_that_sql_has_lost_keeps_others_waiting_for_some_minutes_only(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = await desk.down(300)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    desk.memory.note(EMPTY)
+    read = desk.store.read
+
+    async def lost(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(desk.store, "read", lost)
+    later = [(await desk.queue.enqueue(f"late{n}", priority=desk.queue.BULK)).id for n in range(5)]
+    assert not set(later[1:]) & set(await desk.recover()), "it may be there again soon"
+    monkeypatch.setattr(Spiller, "MISSING", 0.0)
+    assert set(later[1:]) <= set(await desk.recover())
+    assert (await desk.queue.conserved()).counter("spilled") == 299
+    monkeypatch.setattr(desk.store, "read", read)
+    assert await desk.recover() == sent[1:]
 
 
 async def test_a_batch_that_changed_meanwhile_stays(desk: Desk) -> None:
@@ -175,6 +295,18 @@ async def test_a_batch_that_changed_meanwhile_stays(desk: Desk) -> None:
     await canceller.cancel([sent[7]])
     assert not await desk.spill.commit(batch)
     assert (await desk.queue.conserved()).counter("spilled") == 0
+
+
+async def test_what_has_ended_in_a_lane_keeps_nothing_else_from_going_to_sql(desk: Desk) -> None:
+    sent = await desk.down(1300)
+    canceller = Canceller(desk.queue.link, desk.queue.keys, desk.queue.settings)
+    gone = {sent[0], sent[7], *sent[600:1200]}
+    await canceller.cancel(gone)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    left = [id for id in sent if id not in gone]
+    assert (await desk.queue.conserved()).counter("spilled") == len(left) - 1, "all but the one to probe with"
+    assert await desk.recover() == left
 
 
 async def test_what_is_in_sql_is_cancelled_when_it_comes_back(desk: Desk) -> None:
@@ -218,6 +350,23 @@ async def test_what_is_in_sql_does_not_outlive_its_time(desk: Desk) -> None:
     stats = await desk.queue.conserved()
     assert stats.counter("dead") >= 150
     assert stats.parked == 0
+
+
+async def test_a_batch_that_is_cancelled_does_not_wait_for_those_before_it(desk: Desk) -> None:
+    queue = desk.queue
+    await desk.down(1)
+    for origin in (A, B):
+        for number in range(desk.spill.BATCH):
+            await queue.enqueue(f"{origin}{number}", kind="Announce", priority=queue.BULK, origin=origin)
+    while await desk.parked() < 2 * desk.spill.BATCH:
+        for admitted in await queue.admit(100):
+            await queue.fail(admitted)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    canceller = Canceller(queue.link, queue.keys, queue.settings)
+    await canceller.cancel_host(HOST, origins=ONLY_B)
+    await desk.rounds()
+    assert (await queue.conserved()).counter("cancelled") == desk.spill.BATCH
 
 
 async def test_order_holds_across_sql(desk: Desk) -> None:

@@ -15,7 +15,7 @@ from fedsvc.domain.retry import RetryPolicy
 from fedsvc.handlers import Handler
 from fedsvc.handlers.registry import Registry
 from fedsvc.queue.consumer import Admitted, Clock, Settlement, Signal
-from fedsvc.queue.record import FLAG_EXPIRES, Record
+from fedsvc.queue.record import FLAG_CANCEL, FLAG_EXPIRES, FLAG_SUPERSEDE, Record
 from fedsvc.worker.settlements import Judge
 
 NOW_MS = 1_763_900_000_000
@@ -175,6 +175,18 @@ def test_what_is_overdue_is_not_tried(judge: Judge) -> None:
     expired = judge.overdue(admitted(flags=FLAG_EXPIRES, deadline_ms=NOW_MS), MESSAGE)
     assert expired is not None
     assert expired.state is DeliveryState.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("flag", "state"),
+    [(FLAG_CANCEL, DeliveryState.CANCELLED), (FLAG_SUPERSEDE, DeliveryState.SUPERSEDED)],
+)
+def test_what_was_taken_back_while_a_dead_worker_had_it_is_not_tried(
+    judge: Judge, flag: int, state: DeliveryState
+) -> None:
+    ended = judge.overdue(admitted(flags=flag), MESSAGE)
+    assert ended is not None
+    assert (ended.state, ended.attempted) == (state, False)
 
 
 def test_a_missing_key_may_come_back(judge: Judge) -> None:

@@ -105,6 +105,8 @@ local function lane_key(h, priority) return P .. ':lane:' .. priority .. ':' .. 
 -- Deliveries per second that it gets now: less while it recovers.
 local function rate_now(h)
   if h.recovered > 0 then
+    -- By a clock that was set back, it would get next to nothing until that time comes again.
+    h.recovered = math.min(h.recovered, NOW_MS)
     local rate = terms.ramp_rate * 2 ^ math.min(60, (NOW_MS - h.recovered) / terms.ramp_ms)
     if rate < (h.rate > 0 and h.rate or 1000) then return rate, math.max(1, rate / 5) end
     h.recovered = 0

@@ -80,11 +80,12 @@ for i = 0, total - 1 do
     if attempted == 1 and #record > 0 and state ~= S_DELIVERED then note_failure(h.name, sequence, record) end
     -- Others may have marked it while it was on its way.
     if #record > 0 then record = string.sub(record, 1, 1) .. string.sub(stored, 2, 2) .. string.sub(record, 3) end
-    if state == S_RETRY and (has(stored, FLAG_CANCEL) or has(stored, FLAG_SUPERSEDE)) then
+    local parks = (state == S_RETRY or state == S_DEAD) and not was_closed and has_bit(signal, FAILED)
+    if (state == S_RETRY or parks) and (has(stored, FLAG_CANCEL) or has(stored, FLAG_SUPERSEDE)) then
       local cancelled = has(stored, FLAG_CANCEL)
       conclude(sequence, record, cancelled and S_CANCELLED or S_SUPERSEDED,
         payload_of(sequence, record, cancelled and R_CANCELLED or R_SUPERSEDED))
-    elseif (state == S_RETRY or state == S_DEAD) and not was_closed and has_bit(signal, FAILED) then
+    elseif parks then
       -- The host is down, which uses up nobody's retries, not even the last: back to where it came from.
       local tries = string.sub(stored, 6, 6)
       park(h, sequence, string.sub(record, 1, 5) .. tries .. string.sub(record, 7), h.opens % 4 ~= 0 or h.opens == 0)

@@ -1,5 +1,6 @@
 -- spillable: show a batch of deliveries that had better wait in SQL: of the host with most of them in a lane,
--- among those that are down or paused for long. Changes nothing but the number that it gives the batch.
+-- among those that are down or paused for long. Takes out of the lane what has ended there meanwhile, for nobody
+-- else comes by while the host is down; else it changes nothing but the number that it gives the batch.
 -- uses: hosts
 --
 -- KEYS[1]  prefix of the partition
@@ -23,12 +24,26 @@ for _, name in ipairs(call('HKEYS', HOSTS)) do
   end
 end
 if not best then return {} end
+local key = lane_key(best, lane)
+local found, live = call('LRANGE', key, 0, limit), {}
+prefetch(found)
+for _, sequence in ipairs(found) do
+  local record = fetch(sequence)
+  if is_record(record) and string.byte(record, 1) == S_PARKED and place_of(record) == IN_LANE then
+    live[#live + 1] = sequence
+  end
+end
+if #live < #found then
+  call('LTRIM', key, #found, -1)
+  for i = #live, 1, -1 do call('LPUSH', key, live[i]) end
+  best[LANE[lane]], best.changed = best[LANE[lane]] - (#found - #live), true
+  save_hosts()
+end
 -- The first stays, to be probed with.
 local result = { text(allocate(1)), best.name, lane }
-for _, sequence in ipairs(call('LRANGE', lane_key(best, lane), 1, limit)) do
-  local record = fetch(sequence)
-  result[#result + 1] = sequence
-  result[#result + 1] = is_record(record) and record or ''
+for i = 2, #live do
+  result[#result + 1] = live[i]
+  result[#result + 1] = fetch(live[i])
 end
 flush()
 return result

@@ -5,6 +5,8 @@
 -- origins whose deliveries were cancelled, each after a comma; separated by spaces.
 
 local SPILLS = P .. ':spills'
+-- Stands for the first sequence of a batch that SQL does not have: nothing is newer.
+local NEWEST = 9007199254740991
 
 local function read_batch(number, told)
   local name, lane, first, many, deadline, shares, dropped =

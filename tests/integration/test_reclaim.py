@@ -1,0 +1,159 @@
+"""A worker that takes over what dead ones held, while Redis answers in part, late or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from servers.queue import PARTITIONS, Queue
+
+from fedsvc.domain.classify import Outcome, Verdict
+from fedsvc.domain.delivery import Priority, Reason
+from fedsvc.domain.keys import PrivateKey
+from fedsvc.domain.knock import Dialect
+from fedsvc.domain.message import Message
+from fedsvc.errors import QueueUnavailable
+from fedsvc.handlers.registry import Registry
+from fedsvc.queue.consumer import Admitted, Consumer
+from fedsvc.worker.affinity import Affinity
+from fedsvc.worker.beats import Beats
+from fedsvc.worker.caches import KeyCache, MessageCache
+from fedsvc.worker.metrics import Metrics
+from fedsvc.worker.processor import Processor
+from fedsvc.worker.reactions import Reactions
+from fedsvc.worker.retry_manager import RetryManager
+
+TAKEN = Verdict(Outcome.DELIVERED, Reason.OK, 202)
+
+
+@dataclass(frozen=True)
+class Took:
+    verdict: Verdict = TAKEN
+    latency_ms: int = 1
+    learnt: Dialect = Dialect.UNKNOWN
+
+
+class Inboxes:
+    """Take everything."""
+
+    def __init__(self) -> None:
+        self.got: list[str] = []
+
+    async def deliver(
+        self,
+        message: Message,
+        inbox: str,
+        key: PrivateKey,
+        priority: Priority,
+        dialect: Dialect,
+        sent: Callable[[], None],
+    ) -> Took:
+        self.got.append(message.activity_id)
+        sent()
+        return Took()
+
+
+class AnyKey(KeyCache):
+    def __init__(self) -> None:
+        """Nothing is signed here."""
+
+    def held(self, key: str) -> PrivateKey | None:
+        return object()  # type: ignore[return-value]
+
+
+class Troubled(Consumer):
+    """What happens to its calls of `reclaim`, by partition."""
+
+    lost: frozenset[int] = frozenset()
+    refused: frozenset[int] = frozenset()
+    late: frozenset[int] = frozenset()
+
+    def __init__(self, queue: Queue) -> None:
+        super().__init__(queue.link, queue.keys, queue.settings, "live")
+        self.waits = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def reclaim(self, partition: int, limit: int) -> list[Admitted]:
+        if partition in self.refused:
+            raise QueueUnavailable("this shard is away")
+        taken = await super().reclaim(partition, limit)
+        if partition in self.late:
+            self.waits.set()
+            await self.go_on.wait()
+        if partition in self.lost:
+            raise QueueUnavailable("the answer did not arrive")
+        return taken
+
+
+class Team:
+    """A worker has died with one delivery in its hands; another lives."""
+
+    def __init__(self, queue: Queue) -> None:
+        settings, handlers = queue.settings, Registry.built_in()
+        self.mine = queue.partition_of(0)
+        self.others = frozenset(range(PARTITIONS)) - {self.mine}
+        self.inboxes = Inboxes()
+        self.consumer = Troubled(queue)
+        affinity = Affinity("live", PARTITIONS)
+        beats = Beats("consume", "settle", "promote", "reclaim")
+        self.processor = Processor(
+            settings, self.consumer, self.inboxes, MessageCache(self.consumer, 10_000), AnyKey(), beats,
+            Metrics(), handlers, Reactions(handlers), affinity,
+        )  # fmt: skip
+        self.retries = RetryManager(settings, self.consumer, self.processor, affinity, beats)
+
+
+@asynccontextmanager
+async def working(queue: Queue) -> AsyncIterator[Team]:
+    await queue.enqueue("x")
+    assert len(await queue.admit(1, "dead")) == 1
+    await queue.pass_time(60_000)
+    team = Team(queue)
+    loops = [asyncio.create_task(loop) for loop in (team.processor.run(), team.processor.settler.run())]
+    try:
+        yield team
+    finally:
+        team.processor.stop()
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+
+
+async def delivered(queue: Queue) -> None:
+    async with asyncio.timeout(10):
+        while (await queue.conserved()).counter("delivered") < 1:
+            await asyncio.sleep(0.05)
+
+
+async def test_what_was_taken_over_in_an_answer_that_is_lost_is_found_again(queue: Queue) -> None:
+    async with working(queue) as team:
+        team.consumer.lost = frozenset({team.mine})
+        with pytest.raises(QueueUnavailable):
+            await team.retries._reclaim_all()
+        await delivered(queue)
+
+
+async def test_what_one_partition_gives_is_not_lost_with_another_that_is_away(queue: Queue) -> None:
+    async with working(queue) as team:
+        team.consumer.refused = team.others
+        with pytest.raises(QueueUnavailable):
+            await team.retries._reclaim_all()
+        await delivered(queue)
+
+
+async def test_what_was_taken_over_is_not_sent_twice_because_another_partition_is_slow(queue: Queue) -> None:
+    async with working(queue) as team:
+        team.consumer.late = team.others
+        taking = asyncio.create_task(team.retries._reclaim_all())
+        await team.consumer.waits.wait()
+        team.processor.doubtful.add(team.mine)
+        await delivered(queue)
+        team.consumer.go_on.set()
+        await taking
+        async with asyncio.timeout(10):
+            while team.processor.in_flight:
+                await asyncio.sleep(0.01)
+        assert team.inboxes.got == ["https://me.example/x"]
