@@ -168,7 +168,7 @@ class Archive:
 
     @staticmethod
     def _of(activity_id: str) -> tuple[Any, Any]:
-        return deliveries.c.activity_key == activity_key(activity_id), deliveries.c.activity_id == _clean(
+        return deliveries.c.activity_key == activity_key(activity_id), deliveries.c.activity_id == storable(
             activity_id
         )
 
@@ -178,7 +178,7 @@ def _among(origins: Collection[str] | None) -> tuple[ColumnElement[bool], ...]:
     return () if origins is None else (deliveries.c.origin.in_(sorted(origins)),)
 
 
-def _clean(text: str) -> str:
+def storable(text: str) -> str:
     """PostgreSQL stores no NUL, and nothing stores half a character."""
     if text.isascii() and "\0" not in text:  # nearly all are
         return text[:_LONGEST]
@@ -216,7 +216,7 @@ def _row(d: Delivery) -> tuple[Any, ...]:
     )  # fmt: skip
     together = "".join(texts)
     if len(together) > _LONGEST or not together.isascii() or "\0" in together:  # few are
-        texts = list(map(_clean, texts))
+        texts = list(map(storable, texts))
     activity_id, activity_type, actor, inbox, host, origin, key_id, snippet, ordering_key, request_id = texts
     return (
         d.id.partition,

@@ -8,7 +8,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from fedsvc.archive.archive import delivery_of
+from fedsvc.archive.archive import delivery_of, storable
 from fedsvc.archive.tables import deliveries, events
 from fedsvc.archive.transaction import transaction
 from fedsvc.domain.delivery import Delivery
@@ -32,8 +32,8 @@ class ArchivedLog:
                 "partition": e.partition,
                 "number": e.number,
                 "type": int(e.type),
-                "host": e.host[:255],
-                "detail": e.detail[:_LONGEST],
+                "host": storable(e.host)[:255],
+                "detail": storable(e.detail)[:_LONGEST],
             }
             for e in happened
         ]

@@ -64,9 +64,10 @@ class Recurrence:
         """The first time after this one."""
         if not self.cron:
             return self.anchor_ms + ((time_ms - self.anchor_ms) // self.interval_ms + 1) * self.interval_ms
-        # CronSim knows whole minutes, and begins after the one that it is given.
-        found = next(CronSim(self.cron, datetime.fromtimestamp(time_ms // 1000, self._zone())))
-        return int(found.timestamp()) * 1000
+        # CronSim knows whole minutes, and begins after the one that it is given. In an hour that comes twice
+        # it goes by what the clock shows: what it finds first may have been already.
+        times = CronSim(self.cron, datetime.fromtimestamp(time_ms // 1000, self._zone()))
+        return next(at_ms for found in times if (at_ms := int(found.timestamp()) * 1000) > time_ms)
 
     def last_before(self, time_ms: int, first_ms: int) -> int:
         """The last time at or before `time_ms`, from `first_ms` on, which is one itself."""
@@ -75,6 +76,8 @@ class Recurrence:
         found = first_ms
         # By bounded steps backwards: going forwards through a year of minutes would take seconds.
         at = datetime.fromtimestamp(time_ms // 1000 + 60, self._zone())
+        if at.fold:  # an hour that comes twice: what the clock will show in a while has been before
+            at = datetime.fromtimestamp(time_ms // 1000 + 7260, self._zone())
         for earlier in CronSim(self.cron, at, reverse=True):
             at_ms = int(earlier.timestamp()) * 1000
             if at_ms <= time_ms:

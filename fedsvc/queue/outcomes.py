@@ -127,9 +127,10 @@ def _entries(partition: int, entries: Any, after: int) -> tuple[list[Delivery | 
             _, sequence, _, state, _, payload = fields
             if state == b"0":
                 told = orjson.loads(payload)
-                read.append(
-                    HostEvent(EventType[told["event"]], partition, number, told["host"], told["detail"])
-                )
+                kind, host, detail = EventType[told["event"]], told["host"], told["detail"]
+                if not isinstance(host, str) or not isinstance(detail, str):
+                    raise ValueError("not an event")
+                read.append(HostEvent(kind, partition, number, host, detail))
             else:
                 id = DeliveryId(partition, int(sequence))
                 read.append(outcome.unpack(payload, id, _STATES[state], number))

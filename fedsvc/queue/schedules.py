@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
+import structlog
+
 from fedsvc.domain.schedule import Schedule, definition_as_json, definition_from_json
 from fedsvc.errors import AlreadyExists, NotFound, Overloaded
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.script import Script
+
+log = structlog.get_logger(__name__)
 
 _FIELDS: Final = ("definition", "version", "paused", "next", "last", "error", "running")
 #: bytes of what is kept of an error
@@ -39,6 +43,8 @@ class Schedules:
         self._put = Script("put_schedule")
         self._take = Script("take_schedule")
         self._end = Script("end_schedule")
+        #: those of whose being unreadable was told
+        self._told: set[str] = set()
 
     async def create(self, schedule: Schedule, *, request_id: str = "") -> Schedule:
         """Note a new one; again under the same request id nothing is changed. Raises AlreadyExists,
@@ -77,7 +83,7 @@ class Schedules:
         start = f"({after}" if after else "-"
         ids = await self._link.call("ZRANGE", f"{self._prefix}:all", start, "+", "BYLEX", "LIMIT", 0, limit)
         found = [await self._link.call("HMGET", self._key(id.decode()), *_FIELDS) for id in ids]
-        return [_schedule(id.decode(), raw) for id, raw in zip(ids, found, strict=True) if raw[0] is not None]
+        return [*self._readable(ids, found)]
 
     async def due(self, now_ms: int) -> Sequence[Schedule]:
         """Those to be run, or taken up, by then."""
@@ -85,7 +91,20 @@ class Schedules:
             "ZRANGE", f"{self._prefix}:due", "-inf", now_ms, "BYSCORE", "LIMIT", 0, self.BATCH
         )
         found = [await self._link.call("HMGET", self._key(id.decode()), *_FIELDS) for id in ids]
-        return [_schedule(id.decode(), raw) for id, raw in zip(ids, found, strict=True) if raw[0] is not None]
+        return self._readable(ids, found)
+
+    def _readable(self, ids: Sequence[bytes], found: Sequence[Sequence[Any]]) -> Sequence[Schedule]:
+        """One that a later version has written, or nobody, must not keep the others from running."""
+        schedules = []
+        for id, raw in zip((id.decode() for id in ids), found, strict=True):
+            try:
+                if raw[0] is not None:
+                    schedules.append(_schedule(id, raw))
+            except (ValueError, KeyError, TypeError) as error:
+                if id not in self._told:
+                    self._told.add(id)
+                    log.warning("schedule_unreadable", schedule=id, error=type(error).__name__)
+        return schedules
 
     async def begin(self, schedule: Schedule, owner: str, lease_ms: int, time_ms: int, next_ms: int) -> bool:
         """Have the run of this time in hand for so long. False if somebody else has, or the schedule was

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -61,6 +62,8 @@ log = structlog.get_logger(__name__)
 Status = Callable[[dict[str, Any]], None]
 #: seconds between two reports to the parent
 _REPORT_EVERY: Final = 1.0
+#: that a process opens, at most
+_FILES: Final = 65_536
 #: seconds between tries to reach Redis or SQL at start
 _START_PAUSE: Final = 0.25
 
@@ -71,7 +74,18 @@ def run(settings: Settings, *, status: Status | None = None) -> int:
     `status` is called about once a second with `{"ready": bool, "problems": {loop: text}, "stuck": [loop]}`.
     Raises ConfigurationError.
     """
+    _open_many_files()
     return uvloop.run(Worker(settings, status or (lambda _: None)).run())
+
+
+def _open_many_files() -> None:
+    """As many as this process is allowed to: each connection that is kept is one, and many systems begin with
+    1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft not in (resource.RLIM_INFINITY, most) and soft < most:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class Worker:

@@ -45,6 +45,7 @@ from fedsvc.worker.signer import Signer
 from fedsvc.worker.transport import Transport
 
 MAX_REDIRECTS: Final = 3
+_NO_INBOX: Final = frozenset({Reason.GONE, Reason.NOT_FOUND})
 
 log = structlog.get_logger(__name__)
 
@@ -149,7 +150,7 @@ class Deliverer:
 
     async def _knock(self, job: _Job, ends: float) -> Verdict:
         """One URL, in as many forms as it takes. If all are refused, the first refusal counts: the others
-        may only say that the form is not known there."""
+        may only say that the form is not known there. That an inbox is not there is no matter of forms."""
         form = first_form(job.remembered if job.url == job.inbox else Dialect.UNKNOWN)
         tried: list[Form] = []
         refusal: Verdict | None = None
@@ -157,7 +158,11 @@ class Deliverer:
             answer = await self._send(job, form, ends)
             verdict = classify(answer, int(self._clock() * 1000))
             if not verdict.knock:
-                if refusal is not None and verdict.outcome is Outcome.PERMANENT:
+                if (
+                    refusal is not None
+                    and verdict.outcome is Outcome.PERMANENT
+                    and verdict.reason not in _NO_INBOX
+                ):
                     return refusal
                 if verdict.outcome is Outcome.DELIVERED and tried and job.url == job.inbox:
                     job.learnt = form.dialect
@@ -179,6 +184,8 @@ class Deliverer:
         if destination.origin.scheme != "https" and not self._settings.allow_http:
             return Answer(error=TransportError.ADDRESS_REFUSED, detail="not an https URL")
         headers = await self._signed(destination, job, form)
+        if self._loop.time() >= ends:  # as when what signs hangs: the host was not even asked
+            return Answer(error=TransportError.WORKER, detail="no signature in time")
         # On a kept connection the request is written before anybody else gets a turn.
         job.sent()
         return await self._transport.post(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 import time
@@ -18,12 +19,14 @@ from fedsvc.config import Settings
 from fedsvc.domain.classify import TransportError
 from fedsvc.worker.addresses import AddressPolicy, AddressRefused
 from fedsvc.worker.connection import InboxConnection
-from fedsvc.worker.resolver import NameNotFound, PolicyResolver
+from fedsvc.worker.resolver import NameNotFound, OutOfFiles, PolicyResolver
 
 #: share of the connect timeout that a name lookup may take
 _LOOKUP_SHARE: Final = 0.8
 #: seconds until the next address of a name is tried beside the one before (RFC 8305)
 _NEXT_ADDRESS_S: Final = 0.25
+#: what is wrong with this process or machine, and tells nothing of a host
+_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 #: seconds that a remote may take to say goodbye
 _GOODBYE_S: Final = 2.0
 
@@ -84,6 +87,8 @@ class Dialer:
             raise DialFailed(TransportError.ADDRESS_REFUSED, str(error)) from None
         except NameNotFound as error:
             raise DialFailed(TransportError.NXDOMAIN, str(error)) from None
+        except OutOfFiles as error:
+            raise DialFailed(TransportError.WORKER, str(error)) from None
         except OSError as error:
             raise DialFailed(TransportError.DNS, str(error)) from None
         return [_info(each["host"], origin.port) for each in found]
@@ -99,7 +104,8 @@ class Dialer:
         except AddressRefused as error:
             raise DialFailed(TransportError.ADDRESS_REFUSED, str(error)) from None
         except OSError as error:
-            raise DialFailed(TransportError.CONNECT, str(error)) from None
+            kind = TransportError.WORKER if error.errno in _OURS else TransportError.CONNECT
+            raise DialFailed(kind, str(error)) from None
 
     def _socket(self, address: AddrInfoType) -> socket.socket:
         """Every connection begins here: what is connected to is what was checked."""
@@ -128,7 +134,10 @@ class Dialer:
             raise DialFailed(TransportError.CONNECT, str(error)) from None
         finally:
             if connection is None:
-                connected.close()
+                # Its file is the event loop's by now, which goes on reading by its number until it has closed
+                # it itself: closed here, the number might be that of somebody else's connection.
+                with suppress(OSError):
+                    connected.shutdown(socket.SHUT_RDWR)
         return connection
 
 
@@ -138,7 +147,7 @@ class ResumingContext(ssl.SSLContext):
 
     #: hosts whose session is remembered
     HOSTS: Final = 10_000
-    #: seconds after which a certificate is looked at again
+    #: seconds after which a certificate is looked at again, however many sessions came of it
     LIFETIME_S: Final = 3600.0
 
     _sessions: OrderedDict[str, tuple[ssl.SSLSession, float]]
@@ -161,7 +170,10 @@ class ResumingContext(ssl.SSLContext):
         """The session of a TLS connection; None for one that has ended."""
         session = connection.session if connection is not None else None
         if session is not None and session.has_ticket:
-            self._sessions[host] = (session, time.monotonic() + self.LIFETIME_S)
+            until = time.monotonic() + self.LIFETIME_S
+            if connection.session_reused:  # the certificate was not shown anew
+                until = min(until, self._sessions.get(host, (None, 0.0))[1])
+            self._sessions[host] = (session, until)
             self._sessions.move_to_end(host)
             if len(self._sessions) > self.HOSTS:
                 self._sessions.popitem(last=False)

@@ -9,6 +9,7 @@ and must not hold up the end of the process.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from collections import OrderedDict, deque
@@ -31,6 +32,8 @@ TTL_S: Final = 60.0
 #: for names that do not exist
 NEGATIVE_TTL_S: Final = 10.0
 
+#: that a lookup has open at the same time, at most
+_FILES: Final = 4
 _NOT_FOUND: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 
 
@@ -40,6 +43,10 @@ class NameNotFound(OSError):
 
 class NameLookupFailed(OSError):
     """Nobody could say whether the name has an address."""
+
+
+class OutOfFiles(NameLookupFailed):
+    """Nobody could be asked: this process may open no more files."""
 
 
 class ResolveResult(TypedDict):
@@ -66,13 +73,33 @@ def look_up(host: str) -> Found:
     try:
         infos = socket.getaddrinfo(host.encode("ascii"), None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        kind = NameNotFound if error.errno in _NOT_FOUND else NameLookupFailed
+        # The C library, which finds no file and no server then, calls every name unknown.
+        kind = OutOfFiles if _no_files_left() else _kind(error)
         raise kind(f"{host}: {error.strerror}") from None
     except UnicodeError:
         raise NameNotFound(f"{host}: not a host name") from None
     except OSError as error:
-        raise NameLookupFailed(f"{host}: {error.strerror}") from None
+        kind = OutOfFiles if _no_files_left() else NameLookupFailed
+        raise kind(f"{host}: {error.strerror}") from None
     return tuple(dict.fromkeys(str(info[4][0]) for info in infos))
+
+
+def _kind(error: socket.gaierror) -> type[OSError]:
+    return NameNotFound if error.errno in _NOT_FOUND else NameLookupFailed
+
+
+def _no_files_left() -> bool:
+    """Whether there is less than a lookup takes."""
+    opened = []
+    try:
+        for _ in range(_FILES):
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return True
+    finally:
+        for each in opened:
+            os.close(each)
+    return False
 
 
 def _first(found: Found) -> Found:

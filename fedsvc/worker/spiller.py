@@ -27,8 +27,8 @@ class Spiller:
     AWAY: Final = 2.0
     #: deliveries left in a lane below which the next batch comes back
     FEW: Final = 1000
-    #: seconds between two looks for rows that nobody asks for; those that it finds twice are deleted. What has
-    #: come back stays in SQL until then, for a Redis that crashes may forget that it came
+    #: seconds between two looks for rows that nobody asks for; those that are found twice are deleted. What
+    #: has come back stays in SQL until then, for a Redis that crashes may forget that it came
     TIDY: Final = 60.0
     #: seconds after which a batch that SQL does not have keeps nothing waiting any more
     MISSING: Final = 300.0

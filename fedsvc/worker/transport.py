@@ -7,6 +7,7 @@ cancellation and defects are raised.
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
@@ -22,8 +23,9 @@ from fedsvc.worker.dialer import Dialer, DialFailed, Origin, ResumingContext
 BODY_WAIT_S: Final = 3.0
 #: seconds for which an idle connection is kept; most servers close theirs after 60 or more
 KEEP_ALIVE_S: Final = 30.0
-#: idle connections to all hosts together
+#: idle connections to all hosts together, and the part that they may be of the files that may be open
 MAX_IDLE: Final = 16_384
+IDLE_PART: Final = 0.5
 #: seconds between two looks for connections that were idle for too long
 _SWEEP_S: Final = 1.0
 
@@ -46,6 +48,9 @@ class Transport:
         """Raises OSError if the CA file cannot be read, ssl.SSLError if it holds no certificate."""
         self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines()
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        unlimited = files == resource.RLIM_INFINITY
+        self._most_idle = MAX_IDLE if unlimited else min(MAX_IDLE, int(files * IDLE_PART))
         context = await asyncio.to_thread(ResumingContext.trusting, self._settings.ca_file)
         self._dialer = Dialer(self._settings, context)
         self._opened.push_async_callback(self._dialer.close)
@@ -138,7 +143,7 @@ class Transport:
         connection.idle_since = self._loop.time()
         self._kept.setdefault(origin, []).append(connection)
         self._idle[connection] = origin
-        if len(self._idle) > MAX_IDLE:
+        if len(self._idle) > self._most_idle:
             self._forget(next(iter(self._idle)))
 
     def _forget(self, connection: InboxConnection) -> None:

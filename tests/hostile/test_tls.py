@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import ssl
@@ -19,6 +20,7 @@ from servers.remote import ACCEPTED, PATIENCE, Act, Item, accepting, deliver, de
 from fedsvc.domain.classify import Outcome
 from fedsvc.domain.delivery import Reason
 from fedsvc.worker.deliverer import AttemptResult
+from fedsvc.worker.dialer import ResumingContext
 from hostile.attacks import ATTACKS
 
 CA = authority()
@@ -135,6 +137,37 @@ async def test_a_server_of_tls_1_2_and_one_of_1_3_are_delivered_to() -> None:
             assert (await sent(remote.port)).verdict.status == 202
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_session_that_is_resumed_again_and_again_ends_in_time(
+    version: ssl.TLSVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a host that is spoken to often would never have to show its certificate again."""
+    monkeypatch.setattr(ResumingContext, "LIFETIME_S", 0.5)
+    reused: list[bool] = []
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reused.append(writer.get_extra_info("ssl_object").session_reused)
+        await reader.readuntil(b"}")
+        writer.write(ACCEPTED)
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+    context = server_context(CA.certify(HOST))
+    context.minimum_version = context.maximum_version = version
+    async with (
+        accepting(once, tls=context) as port,
+        delivering(ca_file=str(CA.file), allow_http=False) as deliverer,
+    ):
+        url = f"https://{HOST}:{port}/inbox"
+        for _ in range(3):
+            assert (await deliver(deliverer, url)).verdict.status == 202
+            await asyncio.sleep(0.15)
+        assert reused == [False, True, True]
+        context.load_cert_chain(CA.certify("other.example"))
+        await asyncio.sleep(0.2)
+        failed(await deliver(deliverer, url))
+
+
 def saying(first: bytes) -> Act:
     async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -185,6 +218,26 @@ async def test_a_handshake_that_breaks_off_counts_against_the_host(name: str) ->
         assert result.latency_ms < 2400
     else:
         failed(result)
+
+
+async def test_a_handshake_that_is_given_up_at_any_moment_disturbs_no_other_connection() -> None:
+    context = server_context(CA.certify(HOST))
+    async with (
+        serving(ACCEPTED, tls=context) as remote,
+        delivering(ca_file=str(CA.file), allow_http=False) as deliverer,
+    ):
+        url = f"https://{HOST}:{remote.port}/inbox"
+        await deliver(deliverer, url)
+        for turns in range(40):
+            deliverer._transport._drop_idle()
+            given_up = asyncio.create_task(deliver(deliverer, url))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            given_up.cancel()
+            await asyncio.wait([given_up])
+            deliverer._transport._drop_idle()
+            assert (await deliver(deliverer, url)).verdict.status == 202
+    gc.collect()  # it tells of connections that nobody has closed
 
 
 async def test_a_server_that_wants_a_certificate_of_ours_is_told_apart_from_a_defect() -> None:

@@ -228,6 +228,25 @@ async def test_events_and_what_others_wrote_are_passed_over(system: System) -> N
     assert await system.rows() == 1
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"event":"KEY_REJECTED","host":"h.example","detail":"a\\u0000b"}',
+        b'{"event":"HOST_DOWN","host":"h\\u0000.example","detail":""}',
+        b'{"event":"KEY_REJECTED","host":"h.example","detail":null}',
+        b'{"event":"HOST_DOWN","host":7,"detail":""}',
+    ],
+)
+async def test_an_event_that_is_not_as_it_should_be_blocks_nothing(system: System, payload: bytes) -> None:
+    await system.link.call(
+        "XADD", system.keys.partition(0).outcomes, f"{START + 5_000_001}-0", "d", 0, "s", 0, "o", payload
+    )
+    await system.end(0, 2)
+    await system.handler().round()
+    assert await system.positions() == [2, -1, -1, -1]
+    assert await system.rows() == 1
+
+
 # What goes wrong
 
 

@@ -28,7 +28,7 @@ from servers.remote import (
 from fedsvc.config import Settings
 from fedsvc.domain.classify import Outcome
 from fedsvc.domain.delivery import Reason
-from fedsvc.domain.keys import load_private_key
+from fedsvc.domain.keys import PrivateKey, load_private_key
 from fedsvc.worker import transport as transport_module
 from fedsvc.worker.deliverer import AttemptResult, Deliverer
 from fedsvc.worker.signer import Signer
@@ -281,6 +281,20 @@ async def test_a_defect_of_ours_is_a_verdict_and_does_not_blame_the_host(
         assert (result.verdict.outcome, result.verdict.reason) == (Outcome.RETRY, Reason.WORKER_ERROR)
         assert not result.verdict.counts_against_host
         assert (await deliverer.deliver(MESSAGE, remote.url, KEY)).verdict.status == 202
+
+
+async def test_a_signature_that_comes_too_late_does_not_blame_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def late(self: Signer, key: PrivateKey, data: bytes, *, urgent: bool = False) -> bytes:
+        await asyncio.sleep(0.2)
+        return key.sign(data)
+
+    monkeypatch.setattr(Signer, "sign", late)
+    result, remote = await once(ACCEPTED, delivery_timeout=0.1)
+    assert (result.verdict.outcome, result.verdict.reason) == (Outcome.RETRY, Reason.WORKER_ERROR)
+    assert not result.verdict.counts_against_host
+    assert remote.got == []
 
 
 async def test_a_cancelled_delivery_ends_at_once_and_gives_its_slot_back() -> None:

@@ -128,6 +128,19 @@ async def test_the_first_refusal_counts_where_the_other_form_is_not_understood(k
     assert (result.verdict.outcome, result.verdict.reason) == (Outcome.RETRY, Reason.UNAUTHORIZED)
 
 
+@pytest.mark.parametrize(("status", "reason"), [(404, Reason.NOT_FOUND), (410, Reason.GONE)])
+async def test_an_inbox_that_is_gone_is_told_in_the_form_that_is_understood(
+    key: PrivateKey, status: int, reason: Reason
+) -> None:
+    def judge(request: web.BaseRequest) -> web.Response:
+        return web.Response(status=status if "Signature-Input" in request.headers else 401)
+
+    async with inbox_that(judge) as inbox:
+        verdict = (await attempt(inbox.url(), key)).verdict
+    assert (verdict.outcome, verdict.reason) == (Outcome.PERMANENT, reason)
+    assert verdict.inbox_gone == (status == 410)
+
+
 async def test_an_inbox_with_a_query_may_be_verified_by_its_path(key: PrivateKey) -> None:
     """As PieFed does: it verifies the path alone."""
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import grpc
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -162,6 +163,19 @@ async def test_missed_runs_are_made_up_for_once_or_left_out(site: Site, policy: 
     assert site.ran[-1] == ("a", seen.next_run_ms), "half a minute late is not missed"
 
 
+async def test_what_is_late_by_an_hour_that_comes_twice_runs_once(site: Site) -> None:
+    """At 02:59 summer time everybody was busy, and a minute later it is 02:00 again."""
+    recurrence = Recurrence("59 2 * * *", "Europe/Berlin")
+    due = 1_792_889_940_000  # 2026-10-25 00:59 in UTC
+    made = Schedule("a", recurrence, task=Task.CLEANUP, next_run_ms=due)
+    await site.schedules.create(made)
+    worker = site.worker("x")
+    for second in range(61, 66):
+        site.now_ms = due + second * 1000
+        await site.look(worker)
+    assert site.ran == [("a", due)]
+
+
 async def test_what_fails_is_told_and_the_next_run_comes(site: Site) -> None:
     made = await site.make("a")
     worker = site.worker("x")
@@ -185,6 +199,19 @@ async def test_redis_going_away_in_a_run_is_no_end_of_it(site: Site) -> None:
     await site.look(worker)
     assert site.ran == [("a", made.next_run_ms)] * 2
     assert (await site.schedules.get("a")).running_ms == 0
+
+
+async def test_one_that_cannot_be_read_keeps_no_other_from_running(site: Site) -> None:
+    """As a later version may write it, while some workers are not of that version yet."""
+    for id in ("a", "b"):
+        made = await site.make(id)
+    name = f"{site.queue.keys.schedules}:id:a"
+    definition = orjson.loads(await site.queue.link.call("HGET", name, "definition"))
+    await site.queue.link.call("HSET", name, "definition", orjson.dumps(definition | {"task": 99}))
+    site.now_ms = made.next_run_ms
+    await site.look(site.worker("x"))
+    assert site.ran == [("b", made.next_run_ms)]
+    assert [each.id for each in await site.schedules.list(after="", limit=10)] == ["b"]
 
 
 async def test_while_redis_is_full_nothing_begins(site: Site) -> None:

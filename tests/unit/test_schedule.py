@@ -51,6 +51,10 @@ def runs(recurrence: Recurrence, start: str, count: int) -> list[str]:
         # 2026-10-25 03:00 becomes 02:00: what has a fixed time runs once, what comes hourly each hour
         ("30 2 * * *", "Europe/Berlin", "2026-10-24T12:00", ["10-25 00:30", "10-26 01:30"]),
         ("0 * * * *", "Europe/Berlin", "2026-10-24T23:30", ["10-25 00:00", "10-25 01:00", "10-25 02:00"]),
+        # asked in the second of the two hours: the first is over
+        ("30 2 * * *", "Europe/Berlin", "2026-10-25T01:10", ["10-26 01:30"]),
+        ("59 1-3 * * *", "Europe/Berlin", "2026-10-25T01:00", ["10-25 02:59", "10-26 00:59"]),
+        ("30 23 * * *", "America/Santiago", "2026-04-05T03:00", ["04-06 03:30"]),
     ],
 )
 def test_cron(cron: str, zone: str, start: str, expected: list[str]) -> None:
@@ -133,6 +137,18 @@ def test_the_latest_missed_is_a_run_and_none_lies_after_it(
     last = recurrence.last_before(now, first)
     assert first <= last <= now
     assert recurrence.next_after(last) > now
+
+
+@pytest.mark.parametrize("cron", ["30 2 * * *", "59 1-3 * * *", "5 * * * *", "*/20 * * * *"])
+@pytest.mark.parametrize("minute", range(0, 240, 7))
+def test_an_hour_that_comes_twice_repeats_no_run_and_hides_none(cron: str, minute: int) -> None:
+    recurrence = Recurrence(cron, "Europe/Berlin")
+    now = ms("2026-10-24T23:00") + minute * 60_000
+    all_of_them = [recurrence.next_after(ms("2026-10-23T20:00"))]
+    while all_of_them[-1] < ms("2026-10-26T12:00"):
+        all_of_them.append(recurrence.next_after(all_of_them[-1]))
+    assert recurrence.next_after(now) == min(at for at in all_of_them if at > now)
+    assert recurrence.last_before(now, all_of_them[0]) == max(at for at in all_of_them if at <= now)
 
 
 def test_a_definition_comes_back_as_it_was() -> None:
