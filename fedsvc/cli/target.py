@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedsvc.config import Settings
+from fedsvc.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from fedsvc_client import FedsvcClient
@@ -29,4 +30,7 @@ def connect(target: str | None) -> FedsvcClient:
     settings = Settings.from_environment()
     tls = TLS(ca_file=settings.tls_ca) if settings.tls_ca else False
     place = target or settings.target or str(settings.listen)
-    return FedsvcClient(place, settings.secret("token") or None, timeout=5.0, tls=tls)
+    try:
+        return FedsvcClient(place, settings.secret("token") or None, timeout=5.0, tls=tls)
+    except ValueError as error:
+        raise ConfigurationError("--target" if target else "FEDSVC_TARGET", str(error)) from None

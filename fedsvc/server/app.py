@@ -164,7 +164,6 @@ class Server:
                     Authenticate(tokens, limits, Reception(places["calls"])),
                 ],
                 options=self._options(),
-                maximum_concurrent_rpcs=settings.max_calls,
             )
             pressure = Pressure(settings)
             outcomes = OutcomeLog(link, keys, settings)

@@ -97,22 +97,24 @@ class Authenticate(grpc.aio.ServerInterceptor):
         if method.startswith(_OPEN):
             return self._reception.open(handler, method)
         try:
-            known = self._admit(method, handler_call_details.invocation_metadata)
+            known, who = self._admit(method, handler_call_details.invocation_metadata)
         except FedsvcError as error:
             return refusal(handler, error)
-        return self._reception.served(handler, known, method)
+        return self._reception.served(handler, known, method, who)
 
-    def _admit(self, method: str, metadata: Any) -> Caller:
-        """Who calls. Raises Unauthenticated, PermissionDenied, Overloaded."""
+    def _admit(self, method: str, metadata: Any) -> tuple[Caller, Callable[[], Caller | None]]:
+        """Who calls, and what tells whose token it is later on. Raises Unauthenticated, PermissionDenied,
+        Overloaded."""
         if self._tokens.open:
             self._limits.call(ANYBODY)
-            return ANYBODY
+            return ANYBODY, lambda: ANYBODY
         given = [value for key, value in metadata or () if key == "authorization"]
         kind, _, token = given[0].partition(" ") if given else ("", "", "")
         if len(given) > 1 or kind.lower() != "bearer" or not token.strip():
             self._note(method, "UNAUTHENTICATED")
             raise Unauthenticated("a token is needed: metadata authorization, `Bearer <token>`")
-        known = self._tokens.identify(token.strip())
+        digest = self._tokens.digest(token.strip())
+        known = self._tokens.identify_digest(digest)
         if known is None:
             self._note(method, "UNAUTHENTICATED")
             raise Unauthenticated("the token is not known")
@@ -122,7 +124,7 @@ class Authenticate(grpc.aio.ServerInterceptor):
         except PermissionDenied:
             self._note(method, "PERMISSION_DENIED", known.name)
             raise
-        return known
+        return known, lambda: self._tokens.identify_digest(digest)
 
     def _note(self, method: str, code: str, name: str = "") -> None:
         REFUSED.labels(code).inc()

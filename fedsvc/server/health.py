@@ -91,7 +91,6 @@ async def serve_alone(health: Health, address: Address) -> grpc.aio.Server:
     server = grpc.aio.server(
         options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _LARGEST_QUESTION)],
         interceptors=[Everybody()],
-        maximum_concurrent_rpcs=2 * MOST_WATCHERS,  # who watches leaves room for probes
     )
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     try:

@@ -32,7 +32,7 @@ from fedsvc.v1 import types_pb2
 log = structlog.get_logger(__name__)
 
 #: characters
-_MAX_REQUEST_ID: Final = 128
+MAX_REQUEST_ID: Final = 128
 _MAX_KEY: Final = 512
 #: inboxes validated before others get a turn
 _SLICE: Final = 2000
@@ -62,6 +62,14 @@ class Submission:
     #: what the call brought; None if it named a registered one
     key: PrivateKey | None
     terms: Terms
+
+    def named(self, request_id: str) -> Submission:
+        """The same under another request id."""
+        return replace(
+            self,
+            message=replace(self.message, request_id=request_id),
+            terms=replace(self.terms, request_id=request_id),
+        )
 
 
 class _Head(NamedTuple):
@@ -275,7 +283,7 @@ class Intake:
             priority=priority,
             not_before_ms=not_before_ms,
             expire_ms=expire_ms,
-            request_id=plain_text("request_id", request.request_id, _MAX_REQUEST_ID),
+            request_id=plain_text("request_id", request.request_id, MAX_REQUEST_ID),
             allow_duplicate=options.allow_duplicate,
             shared_inbox=options.shared_inbox,
         )

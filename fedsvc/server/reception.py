@@ -3,25 +3,29 @@
 gRPC by itself waits for a request for as long as its caller likes, and holds one of FEDSVC_MAX_CALLS places
 for it, before anybody has looked at who that is. So every method is served here as if its request were a
 stream: what is refused is never read, and what is read has to come in time.
+
+Nor does gRPC give up an answer that its caller does not take: HTTP/2 lets him say that he has no room for
+a single byte. Its own limit of calls would be reached by one stranger who asks for our health like that, so
+there is none: places are counted here, each until its answer is taken, for which there is a time too.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, aclosing
 from typing import Any, Final, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from fedsvc.errors import FedsvcError, InvalidInput, Overloaded
+from fedsvc.errors import FedsvcError, InvalidInput, Overloaded, Stopping, Unauthenticated
 from fedsvc.server.call_log import bind
 from fedsvc.server.caller import Caller, serve
 from fedsvc.server.errors import abort, status_of
 from fedsvc.server.places import Places
 
-#: seconds for a request to come, of a caller that is known, and of one that is not
+#: seconds for a request to come, and for an answer to be taken: of a caller that is known, and of others
 PATIENCE_S: Final = 30.0
 STRANGERS_PATIENCE_S: Final = 5.0
 #: requests of callers that are not known which are read at the same time; one may be as long as the longest
@@ -33,16 +37,20 @@ class Reception:
         self._places = places
         self._strangers = 0
 
-    def served(self, handler: Any, known: Caller, method: str) -> grpc.RpcMethodHandler[Any, Any]:
-        """The same method, with `known` as its caller."""
-        return self._handler(handler, known, method)
+    def served(
+        self, handler: Any, known: Caller, method: str, who: Callable[[], Caller | None]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """The same method, with `known` as its caller, for as long as `who` says the same."""
+        return self._handler(handler, known, method, who)
 
     def open(self, handler: Any, method: str) -> grpc.RpcMethodHandler[Any, Any]:
         """The same method, for anybody. When too many strangers are heard already, the request of one more is
         not read: it is taken for an empty one."""
-        return self._handler(handler, None, method)
+        return self._handler(handler, None, method, lambda: None)
 
-    def _handler(self, handler: Any, known: Caller | None, method: str) -> grpc.RpcMethodHandler[Any, Any]:
+    def _handler(
+        self, handler: Any, known: Caller | None, method: str, who: Callable[[], Caller | None]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
         inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         read, many = handler.request_deserializer, handler.request_streaming
 
@@ -58,35 +66,45 @@ class Reception:
 
         async def answer(_: Any, context: Any) -> Any:
             try:
-                with self._place(known):
-                    return await inner(await asked(context), context)
+                self._place(known, context)
+                response = await inner(await asked(context), context)
             except Overloaded as error:
                 await abort(context, status_of(error))
+            self._answered(known, context)
+            return response
 
         async def stream(_: Any, context: Any) -> None:
             try:
-                with self._place(known):
-                    # Written in this task: a generator that is left to gRPC may end in another one, later.
-                    async with aclosing(inner(await asked(context), context)) as responses:
-                        async for response in responses:
-                            await context.write(response)
+                self._place(known, context)
+                # Written in this task: a generator that is left to gRPC may end in another one, later.
+                async with aclosing(inner(await asked(context), context)) as responses:
+                    async for response in responses:
+                        if (now := who()) != known:
+                            await abort(context, status_of(_changed(now)))
+                        await context.write(response)
             except Overloaded as error:
                 await abort(context, status_of(error))
+            self._answered(known, context)
 
         give = handler.response_serializer
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(stream, response_serializer=give)
         return grpc.stream_unary_rpc_method_handler(answer, response_serializer=give)
 
-    @contextmanager
-    def _place(self, known: Caller | None) -> Iterator[None]:
-        """To serve `known`. Raises Overloaded."""
-        if known is None:
-            yield
-            return
-        with self._places.taken(known):
+    def _place(self, known: Caller | None, context: Any) -> None:
+        """To serve `known`, until gRPC is done with the call. Raises Overloaded."""
+        if known is not None:
+            held = ExitStack()
+            held.enter_context(self._places.taken(known))
+            context.add_done_callback(lambda _: held.close())
             serve(known)
-            yield
+
+    def _answered(self, known: Caller | None, context: Any) -> None:
+        """From now on the caller has so much time to take the answer."""
+        task: Any = asyncio.current_task()
+        patience_s = STRANGERS_PATIENCE_S if known is None else PATIENCE_S
+        timer = asyncio.get_running_loop().call_later(patience_s, task.cancel)
+        context.add_done_callback(lambda _: timer.cancel())
 
     async def _of_a_stranger(self, read: Any, context: Any) -> Any:
         if self._strangers >= MOST_STRANGERS:
@@ -119,6 +137,13 @@ def refusal(handler: Any, error: FedsvcError) -> grpc.RpcMethodHandler[Any, Any]
     if handler.response_streaming:
         return grpc.stream_stream_rpc_method_handler(refuse)
     return grpc.stream_unary_rpc_method_handler(refuse)
+
+
+def _changed(now: Caller | None) -> FedsvcError:
+    """What a stream ends with as its caller is another now, or nobody."""
+    if now is None:
+        return Unauthenticated("the token is not known any more")
+    return Stopping("the rights of the token have changed; go on from the cursor")
 
 
 async def _one(read: Any, context: Any, patience_s: float) -> Any:

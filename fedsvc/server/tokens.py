@@ -119,7 +119,12 @@ class TokenBook:
 
     def identify(self, token: str) -> Caller | None:
         """Whose token this is; None if nobody's. All are compared, each in constant time."""
-        return self.identify_digest(digest_of(token[:_LONGEST]))
+        return self.identify_digest(self.digest(token))
+
+    @staticmethod
+    def digest(token: str) -> bytes:
+        """What `identify_digest` takes."""
+        return digest_of(token[:_LONGEST])
 
     def identify_digest(self, digest: bytes) -> Caller | None:
         """As `identify`, by the SHA-256 of the token."""

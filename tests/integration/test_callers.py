@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -322,3 +323,35 @@ async def test_a_door_that_strangers_reach_is_not_opened_unguarded(
             pass
     assert missing in str(error.value)
     assert "--insecure" in str(error.value)
+
+
+@pytest.mark.parametrize("now", [None, Caller("piefed", frozenset({DELIVER}), frozenset({"other.example"}))])
+async def test_a_stream_ends_with_the_token_that_it_was_opened_with(
+    environment: dict[str, str], tmp_path: Path, now: Caller | None
+) -> None:
+    file = tmp_path / "tokens"
+
+    def write(entries: dict[str, Caller]) -> None:
+        file.write_text("\n".join(entry_text(caller, TOKENS[name]) for name, caller in entries.items()))
+
+    write(CALLERS)
+    metadata = (("authorization", f"Bearer {TOKENS['piefed']}"),)
+    async with front(Settings.from_environment(environment | {"FEDSVC_TOKENS_FILE": str(file)})) as running:
+        request = operations_pb.WatchQueueStatsRequest()
+        request.interval.FromMilliseconds(200)
+        call = running.operations.WatchQueueStats(request, metadata=metadata)
+        responses = aiter(call)
+        assert (await anext(responses)).stats.conserved
+        write(
+            {name: caller for name, caller in CALLERS.items() if name != "piefed"}
+            | ({"piefed": now} if now else {})
+        )
+        code = grpc.StatusCode.UNAVAILABLE if now else grpc.StatusCode.UNAUTHENTICATED
+
+        async def read_on() -> None:
+            async for _ in responses:
+                pass
+
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await asyncio.wait_for(read_on(), 15)
+        assert ended.value.code() is code

@@ -153,3 +153,46 @@ async def test_a_closed_client_cannot_be_used() -> None:
     client.close()
     with pytest.raises(ValueError, match="closed"):
         client.get_queue_stats()
+
+
+class Quiet(Failing):
+    """Tells where a watcher begins, then nothing; breaks when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cursors: list[str] = []
+        self.broken = asyncio.Event()
+
+    async def WatchOutcomes(self, request: pb.WatchOutcomesRequest, context: Any) -> Any:
+        self.cursors.append(request.cursor)
+        yield pb.WatchOutcomesResponse(cursor=str(len(self.cursors)), heartbeat=True)
+        if len(self.cursors) == 1:
+            await self.broken.wait()
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Cancelling all calls")
+
+
+@pytest.mark.parametrize("kind", [FedsvcClient, AsyncFedsvcClient])
+async def test_a_stream_that_was_quiet_for_longer_than_the_timeout_is_made_again(kind: Any) -> None:
+    servicer = Quiet()
+    async with served(servicer) as target:
+        asyncio.get_running_loop().call_later(1.0, servicer.broken.set)
+
+        async def awaited() -> list[str]:
+            async with AsyncFedsvcClient(target, timeout=0.5) as client:
+                watched = client.watch_outcomes(heartbeats=True)
+                return [(await anext(watched)).cursor for _ in range(2)]
+
+        def synchronous() -> list[str]:
+            with FedsvcClient(target, timeout=0.5) as client:
+                watched = iter(client.watch_outcomes(heartbeats=True))
+                return [next(watched).cursor for _ in range(2)]
+
+        told = await (awaited() if kind is AsyncFedsvcClient else asyncio.to_thread(synchronous))
+    assert told == ["1", "2"]
+    assert servicer.cursors == ["", "1"]
+
+
+@pytest.mark.parametrize("inboxes", ["https://a.example/inbox", b"x", ["https://a.example/inbox", None]])
+def test_inboxes_that_are_none_are_refused_before_anything_is_sent(inboxes: Any) -> None:
+    with FedsvcClient("127.0.0.1:1") as client, pytest.raises(InvalidRequest, match="inboxes"):
+        client.fan_out(ACTIVITY, inboxes, **CALL)

@@ -313,6 +313,8 @@ async def test_a_host_is_found_paused_limited_and_resumed(browser: Browser, queu
     assert (response.status, "is not a whole number" in await response.text()) == (400, True)
     response = await browser.send(f"{at}/policy", at, rate_per_second="nan")
     assert response.status == 400
+    for minutes in ("inf", "nan", "1e300", "-5"):
+        assert (await browser.send(f"{at}/pause", at, minutes=minutes)).status == 400
     assert "host.pause" in await browser.text("/audit?action=host.pause")
 
 

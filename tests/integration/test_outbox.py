@@ -327,7 +327,7 @@ def test_rows_of_a_relay_that_died_are_called_again_under_the_same_names(
     assert relay.run(until_empty=True).sent == 3
     assert [call.request_id for call in script.calls] == [names[0], *names]
     assert len(script.accepted) == 3
-    died.sent([row.id for row in taken])
+    died.sent(taken[0].lease_owner, [row.id for row in taken])
 
 
 def test_several_relays_double_nothing_and_keep_the_order(
@@ -451,3 +451,62 @@ def test_a_cursor_of_outcomes_lives_in_a_row(engine: sa.Engine) -> None:
     assert (SqlCursor(engine).load(), other.load()) == ("c2", "c9")
     with engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE fedsvc_cursor"))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"options": '{"of_a_newer_version": true}'}, {"options": "[]"}, {"inboxes": "null"}, {"inboxes": "?"}],
+)
+def test_a_row_that_cannot_be_read_does_not_end_the_relay(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted, values: dict[str, str]
+) -> None:
+    write(engine, outbox, "odd")
+    change(engine, outbox, **values)
+    write(engine, outbox, "next", host=1, key_id=BOB)
+    assert Relay(engine, client, outbox).run(until_empty=True) == Round(claimed=2, sent=1, put_aside=1)
+    assert arrived(script) == ["next"]
+
+
+def test_a_row_that_is_too_large_for_the_server_is_put_aside_in_the_end(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
+) -> None:
+    with engine.begin() as connection:
+        large = activity("large") | {"content": "x" * 5 * 1024 * 1024}
+        outbox.queue_activity(connection, large, inbox(0), key_id=ADA)
+    write(engine, outbox, "next")
+    relay = Relay(engine, client, outbox, max_attempts=2)
+    for _ in range(3):
+        relay.run_once()
+        change(engine, outbox, due_ms=0)
+    assert arrived(script) == ["next"]
+    assert [row.reason[:17] for row in rows(engine, outbox)] == ["MESSAGE_TOO_LARGE"]
+
+
+def test_a_relay_that_slept_past_its_lease_touches_nothing_of_others(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
+) -> None:
+    write(engine, outbox, "first")
+    slow, other = (Relay(engine, client, outbox, lease=2.1) for _ in range(2))
+
+    def slept(_: Any) -> None:
+        script.judge = lambda _: None
+        change(engine, outbox, lease_until_ms=0)
+        assert other.run_once() == Round(claimed=1, sent=1)
+        write(engine, outbox, "second")  # on SQLite it has the id that the first had
+
+    script.judge = slept
+    slow.run_once()
+    assert [row.request_id for row in rows(engine, outbox)], "what was never sent is still there"
+    slow.run(until_empty=True)
+    assert arrived(script)[-1] == "second"
+
+
+def test_a_client_that_was_closed_is_no_fault_of_a_row(
+    engine: sa.Engine, outbox: Outbox, script: Scripted
+) -> None:
+    write(engine, outbox, "waits")
+    closed = FedsvcClient(script.target, timeout=2)
+    closed.close()
+    with pytest.raises(Unavailable, match="closed"):
+        Relay(engine, closed, outbox).run_once()
+    assert [row.state for row in rows(engine, outbox)] == [0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -134,3 +135,56 @@ async def test_health_answers_however_many_strangers_hang(server: Front) -> None
             answer = await stub.Check(asked, timeout=5)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
     assert (await stub.Check(asked, timeout=5)).status == health_pb2.HealthCheckResponse.SERVING
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def head(method: str, name: str) -> bytes:
+    """The headers of a call, nothing compressed."""
+    fields = [
+        (":method", "POST"), (":scheme", "http"), (":path", method), (":authority", "x"),
+        ("content-type", "application/grpc"), ("te", "trailers"), *shown(name),
+    ]  # fmt: skip
+    return b"".join(
+        b"\0" + bytes([len(key)]) + key.encode() + bytes([len(value)]) + value.encode()
+        for key, value in fields
+    )
+
+
+@asynccontextmanager
+async def taking_nothing(server: Front, method: str, name: str, calls: int) -> AsyncIterator[None]:
+    """Calls with empty requests whose answers the caller has no room for, over one connection."""
+    host, _, port = server.target.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    no_room = frame(4, 0, 0, struct.pack(">HI", 4, 0))
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + no_room)
+    await asyncio.sleep(0.2)
+    writer.write(frame(4, 1, 0))
+    for stream in range(1, 2 * calls, 2):
+        writer.write(frame(1, 4, stream, head(method, name)) + frame(0, 1, stream, b"\0\0\0\0\0"))
+    await writer.drain()
+    await asyncio.sleep(0.5)
+    try:
+        yield
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_stranger_who_does_not_take_answers_takes_nobodys_place(server: Front) -> None:
+    async with taking_nothing(server, CHECK, "", PLACES):
+        assert await ask(server, "ada") == 0
+
+
+async def test_one_caller_who_does_not_take_answers_has_half_of_the_places_for_a_time(
+    server: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reception, "PATIENCE_S", 2.0)
+    async with taking_nothing(server, STATS, "bob", PLACES):
+        assert await ask(server, "ada") == 0
+        with pytest.raises(grpc.aio.AioRpcError, match="bob has"):
+            await ask(server, "bob")
+        await asyncio.sleep(2.5)
+        assert await ask(server, "bob") == 0

@@ -307,7 +307,7 @@ def test_whatever_happens_each_run_ends_once_and_in_order(
 
 # Over gRPC
 
-TOKENS = {"all": new_token(), "operator": new_token(), "one": new_token()}
+TOKENS = {"all": new_token(), "operator": new_token(), "one": new_token(), "other": new_token()}
 KEY_ID = "https://me.example/u/ada#main-key"
 TEMPLATE = (
     b'{"id":"https://me.example/weekly/{run_id}","type":"Create","actor":"https://me.example/u/ada","object":'
@@ -323,6 +323,7 @@ async def server(environment: dict[str, str], rsa_pem: str) -> AsyncIterator[Fro
         entry_text(Caller("all"), TOKENS["all"]),
         entry_text(Caller("operator", frozenset({Scope.OPERATE})), TOKENS["operator"]),
         entry_text(Caller("one", origins=frozenset({"me.example"})), TOKENS["one"]),
+        entry_text(Caller("other", origins=frozenset({"other.example"})), TOKENS["other"]),
     )
     more = {"FEDSVC_MAX_FAN_OUT": "5", "FEDSVC_TOKENS": " ".join(entries)}
     async with front(Settings.from_environment(environment | more)) as running:
@@ -406,6 +407,17 @@ async def test_who_may_only_operate_cannot_speak_for_an_actor(server: Front) -> 
         await call(server, "CreateSchedule", "one", schedule=task)
 
 
+async def test_what_is_sent_for_an_instance_is_not_shown_to_another(server: Front) -> None:
+    await call(server, "CreateSchedule", schedule=weekly())
+    task = without("fan_out") | {"schedule_id": "tidy", "task": pb.MAINTENANCE_TASK_CLEANUP}
+    await call(server, "CreateSchedule", schedule=task)
+    for who, seen in (("all", ["tidy", "weekly"]), ("one", ["tidy", "weekly"]), ("other", ["tidy"])):
+        assert [s.schedule_id for s in (await call(server, "ListSchedules", who)).schedules] == seen
+    with pytest.raises(grpc.aio.AioRpcError, match="there is no schedule weekly") as refused:
+        await call(server, "GetSchedule", "other", schedule_id="weekly")
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
 def without(name: str) -> dict[str, Any]:
     asked = weekly()
     del asked[name]
@@ -450,6 +462,8 @@ def replaying(**arguments: Any) -> dict[str, Any]:
         (without("fan_out") | {"task": 99}, "schedule.task: 99 is not a task"),
         (replaying(whim=1), r"schedule.task_arguments.whim: is not known; DEAD_LETTER_REPLAY takes host"),
         (replaying(limit=1.5), "schedule.task_arguments.limit: must be a whole number"),
+        (replaying(limit=float("inf")), "schedule.task_arguments: have a number that JSON does not know"),
+        (replaying(limit=float("nan")), "schedule.task_arguments: have a number that JSON does not know"),
         (replaying(limit="5"), "schedule.task_arguments.limit: must be a whole number"),
         (replaying(reason="WHIM"), "schedule.task_arguments.reason: is not a reason"),
         (replaying(host="a b"), "schedule.task_arguments.host: "),

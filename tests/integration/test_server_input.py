@@ -304,6 +304,17 @@ async def test_a_call_that_is_repeated_under_its_name_gets_the_first_answer(
     assert (stats.accepted, stats.conserved) == (3004, True)
 
 
+async def test_the_name_of_a_batch_is_checked_and_told(server: Front, request_of: Any) -> None:
+    for bad in ("x" * 129, "a\nb", "\0"):
+        batch = pb.QueueActivitiesRequest(requests=[request_of()], request_id=bad)
+        await refused(server.delivery.QueueActivities(batch), "request_id", "INVALID_ARGUMENT")
+    batch = pb.QueueActivitiesRequest(requests=[request_of()], request_id="x" * 128)
+    (result,) = (await server.delivery.QueueActivities(batch)).results
+    assert result.accepted.delivery.request_id == "x" * 128 + "#0"
+    asked = pb.GetDeliveryRequest(delivery_id=result.accepted.delivery.delivery_id)
+    assert (await server.delivery.GetDelivery(asked)).delivery.request_id == "x" * 128 + "#0"
+
+
 async def test_a_name_that_belongs_to_another_call_is_refused(server: Front, request_of: Any) -> None:
     await server.delivery.QueueActivity(request_of(request_id="name"))
     with pytest.raises(grpc.aio.AioRpcError) as error:

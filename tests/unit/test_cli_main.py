@@ -50,6 +50,11 @@ finally:
     assert "dev" in done.stdout
 
 
+def test_a_target_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fedsvc("stats", "--target", "a.example:1,b.example:2") == 1
+    assert capsys.readouterr().err.startswith("fedsvc: --target: several servers are told by their IP")
+
+
 def test_a_key_file_that_is_no_text_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "key.der").write_bytes(b"\x30\x82\x04\xbd")
     (tmp_path / "like.json").write_text("{}")

@@ -36,7 +36,7 @@ from fedsvc.queue.spill import stored_fields
 from fedsvc.server import convert, pages
 from fedsvc.server.caller import allowed_origins, caller
 from fedsvc.server.errors import item_error, rpc, rpc_stream
-from fedsvc.server.intake import Intake, Submission, delivery_id, host_name
+from fedsvc.server.intake import MAX_REQUEST_ID, Intake, Submission, delivery_id, host_name, plain_text
 from fedsvc.server.limits import Limits
 from fedsvc.server.metrics import ACCEPTED, DUPLICATES, REJECTED
 from fedsvc.server.pressure import Pressure
@@ -98,8 +98,9 @@ class DeliveryService(DeliveryServiceServicer):
             raise InvalidInput("requests", "is empty")
         if len(items) > limit:
             raise InvalidInput("requests", f"has {len(items)} items; {limit} are allowed")
+        name = plain_text("request_id", request.request_id, MAX_REQUEST_ID)
         answers = await asyncio.gather(
-            *(self._queue_item(item, index, request.request_id) for index, item in enumerate(items))
+            *(self._queue_item(item, index, name) for index, item in enumerate(items))
         )
         return pb.QueueActivitiesResponse(results=answers)
 
@@ -250,9 +251,9 @@ class DeliveryService(DeliveryServiceServicer):
         except InvalidInput:
             REJECTED.inc()
             raise
+        if request_id and not submission.terms.request_id:
+            submission = submission.named(request_id)
         terms = submission.terms
-        if request_id and not terms.request_id:
-            terms = replace(terms, request_id=request_id)
         self._pressure.check(terms.priority)
         async with self._quota.room(submission.message.origin, 1, caller()) as room:
             self._limits.deliveries(caller(), submission.message.origin, 1)

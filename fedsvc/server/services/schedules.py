@@ -15,6 +15,7 @@ from google.protobuf.json_format import MessageToDict
 from fedsvc.config import Settings
 from fedsvc.domain.dead_letters import DeadLetterFilter
 from fedsvc.domain.delivery import Reason
+from fedsvc.domain.inbox import origin_of
 from fedsvc.domain.schedule import (
     LONGEST_MS,
     SHORTEST_MS,
@@ -24,11 +25,11 @@ from fedsvc.domain.schedule import (
     Schedule,
     Task,
 )
-from fedsvc.errors import InvalidInput, Overloaded, PermissionDenied
+from fedsvc.errors import InvalidInput, NotFound, Overloaded, PermissionDenied
 from fedsvc.queue.schedules import Schedules
 from fedsvc.server import convert, pages
 from fedsvc.server.audit import Audit
-from fedsvc.server.caller import Scope, caller
+from fedsvc.server.caller import Scope, allowed_origins, caller
 from fedsvc.server.errors import rpc
 from fedsvc.server.intake import Intake, host_name, plain_text
 from fedsvc.server.times import duration_ms
@@ -71,7 +72,10 @@ class ScheduleDesk:
 
     @rpc
     async def GetSchedule(self, request: pb.GetScheduleRequest, context: Any) -> pb.GetScheduleResponse:
-        found = await self._schedules.get(_checked("schedule_id", request.schedule_id))
+        id = _checked("schedule_id", request.schedule_id)
+        found = await self._schedules.get(id)
+        if not _visible(found):
+            raise NotFound(f"there is no schedule {id}")
         return pb.GetScheduleResponse(schedule=convert.schedule(found))
 
     @rpc
@@ -79,7 +83,9 @@ class ScheduleDesk:
         size = pages.page_size(request.page_size)
         after = pages.decode(request.page_token, "schedules", read=pages.text) or ""
         found = await self._schedules.list(after=after, limit=size + 1)
-        response = pb.ListSchedulesResponse(schedules=[convert.schedule(s) for s in found[:size]])
+        response = pb.ListSchedulesResponse(
+            schedules=[convert.schedule(s) for s in found[:size] if _visible(s)]
+        )
         if len(found) > size:
             response.next_page_token = pages.encode(found[size - 1].id, "schedules")
         return response
@@ -165,7 +171,7 @@ class ScheduleDesk:
                     task = Task(given.task)
                 except ValueError:
                     raise InvalidInput("schedule.task", f"{given.task} is not a task") from None
-                arguments = _arguments(task, MessageToDict(given.task_arguments))
+                arguments = _arguments(task, _plain(given.task_arguments))
             case _:
                 raise InvalidInput("schedule.action", "is required: fan_out or task")
         return Schedule(
@@ -211,6 +217,12 @@ class ScheduleDesk:
         return template
 
 
+def _visible(schedule: Schedule) -> bool:
+    """Whether the caller may see it: what is sent for an instance is nobody else's to read."""
+    origins = allowed_origins()
+    return origins is None or schedule.fan_out is None or origin_of(schedule.fan_out.key_id) in origins
+
+
 def _now_ms() -> int:
     return int(time.time() * 1000)
 
@@ -250,6 +262,14 @@ def _recurrence(given: pb.Schedule, now_ms: int) -> Recurrence:
             return Recurrence(time_zone=zone, interval_ms=ms, anchor_ms=now_ms // 1000 * 1000)
         case _:
             raise InvalidInput("schedule.recurrence", "is required: cron or interval")
+
+
+def _plain(given: Any) -> dict[str, Any]:
+    """Of a Struct. Raises InvalidInput."""
+    try:
+        return MessageToDict(given)
+    except ValueError:
+        raise InvalidInput("schedule.task_arguments", "have a number that JSON does not know") from None
 
 
 def _arguments(task: Task, given: dict[str, Any]) -> dict[str, Any]:

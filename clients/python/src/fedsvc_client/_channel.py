@@ -138,3 +138,28 @@ class Attempts:
                 return
             yield wait
             pause = min(pause * 2, LONGEST_PAUSE)
+
+
+class Remakings:
+    """Of a stream: it is made again within `timeout` seconds of when it broke. How long it was quiet before
+    does not count."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._attempts: Attempts | None = None
+
+    def works(self) -> None:
+        """It has given something."""
+        self._attempts = None
+
+    def pause_after(self, code: grpc.StatusCode, details: str | None, trailers: Iterable[Any]) -> float:
+        """Seconds to wait before it is made again, as it broke so. Raises FedsvcError if it is not."""
+        self._attempts = self._attempts or Attempts(self._timeout)
+        return self._attempts.pause_after(code, details, trailers, "")
+
+    def pause_after_end(self) -> float:
+        """Likewise, as the server has ended it in order."""
+        try:
+            return self.pause_after(grpc.StatusCode.UNAVAILABLE, "", ())
+        except FedsvcError:
+            return LONGEST_PAUSE

@@ -129,6 +129,8 @@ def from_call(
             elif detail.Unpack(retry):
                 retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     kind = _BY_CODE.get(code, ServerError)
+    if kind is ResourceExhausted and not reason and "message larger than max" in (details or ""):
+        kind, reason = InvalidRequest, "MESSAGE_TOO_LARGE"  # it will be too large the next time too
     return kind(
         details or code.name.lower(),
         reason=reason,

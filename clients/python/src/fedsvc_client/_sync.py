@@ -12,8 +12,7 @@ from typing import Any
 import grpc
 
 from fedsvc_client import _wire
-from fedsvc_client._channel import RETRYABLE, TLS, Attempts, channel_options, channel_target, metadata
-from fedsvc_client._exceptions import from_call
+from fedsvc_client._channel import TLS, Attempts, Remakings, channel_options, channel_target, metadata
 from fedsvc_client._operators import Operators
 from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
 from fedsvc_client._proto import key_service_pb2 as key_pb2
@@ -187,7 +186,7 @@ class FedsvcClient(Operators):
         down."""
         request = delivery_pb2.FanOutActivityRequest(
             activity=_wire.activity_bytes(activity),
-            inboxes=inboxes,
+            inboxes=_wire.inbox_list(inboxes),
             signing_key=_wire.signing_key(private_key, key_id),
             options=_wire.options(
                 priority,
@@ -360,27 +359,23 @@ class FedsvcClient(Operators):
 
     def _stream(self, service: str, method: str, request: Any) -> Iterator[Any]:
         """What a stream gives. One that breaks is made again with `request` as it is then."""
-        pauses = Attempts(self.timeout).pauses()
+        remakings = Remakings(self.timeout)
         while True:
             call = getattr(getattr(self._connection(), service), method)(
                 request, metadata=metadata(self._token)
             )
             try:
                 for message in call:
-                    pauses = Attempts(self.timeout).pauses()
+                    remakings.works()
                     yield message
-                wait = next(pauses, 0.0)  # the server has ended it in order
+                pause = remakings.pause_after_end()
             except grpc.RpcError as error:
-                again = next(pauses, None) if error.code() in RETRYABLE else None
-                if again is None:
-                    raise from_call(
-                        error.code(), error.details(), error.trailing_metadata() or (), ""
-                    ) from None
-                wait = again
+                failed = error.code(), error.details(), error.trailing_metadata() or ()
+                pause = remakings.pause_after(*failed)
             finally:
                 call.cancel()
             self.retries += 1
-            time.sleep(wait)
+            time.sleep(pause)
 
     def _call(self, service: str, method: str, request: Any, timeout: float | None) -> Any:
         attempts = Attempts(self.timeout if timeout is None else timeout)

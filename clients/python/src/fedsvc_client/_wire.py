@@ -59,6 +59,17 @@ def activity_bytes(activity: Activity) -> bytes:
         raise InvalidRequest(f"activity cannot be written as JSON: {error}") from None
 
 
+def inbox_list(inboxes: Iterable[str]) -> list[str]:
+    """Of a fan-out. A single text would be taken for as many inboxes as it has characters."""
+    if isinstance(inboxes, (str, bytes)):
+        raise InvalidRequest("inboxes must be several, such as a list; queue_activity takes one")
+    found = list(inboxes)
+    for index, inbox in enumerate(found):
+        if not isinstance(inbox, str):
+            raise InvalidRequest(f"inboxes[{index}] is no text but {type(inbox).__name__}")
+    return found
+
+
 def pem(private_key: str | bytes | None) -> str:
     return private_key.decode() if isinstance(private_key, bytes) else private_key or ""
 

@@ -32,6 +32,8 @@ class Row:
     attempts: int
     #: milliseconds since the epoch
     called_ms: int
+    #: names the claim
+    lease_owner: str
 
 
 _COLUMNS = tuple(Row.__dataclass_fields__)
@@ -96,27 +98,34 @@ class Claims:
             .with_for_update(skip_locked=True, of=row)
         )
 
-    def sent(self, ids: Iterable[int]) -> None:
+    # What a relay writes down counts while the rows are its own: one that slept past its lease must not
+    # touch what others have taken over since, or a row that was given the same id (SQLite does that).
+
+    def sent(self, owner: str, ids: Iterable[int]) -> None:
         """fedsvc has them."""
-        self._run(delete(self._table).where(self._table.c.id.in_(list(ids))))
+        self._run(delete(self._table).where(*self._own(owner, ids)))
 
-    def give_back(self, ids: Iterable[int]) -> None:
+    def give_back(self, owner: str, ids: Iterable[int]) -> None:
         """They were not sent; anybody may send them."""
-        t = self._table
-        self._run(update(t).where(t.c.id.in_(list(ids))).values(lease_until_ms=0, lease_owner=""))
+        change = update(self._table).where(*self._own(owner, ids))
+        self._run(change.values(lease_until_ms=0, lease_owner=""))
 
-    def later(self, id: int, reason: str, wait_ms: int, *, counts: bool) -> None:
+    def later(self, owner: str, id: int, reason: str, wait_ms: int, *, counts: bool) -> None:
         """Not before `wait_ms` from now, and neither what follows it in its lane."""
         t = self._table
         attempts = t.c.attempts + (1 if counts else 0)
         change = {"due_ms": now_ms() + wait_ms, "reason": reason, "attempts": attempts, "lease_until_ms": 0}
-        self._run(update(t).where(t.c.id == id).values(**change, lease_owner=""))
+        self._run(update(t).where(*self._own(owner, [id])).values(**change, lease_owner=""))
 
-    def put_aside(self, id: int, reason: str) -> None:
+    def put_aside(self, owner: str, id: int, reason: str) -> None:
         """Never, as it is; what follows it goes on."""
         t = self._table
         change = {"state": ASIDE, "reason": reason, "aside_ms": now_ms(), "lease_until_ms": 0}
-        self._run(update(t).where(t.c.id == id).values(**change, attempts=t.c.attempts + 1, lease_owner=""))
+        mine = update(t).where(*self._own(owner, [id]))
+        self._run(mine.values(**change, attempts=t.c.attempts + 1, lease_owner=""))
+
+    def _own(self, owner: str, ids: Iterable[int]) -> tuple[Any, Any]:
+        return self._table.c.id.in_(list(ids)), self._table.c.lease_owner == owner
 
     def forget(self, older_than_ms: int) -> int:
         """Delete what was put aside before. Returns how many."""

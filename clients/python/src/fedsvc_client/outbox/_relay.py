@@ -48,6 +48,10 @@ _CLEAN_EVERY = 3600.0
 _OVERLOAD = frozenset({"ORIGIN_BACKLOG", "CALLER_BACKLOG", "RATE_LIMITED", "OVERLOADED"})
 
 
+#: what reading a row, and making a call of it, raises if it is not as we write them
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
+
+
 class _Stop(Exception):
     """The server takes nothing now, whatever the row."""
 
@@ -163,7 +167,7 @@ class _Sending:
 
     def __init__(self, relay: Relay, rows: Sequence[Row], end: float) -> None:
         self._relay, self._claims, self._client = relay, relay._claims, relay._client
-        self._rows, self._end = rows, end
+        self._rows, self._end, self._owner = rows, end, rows[0].lease_owner
         self._lanes: dict[str, deque[Row]] = {}
         for row in rows:
             self._lanes.setdefault(row.lane, deque()).append(row)
@@ -188,7 +192,7 @@ class _Sending:
             self._flush()
             if self._left:
                 self._counts["later"] += len(self._left)
-                self._claims.give_back(self._left)
+                self._claims.give_back(self._owner, self._left)
         return Round(len(self._rows), **self._counts)
 
     def _step(self) -> None:
@@ -225,9 +229,8 @@ class _Sending:
         try:
             items = [{"destination": json.loads(row.inboxes)[0], **self._call(row)} for row in batch]
             told = self._client.queue_activities(items)
-        except (FedsvcError, ValueError, LookupError) as error:
-            if isinstance(error, FedsvcError):
-                _stop_for(error)
+        except (FedsvcError, *_UNREADABLE) as error:
+            self._stop_for(error)
             # One of them may be what nobody can digest.
             return [self._alone(row) for row in batch]
         errors: list[FedsvcError | None] = [None] * len(batch)
@@ -238,8 +241,8 @@ class _Sending:
 
     def _alone(self, row: Row) -> FedsvcError | None:
         """What is wrong with it; None if the server has it."""
-        inboxes: list[str] = json.loads(row.inboxes)
         try:
+            inboxes: list[str] = json.loads(row.inboxes)
             call = self._call(row)
             if self._in_doubt(row):
                 known = self._delivered(row)
@@ -255,11 +258,19 @@ class _Sending:
             else:
                 self._client.queue_activity(destination=inboxes[0], **call)
         except FedsvcError as error:
-            _stop_for(error)
+            self._stop_for(error)
             return error
-        except (ValueError, LookupError) as error:  # a row that somebody else has written
+        except _UNREADABLE as error:  # a row that somebody else has written, or a newer version
+            self._stop_for(error)
             return InvalidRequest(f"the row cannot be read: {error}", reason="INVALID_ROW")
         return None
+
+    def _stop_for(self, error: Exception) -> None:
+        """Raises _Stop for what no row is to blame for."""
+        if self._client._closed:
+            raise _Stop from Unavailable("the client is closed")
+        if isinstance(error, Unavailable) or getattr(error, "reason", "") == "UNAUTHENTICATED":
+            raise _Stop from error
 
     def _settle(self, row: Row, error: FedsvcError | None) -> None:
         """Write down what became of one row. One that is to be tried again holds up its lane."""
@@ -276,11 +287,11 @@ class _Sending:
         hopeless = error.reason.startswith("INVALID") or bool(getattr(error, "violations", ()))
         if hopeless or (not overload and row.attempts + 1 >= self._relay._max_attempts):
             log.error("put aside: %s of %s: %s", row.request_id, row.key_id, error)
-            self._claims.put_aside(row.id, _short(error))
+            self._claims.put_aside(self._owner, row.id, _short(error))
             self._counts["put_aside"] += 1
             return
         wait = error.retry_after or min(FIRST_PAUSE * 2.0**row.attempts, LONGEST_PAUSE)
-        self._claims.later(row.id, _short(error), int(wait * 1000), counts=not overload)
+        self._claims.later(self._owner, row.id, _short(error), int(wait * 1000), counts=not overload)
         self._counts["later"] += 1
         self._lanes.pop(row.lane, None)
 
@@ -288,7 +299,7 @@ class _Sending:
         """Delete what the server has: several rows in one transaction, which costs more than a call."""
         accepted, self._accepted = self._accepted, []
         if accepted:
-            self._claims.sent(accepted)
+            self._claims.sent(self._owner, accepted)
 
     def _call(self, row: Row) -> dict[str, Any]:
         if row.key_id not in self._pems:
@@ -328,12 +339,6 @@ class _Sending:
             return set()
 
 
-def _stop_for(error: FedsvcError) -> None:
-    """Raises _Stop for what no row is to blame for."""
-    if isinstance(error, Unavailable) or error.reason == "UNAUTHENTICATED":
-        raise _Stop from error
-
-
 def _from_item(reason: str, message: str) -> FedsvcError:
     if reason == "REQUEST_ID_REUSED":
         return RequestIdReused(message, reason=reason)
@@ -349,7 +354,7 @@ def _short(error: FedsvcError) -> str:
 def _host(row: Row) -> str:
     try:
         return urlsplit(str(json.loads(row.inboxes)[0])).hostname or ""
-    except (ValueError, LookupError):
+    except _UNREADABLE:
         return ""
 
 
