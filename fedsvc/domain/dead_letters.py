@@ -15,6 +15,7 @@ class DeadLetterFilter:
     host: str = ""
     activity_type: str = ""
     actor: str = ""
+    #: why it was given up, or why its last attempt failed: 503s end as RETRIES_EXHAUSTED
     reason: Reason | None = None
     status: int = 0  # HTTP
     #: given up at or after, and before: milliseconds since the epoch
@@ -28,7 +29,7 @@ class DeadLetterFilter:
             (not self.host or letter.host == self.host)
             and (not self.activity_type or letter.activity_type == self.activity_type)
             and (not self.actor or letter.actor == self.actor)
-            and (self.reason is None or letter.reason is self.reason)
+            and (self.reason is None or self.reason in _reasons(letter))
             and (not self.status or letter.status == self.status)
             and (not self.start_ms or time_ms >= self.start_ms)
             and (not self.end_ms or time_ms < self.end_ms)
@@ -44,6 +45,10 @@ class DeadLetterFilter:
         """Of what `as_json` gave. Raises KeyError, TypeError."""
         reason = {"reason": Reason[given["reason"]]} if "reason" in given else {}
         return cls(**(given | reason))
+
+
+def _reasons(letter: Delivery) -> tuple[Reason | None, ...]:
+    return (letter.reason, letter.history[-1].reason) if letter.history else (letter.reason,)
 
 
 EVERYTHING = DeadLetterFilter()

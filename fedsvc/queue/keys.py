@@ -55,6 +55,7 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
     <ns>:origins                         set       every origin that has ever sent something
     <ns>:partitions                      string    number of partitions, recorded at first start
     <ns>:formats                         hash      formats of the data -> first version that wrote it
+    <ns>:written                         string    written once a second by each server: whether it can be
     <ns>:clock-shift                     (per partition) string, milliseconds; tests move time with it
     <ns>:bell                            channel   a partition's number, when there is work in it; with a `!`
                                                    when it is urgent; `+` or `-` and a worker's name when
@@ -169,6 +170,10 @@ class Keys:
     @property
     def formats(self) -> str:
         return f"{self.namespace}:formats"
+
+    @property
+    def written(self) -> str:
+        return f"{self.namespace}:written"
 
     @property
     def audit(self) -> str:

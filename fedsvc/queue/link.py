@@ -158,16 +158,20 @@ class Link:
                     answers[i] = answer
         except Exception as error:  # noqa: BLE001 - handed to whoever waits
             answers = [error] * len(batch)
-            REDIS_ERRORS.inc()
         except asyncio.CancelledError:
             answers = [QueueUnavailable("the connection to Redis is closed")] * len(batch)
+        failed = False
         for item, answer in zip(batch, answers, strict=True):
+            problem = _translate(answer) if isinstance(answer, BaseException) else None
+            failed = failed or isinstance(problem, QueueUnavailable)
             if item.future.done():  # whoever waited has given up
                 continue
-            if isinstance(answer, BaseException):
-                item.future.set_exception(_translate(answer))
+            if problem is not None:
+                item.future.set_exception(problem)
             else:
                 item.future.set_result(answer)
+        if failed and not self._closed:
+            REDIS_ERRORS.inc()
 
     async def _exchange(self, batch: Sequence[_Item]) -> list[Any]:
         confirm = self.durability.command if any(item.durable for item in batch) else None

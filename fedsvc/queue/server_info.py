@@ -24,6 +24,8 @@ class ServerInfo:
     max_memory: int
     policy: str
     aof_enabled: bool
+    #: whether the last write to it went well, where there is one
+    aof_written: bool
     master: bool
 
 
@@ -46,6 +48,7 @@ async def server_info(link: Link) -> ServerInfo:
         max_memory=int(used / fullest) if fullest else 0,
         policy=str(first.get("maxmemory_policy", "")),
         aof_enabled=all(str(m.get("aof_enabled", "0")) == "1" for m in masters),
+        aof_written=all(str(m.get("aof_last_write_status", "ok")) == "ok" for m in masters),
         master=all(m.get("role", "master") == "master" for m in masters),
     )
 

@@ -71,12 +71,13 @@ class WatchedCipher(KeyCipher):
         except ConfigurationError as error:
             log.error("encryption_keys_not_read", problem=str(error))
             return
-        before, known = self._current, set(self._ciphers)
+        before, coming, known = self._current, self._coming, set(self._ciphers)
         super().__init__(keys)
         self._coming = b""
-        if self._current not in known and before in self._ciphers:
+        if before in self._ciphers and (self._current == coming or self._current not in known):
+            if self._current != coming:  # a file that is written a second time puts nothing off, nor forward
+                self._due = self._clock() + SETTLED_S
             self._coming, self._current = self._current, before
-            self._due = self._clock() + SETTLED_S
         log.info("encryption_keys_read", keys=len(keys))
 
     def _read(self) -> list[bytes]:

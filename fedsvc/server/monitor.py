@@ -17,10 +17,15 @@ from fedsvc.queue.durability import check_durability
 from fedsvc.queue.format import record_format
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
-from fedsvc.queue.server_info import record_partitions, server_info
+from fedsvc.queue.server_info import ServerInfo, record_partitions, server_info
 from fedsvc.server.pressure import Pressure
 
 log = structlog.get_logger(__name__)
+
+#: as transitions write: also if Redis is full, but not if its disk is
+_WRITES: Final = """#!lua flags=allow-oom
+return redis.call('SET', KEYS[1], '1', 'PX', 60000)
+"""
 
 
 class Monitor:
@@ -62,13 +67,13 @@ class Monitor:
             async with asyncio.timeout(self.DEADLINE):
                 await record_partitions(self._link, self._keys, self._settings)
                 await record_format(self._link, self._keys)
+                await self._link.call("EVAL", _WRITES, 1, self._keys.written)
                 if not self._checked:
                     await check_durability(self._link, self._settings)
                     self._checked = True
                 info = await server_info(self._link)
                 self._pressure.note(info)
-            # A replica answers reads all the same.
-            problem = "" if info.master else "Redis is a replica, which takes no writes"
+            problem = _problem(info)
         except ConfigurationError:
             raise
         except (FedsvcError, TimeoutError) as error:
@@ -80,3 +85,10 @@ class Monitor:
             else:
                 log.info("serving")
             self._changed(not problem)
+
+
+def _problem(info: ServerInfo) -> str:
+    """Why a master takes no writes, though the one that was asked does."""
+    if not info.master:
+        return "Redis is a replica, which takes no writes"
+    return "" if info.aof_written else "Redis cannot write its append-only file"

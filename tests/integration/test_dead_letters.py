@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -126,6 +127,17 @@ async def test_each_field_of_a_filter_chooses(queue: Queue) -> None:
         chosen = DeadLetterFilter(**fields)
         assert await pages(queue, 1, chosen) == [letter.id for letter in expected], fields
         assert DeadLetterFilter.from_json(chosen.as_json()) == chosen
+
+
+async def test_a_reason_chooses_by_the_last_attempt_too(queue: Queue) -> None:
+    """What answered 503 until its retries were used up is found by either."""
+    letter = await dies(queue, "1", 1, Reason.UNAVAILABLE)
+    letter = replace(letter, reason=Reason.RETRIES_EXHAUSTED)
+    assert [letter.history[-1].reason, letter.reason] == [Reason.UNAVAILABLE, Reason.RETRIES_EXHAUSTED]
+    for reason in Reason:
+        fits = reason in (Reason.UNAVAILABLE, Reason.RETRIES_EXHAUSTED)
+        assert DeadLetterFilter(reason=reason).takes(letter) == fits, reason
+    assert DeadLetterFilter(reason=Reason.GONE).takes(replace(letter, reason=Reason.GONE, history=()))
 
 
 async def test_a_replayed_delivery_has_all_attempts_and_all_the_time_again(queue: Queue) -> None:

@@ -38,7 +38,7 @@ from fedsvc.worker.spiller import Spiller
 
 ADA = "https://me.example/u/ada#main-key"
 BOB = "https://me.example/u/bob#main-key"
-FULL = ServerInfo("valkey", "8", 80, 80, 80, 1.0, 100, "noeviction", True, True)
+FULL = ServerInfo("valkey", "8", 80, 80, 80, 1.0, 100, "noeviction", True, True, True)
 
 
 def fresh() -> PrivateKey:
@@ -370,6 +370,27 @@ async def test_the_encryption_key_is_changed_while_all_processes_run(desk: Desk,
         clock.now += LOOK_EVERY
         await both_put_and_both_sign()
     assert (await desk.keeper.census()).closed == 0
+
+
+@pytest.mark.parametrize("between", ["{new},{old}\n", "nonsense"])
+def test_a_file_that_is_written_again_puts_the_new_key_forward_by_nothing(
+    tmp_path: Path, between: str
+) -> None:
+    file, clock = tmp_path / "keys", Clock()
+    old, new = KeyCipher.generate(), KeyCipher.generate()
+    file.write_text(old)
+    cipher = WatchedCipher(
+        Settings.from_environment({"FEDSVC_KEY_ENCRYPTION_KEYS_FILE": str(file)}), clock=clock
+    )
+    before = cipher.current
+    for text in ("{new},{old}", between, "{new},{old} "):
+        file.write_text(text.format(new=new, old=old))
+        clock.now += LOOK_EVERY
+        assert cipher.current == before, text
+    clock.now += SETTLED_S - 2 * LOOK_EVERY - 1
+    assert cipher.current == before, "three minutes after it was seen first, and not sooner"
+    clock.now += 1
+    assert cipher.current != before
 
 
 async def test_a_file_of_encryption_keys_that_is_bad_changes_nothing(desk: Desk, tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from fedsvc.worker.memory import MemoryWatch
 from fedsvc.worker.spiller import Spiller
 
 HOST = "h0.example"
-FULL = ServerInfo("valkey", "8", 80, 80, 80, 1.0, 100, "noeviction", True, True)
-EMPTY = ServerInfo("valkey", "8", 10, 80, 80, 1.0, 100, "noeviction", True, True)
+FULL = ServerInfo("valkey", "8", 80, 80, 80, 1.0, 100, "noeviction", True, True, True)
+EMPTY = ServerInfo("valkey", "8", 10, 80, 80, 1.0, 100, "noeviction", True, True, True)
 
 
 class Desk:

@@ -936,7 +936,9 @@ class DeadLetterFilter(_message.Message):
     actor: _builtins.str
     """Of this actor."""
     reason: _types_pb2.Reason.ValueType
-    """Given up for this reason."""
+    """Given up for this reason, or after a last attempt that failed for it: what answered 503 until its retries were
+    used up fits RETRIES_EXHAUSTED and UNAVAILABLE.
+    """
     http_status: _builtins.int
     """With this HTTP status at last."""
     @_builtins.property
