@@ -18,7 +18,7 @@ from fedsvc.server.pressure import Pressure
 
 
 def errors() -> float:
-    return REDIS_ERRORS._value.get()
+    return float(REDIS_ERRORS._value.get())
 
 
 async def test_a_server_whose_redis_cannot_write_to_its_disk_is_not_ready(tmp_path: Path) -> None:
