@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import grpc
 import hypothesis
 import pytest
+import uvloop
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from servers.valkey import ValkeyServer, valkey_server
@@ -28,6 +30,19 @@ hypothesis.settings.register_profile("fedsvc", deadline=None, derandomize=True, 
 hypothesis.settings.load_profile("fedsvc")
 
 _numbers = itertools.count(1)
+
+
+#: what runs on asyncio's own loop at users', or is tested by looking into it
+_ON_ASYNCIO = ("hostile/", "e2e/", "test_client.py", "test_outcome_consumer.py", "test_supervisor.py")
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Servers and workers run on uvloop, and so do their tests."""
+    if any(part in item.nodeid for part in _ON_ASYNCIO):
+        return {"asyncio": asyncio.new_event_loop}
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")
