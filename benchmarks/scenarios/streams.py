@@ -1,55 +1,78 @@
-"""What Redis spends on a delivery if all that it does is a queue on streams: the floor under our own figure.
+"""What Redis spends on a delivery while it has a core of its own: a queue on streams and nothing else, which is
+the floor, and beside it our transitions, with hosts, circuits, lanes, limits, records and outcomes.
 
-Deliveries are handed out to a consumer group 32 at a time, acknowledged and deleted, and each leaves an
-outcome of the usual size in another stream, which is read once, as the archive does. Native commands, as many
-in a pipeline as there are; no script, no record of a delivery or a host, no bell, no counter.
+Of the floor, deliveries are handed out to a consumer group 32 at a time, acknowledged and deleted, and each
+leaves an outcome of the usual size in another stream, which is read once, as the archive does. Native commands,
+as many in a pipeline as there are; no script, no record of a delivery or a host, no bell, no counter.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import redis
 
 from benchmarks.conditions import Conditions
-from benchmarks.figures import Figure, Section
+from benchmarks.figures import Figure, Section, ratios
+from benchmarks.load import HOSTS
 from benchmarks.service import Database
+from benchmarks.transitions import cost
 
 #: handed out, and settled, in one pipeline
 BATCH: Final = 32
+#: of our own transitions
+BATCHES: Final = (32, 64, 128)
 #: bytes of an outcome with one attempt
 OUTCOME: Final = bytes(450)
 
 
 def run(conditions: Conditions) -> Section:
     deliveries = conditions.pick(10_000, 4_000)
-    costs = []
+    floor: list[float] = []
+    ours: dict[int, list[float]] = {batch: [] for batch in BATCHES}
     with (
         tempfile.TemporaryDirectory(prefix="fedsvc-bench-") as directory,
         Database(Path(directory), conditions.server) as database,
         closing(redis.Redis.from_url(database.url())) as client,
     ):
-        for _ in range(conditions.rounds + 1):
-            costs.append(_cost(client, database, deliveries))
+        for number in range(conditions.rounds + 1):
+            floor.append(_cost(client, database, deliveries))
+            for batch in BATCHES:
+                client.flushdb()
+                ours[batch].append(cost(database, deliveries, batch, f"n{number}"))
+    first, *_ = BATCHES
     return Section(
         "streams",
-        f"Redis CPU of a queue on streams and nothing else: {deliveries:,} deliveries, {BATCH} in a pipeline",
-        [Figure("Redis CPU per delivery", "us", costs[1:], None, 1)],
-        ["handed out, acknowledged, deleted; an outcome of 450 bytes is written, and read once"],
-    )
+        f"Redis CPU while it has a core of its own: {deliveries:,} deliveries",
+        [
+            Figure(f"a queue on streams and nothing else, {BATCH} in a pipeline", "us", floor[1:], None, 1),
+            *(
+                Figure(f"our transitions, up to {batch} in a script", "us", costs[1:], None, 1)
+                for batch, costs in ours.items()
+            ),
+            Figure(
+                f"ours, up to {first} in a script, to the queue on streams", "x",
+                ratios(ours[first][1:], floor[1:]), None, 1,
+            ),
+        ],
+        [
+            "handed out, acknowledged, deleted; an outcome of 450 bytes is written, and read once",
+            f"ours: each to another of {HOSTS:,} hosts, so that a script meets as many hosts as deliveries",
+        ],
+    )  # fmt: skip
 
 
 def _cost(client: redis.Redis, database: Database, deliveries: int) -> float:
     """Microseconds."""
     client.delete("ready", "outcomes")
     client.xgroup_create("ready", "workers", mkstream=True)
-    for some in _batches(range(deliveries)):
-        _all_of(client, [("XADD", "ready", "*", "d", 1_764_000_000_000_000 + number) for number in some])
+    for start in range(0, deliveries, BATCH):
+        numbers = range(start, min(start + BATCH, deliveries))
+        _all_of(client, [("XADD", "ready", "*", "d", 1_764_000_000_000_000 + number) for number in numbers])
     before = database.cpu_seconds()
     handed = 0
     while handed < deliveries:
@@ -62,12 +85,6 @@ def _cost(client: redis.Redis, database: Database, deliveries: int) -> float:
     while entries:
         entries = client.xrange("outcomes", f"({entries[-1][0].decode()}", count=1000)
     return (database.cpu_seconds() - before) / deliveries * 1e6
-
-
-def _batches(numbers: Sequence[int]) -> Iterator[list[int]]:
-    left = iter(numbers)
-    while some := list(islice(left, BATCH)):
-        yield some
 
 
 def _all_of(client: redis.Redis, commands: Sequence[tuple[Any, ...]]) -> None:
