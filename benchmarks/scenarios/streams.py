@@ -1,9 +1,9 @@
-"""What Redis spends on a delivery while it has a core of its own: a queue on streams and nothing else, which is
-the floor, and beside it our transitions, with hosts, circuits, lanes, limits, records and outcomes.
+"""What Redis spends on a delivery while it has a core of its own: a queue on streams and nothing else, which
+is the floor, and beside it our transitions, with hosts, circuits, lanes, limits, records and outcomes.
 
 Of the floor, deliveries are handed out to a consumer group 32 at a time, acknowledged and deleted, and each
-leaves an outcome of the usual size in another stream, which is read once, as the archive does. Native commands,
-as many in a pipeline as there are; no script, no record of a delivery or a host, no bell, no counter.
+leaves an outcome of the usual size in another stream, which is read once, as the archive does. Native
+commands, as many in a pipeline as there are; no script, no record of deliveries or hosts, no bell, no counter.
 """
 
 from __future__ import annotations
