@@ -385,6 +385,32 @@ async def test_a_schedule_is_made_read_paused_and_deleted(browser: Browser) -> N
     assert (await browser.get("/schedules/nightly")).status == 404
 
 
+async def test_the_audit_tells_filters_times_and_numbers_as_other_pages_do(
+    browser: Browser, queue: Queue
+) -> None:
+    await die(queue, 3)
+    since = "2026-01-01T00:30"
+    fields = {"kind": "replay", "host": "h1.example", "reason": str(int(Reason.GONE)), "since": since}
+    confirmed = html.unescape(await (await browser.send("/dead/confirm", "/dead", **fields)).text())
+    chosen = ["<dt>Host</dt><dd>h1.example</dd>", "<dt>Reason</dt><dd>gone</dd>",
+              "<dt>From</dt><dd>2026-01-01 00:30:00</dd>"]  # fmt: skip
+    assert all(part in confirmed for part in chosen)
+    done = await browser.send("/dead/do", "/dead", limit="7", **fields)
+    shown = await browser.text(done.headers["Location"])
+    assert all(part in shown for part in chosen)
+    await browser.send("/dead/do", "/dead", kind="replay")
+    await browser.send("/hosts/h0.example/pause", "/hosts/h0.example", reason="A_B", minutes="90")
+    async with asyncio.timeout(10):  # events come to the archive a moment after they are told
+        while "A_B" not in (page := re.sub(r"<[^>]+>", "", await browser.text("/audit"))):
+            continue
+    for told in (
+        "filter: host h1.example, reason gone, from 2026-01-01 00:30:00", "filter: all", "limit: 7 ",
+        "dry run: no", "reason: A_B", "duration: 1 h 30 min",
+    ):  # fmt: skip
+        assert told in page, told
+    assert not re.search(r"fields \{|_ms|7\.0|17672274", page)
+
+
 async def test_keys_are_listed_without_what_is_secret(browser: Browser, rsa_pem: str) -> None:
     put_key = keys_pb.PutKeyRequest(key_id=KEY_ID, private_key_pem=rsa_pem)
     await browser.server.keys.PutKey(put_key)
@@ -394,6 +420,12 @@ async def test_keys_are_listed_without_what_is_secret(browser: Browser, rsa_pem:
     response = await browser.send("/keys/delete", "/keys", key_id=KEY_ID)
     assert response.headers["Location"] == "/keys?done=deleted"
     assert KEY_ID not in await browser.text("/keys")
+
+
+async def test_where_nothing_is_no_empty_box_says_so(browser: Browser) -> None:
+    response = await browser.get("/nope")
+    text = await response.text()
+    assert (response.status, "There is nothing here" in text, "problem" in text) == (404, True, False)
 
 
 async def test_what_others_wrote_is_text_and_nothing_else(

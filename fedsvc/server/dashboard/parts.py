@@ -98,6 +98,8 @@ def templates() -> Environment:
         bytes=words.bytes_of,
         seconds=words.seconds_of,
         plain=words.plain,
+        chosen=words.chosen,
+        details=words.details,
         body=words.body,
     )
     environment.globals.update(word=words.word, choices=words.choices, moment=words.moment)

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import orjson
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from fedsvc.v1 import key_service_pb2, operations_service_pb2, types_pb2
@@ -119,3 +121,48 @@ def plain(value: Any) -> str:
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
         return str(int(value))
     return value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
+
+
+def chosen(given: operations_service_pb2.DeadLetterFilter) -> list[tuple[str, str]]:
+    """What a filter of dead letters asks for, named as its form does; of one that takes all, that it does."""
+    told = [
+        ("host", given.host),
+        ("type", given.activity_type),
+        ("actor", given.actor),
+        ("reason", word("reason", given.reason) if given.reason else ""),
+        ("HTTP status", str(given.http_status or "")),
+        ("from", moment(given.start_time)["shown"] if given.HasField("start_time") else ""),
+        ("until", moment(given.end_time)["shown"] if given.HasField("end_time") else ""),
+    ]
+    return [(name, value) for name, value in told if value] or [("filter", "all")]
+
+
+def details(given: Struct) -> list[tuple[str, str]]:
+    """Of an audit event: names and values as other pages have them. A Struct has no order."""
+    return [_detail(name, value) for name, value in sorted(MessageToDict(given).items())]
+
+
+def _detail(name: str, value: Any) -> tuple[str, str]:
+    said = name.replace("_", " ")
+    if isinstance(value, dict):
+        return said, ", ".join(_filter_part(name, value[name]) for name in _FILTER if name in value) or "all"
+    if isinstance(value, bool):
+        return said, "yes" if value else "no"
+    if name.endswith("_s") and isinstance(value, float):
+        return said.removesuffix(" s"), span(value)
+    return said, plain(value)
+
+
+#: parts of a filter as the audit has them, and as `chosen` says and orders them
+_FILTER: Final = {
+    "host": "host", "activity_type": "type", "actor": "actor", "reason": "reason", "status": "HTTP status",
+    "start_ms": "from", "end_ms": "until",
+}  # fmt: skip
+
+
+def _filter_part(name: str, value: Any) -> str:
+    if name == "reason":
+        value = str(value).replace("_", " ").lower()
+    elif name.endswith("_ms"):
+        value = moment(Timestamp(seconds=int(value) // 1000))["shown"]
+    return f"{_FILTER[name]} {plain(value)}"
