@@ -153,7 +153,7 @@ async def test_ten_thousand_hosts_are_sorted_and_paged(browser: Browser, site: t
         first = await page.locator("tbody th").first.inner_text()
         await page.get_by_role("link", name="Next page").click()
         await expect(page.locator("tbody th").first).not_to_have_text(first)
-        await page.get_by_label("Circuit").select_option("paused")
+        await page.get_by_label("State").select_option("paused")
         await page.get_by_role("button", name="Show").click()
         await expect(page.locator("tbody th")).to_have_text(["h1.example"])
 
@@ -167,7 +167,7 @@ async def test_a_dead_letter_is_chosen_confirmed_and_replayed(
         page = watched.page
         before = (await site[1].conserved()).dead_letters
         await page.locator("tbody input[type=checkbox]").first.check()
-        await page.get_by_role("button", name="Replay …").click()
+        await page.get_by_role("button", name="Replay ticked …").click()
         await expect(page.locator("main")).to_contain_text("1 dead letter will be sent again")
         await page.get_by_role("button", name="Replay 1").click()
         await expect(page.get_by_role("heading", level=1)).to_contain_text("Operation")

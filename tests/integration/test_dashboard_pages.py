@@ -28,6 +28,7 @@ from fedsvc.server.caller import Caller, Scope
 from fedsvc.server.dashboard.app import COOKIE
 from fedsvc.server.tokens import entry_text, new_token
 from fedsvc.v1 import key_service_pb2 as keys_pb
+from fedsvc.v1 import operations_service_pb2 as pb
 
 TOKENS = {name: new_token() for name in ("all", "deliver", "operate", "keys", "one")}
 PAGES = (
@@ -318,6 +319,17 @@ async def test_a_host_is_found_paused_limited_and_resumed(browser: Browser, queu
     assert "host.pause" in await browser.text("/audit?action=host.pause")
 
 
+async def test_a_hosts_state_is_said_in_plain_words(browser: Browser, queue: Queue) -> None:
+    states = [pb.HostState.Name(n) for n in range(1, 6)]
+    filters = dict(re.findall(r'<option value="(\d)">([a-z]+)</option>', await browser.text("/hosts")))
+    assert list(filters.values()) == ["ok", "down", "probing", "paused", "gone"]
+    assert [f"HOST_STATE_{name}" for name in ("CLOSED", "OPEN", "HALF_OPEN", "PAUSED", "GONE")] == states
+    await put(queue, [MadeHost("h0.example")])
+    assert '<span class="pill host-ok" title="HOST_STATE_CLOSED">ok</span>' in await browser.text(
+        "/hosts/h0.example"
+    )
+
+
 async def test_an_activity_is_looked_up_and_cancelled(browser: Browser, queue: Queue) -> None:
     queued = await queue.enqueue("1", inbox=0)
     await queue.enqueue("1", inbox=1)
@@ -364,7 +376,31 @@ async def test_dead_letters_are_read_counted_replayed_and_purged(browser: Browse
     assert "<strong>2</strong> of 2." in part
     await queue.is_whole(dead=6, purged=1, ready=2)
     assert at.rpartition("/")[2] in await browser.text("/operations")
-    assert (await browser.send("/dead/confirm", "/dead", kind="whim")).status == 400
+    for kind in ("whim", "replay whim", "purge everything"):
+        assert (await browser.send("/dead/confirm", "/dead", kind=kind)).status == 400
+
+
+async def test_ticked_ones_and_all_are_two_buttons_and_none_ticked_is_not_all(
+    browser: Browser, queue: Queue
+) -> None:
+    await die(queue, 6)
+    page = await browser.text("/dead?host=h1.example")
+    assert all(label in page for label in ("Replay ticked …", "Replay all 2 …", "Purge all 2 …"))
+    ids = re.findall(r'name="ids" value="([^"]+)"', page)
+    for kind in ("replay ticked", "purge ticked"):
+        for path in ("/dead/confirm", "/dead/do"):
+            response = await browser.send(path, "/dead", kind=kind, host="h1.example")
+            assert (response.status, "is ticked" in await response.text()) == (400, True)
+    await queue.is_whole(dead=6)
+    for kind, count in (("replay ticked", 1), ("purge all", 2)):
+        response = await browser.send("/dead/confirm", "/dead", kind=kind, host="h1.example", ids=ids[0])
+        assert f"<strong>{count}</strong> dead letter" in await response.text()
+
+
+async def test_only_reasons_that_a_dead_letter_can_have_are_offered(browser: Browser) -> None:
+    page = await browser.text("/dead")
+    offered = {Reason(int(value)) for value in re.findall(r'<option value="(\d+)"', page)}
+    assert set(Reason) - offered == {Reason.OK, Reason.CANCELLED, Reason.SUPERSEDED, Reason.EXPIRED}
 
 
 async def test_a_schedule_is_made_read_paused_and_deleted(browser: Browser) -> None:

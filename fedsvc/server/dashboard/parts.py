@@ -102,5 +102,7 @@ def templates() -> Environment:
         details=words.details,
         body=words.body,
     )
-    environment.globals.update(word=words.word, choices=words.choices, moment=words.moment)
+    environment.globals.update(
+        word=words.word, shown=words.shown, term=words.term, choices=words.choices, moment=words.moment
+    )
     return environment

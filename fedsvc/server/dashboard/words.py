@@ -86,15 +86,32 @@ def word(kind: str, value: int) -> str:
     return name.removeprefix(prefix).replace("_", " ").lower().replace("unspecified", "-")
 
 
-def choices(kind: str) -> list[tuple[int, str]]:
-    """All values but the unspecified one."""
+def shown(kind: str, value: int) -> str:
+    """As `word`, but a host's state in words that mean the same to who does not think of circuits."""
+    said = word(kind, value)
+    return (
+        {"closed": "ok", "open": "down", "half open": "probing"}.get(said, said) if kind == "host" else said
+    )
+
+
+def term(kind: str, value: int) -> str:
+    """What the API calls it."""
     enum, _ = _ENUMS[kind]
-    return [(value, word(kind, value)) for value in enum.values() if value]
+    return str(enum.Name(value)) if value in enum.values() else str(value)
+
+
+def choices(kind: str) -> list[tuple[int, str]]:
+    """All values but the unspecified one, and those that do not occur."""
+    enum, _ = _ENUMS[kind]
+    return [
+        (value, shown(kind, value)) for value in enum.values() if value and value not in _NEVER.get(kind, ())
+    ]
 
 
 _ENUMS: Final[dict[str, tuple[Any, str]]] = {
     "state": (types_pb2.DeliveryState, "DELIVERY_STATE_"),
     "reason": (types_pb2.Reason, "REASON_"),
+    "why dead": (types_pb2.Reason, "REASON_"),
     "priority": (types_pb2.Priority, "PRIORITY_"),
     "host": (operations_service_pb2.HostState, "HOST_STATE_"),
     "memory": (operations_service_pb2.MemoryState, "MEMORY_STATE_"),
@@ -102,6 +119,15 @@ _ENUMS: Final[dict[str, tuple[Any, str]]] = {
     "task": (operations_service_pb2.MaintenanceTask, "MAINTENANCE_TASK_"),
     "missed": (operations_service_pb2.MissedRunPolicy, "MISSED_RUN_POLICY_"),
     "algorithm": (key_service_pb2.KeyAlgorithm, "KEY_ALGORITHM_"),
+}
+#: with these a delivery ends in another state than dead
+_NEVER: Final = {
+    "why dead": {
+        types_pb2.REASON_OK,
+        types_pb2.REASON_CANCELLED,
+        types_pb2.REASON_SUPERSEDED,
+        types_pb2.REASON_EXPIRED,
+    }
 }
 
 

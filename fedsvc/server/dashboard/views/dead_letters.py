@@ -6,7 +6,9 @@ import asyncio
 import secrets
 
 from aiohttp import web
+from google.rpc import code_pb2
 
+from fedsvc.server.dashboard.calls import CallFailed
 from fedsvc.server.dashboard.visit import Visit, seen, stamp, whole
 from fedsvc.v1 import operations_service_pb2 as pb
 from fedsvc.v1 import types_pb2
@@ -37,7 +39,22 @@ async def listed(visit: Visit) -> web.Response:
         "ListDeadLetters",
         pb.ListDeadLettersRequest(filter=_filter(given), page_size=_SIZE, page_token=visit.query("page")),
     )
-    return visit.render("dead_letters.html", title="Dead letters", given=given, answer=answer)
+    return visit.render(
+        "dead_letters.html",
+        title="Dead letters",
+        given=given,
+        answer=answer,
+        count=await _count(visit, given, answer),
+    )
+
+
+async def _count(visit: Visit, given: dict[str, str], answer: pb.ListDeadLettersResponse) -> int | None:
+    """How many fit, as far as it is known without counting them."""
+    if not answer.next_page_token and not visit.query("page"):
+        return len(answer.dead_letters)
+    if any(given.values()) or not visit.may("ReplayDeadLetters"):
+        return None
+    return int((await visit.call("GetQueueStats", pb.GetQueueStatsRequest())).dead)
 
 
 async def one(visit: Visit) -> web.Response:
@@ -93,10 +110,14 @@ async def operation(visit: Visit) -> web.Response:
 
 
 def _asked(visit: Visit) -> tuple[str, list[str], dict[str, str]]:
-    kind = visit.field("kind")
-    if kind not in _METHODS:
+    """What is to be done, with these ids or else with all that fit. Raises CallFailed, HTTPBadRequest."""
+    kind, _, which = visit.field("kind").partition(" ")
+    if kind not in _METHODS or which not in ("", "ticked", "all"):
         raise web.HTTPBadRequest
-    return kind, visit.form.get("ids", []), {name: visit.field(name) for name in FIELDS}
+    ids = [] if which == "all" else visit.form.get("ids", [])
+    if which == "ticked" and not ids:
+        raise CallFailed(code_pb2.INVALID_ARGUMENT, "No dead letter is ticked, so nothing was done.", {})
+    return kind, ids, {name: visit.field(name) for name in FIELDS}
 
 
 def _request(
