@@ -39,12 +39,17 @@ if (hold) {
   });
 }
 
+// On a phone the menu is one line that scrolls.
+document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input, textarea, select");
   if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
   const search = document.querySelector("[data-search]");
   if (search) {
     event.preventDefault();
+    const fold = search.closest("details");
+    if (fold) fold.open = true;
     search.focus();
     search.select();
   }
