@@ -21,18 +21,24 @@ async def page(visit: Visit) -> web.Response:
 
 
 async def enter(visit: Visit) -> web.Response:
+    digest = digest_of(visit.field("token")[:_LONGEST])
+    if visit.parts.tokens.identify_digest(digest) is None:
+        return _refuse(visit)
+    visit.session = visit.parts.sessions.begin(digest)
+    return seen(_next(visit.field("next")))
+
+
+def _refuse(visit: Visit) -> web.Response:
+    """A wrong token. Right ones are let in whatever came before: a token of 256 bits cannot be guessed, and
+    behind a proxy all have one address, so that anybody could lock out everybody."""
     address = visit.request.remote or ""
     attempts = visit.parts.attempts
     if attempts.blocked(address):
         log.warning("sign_in_blocked", address=address)
         return _again(visit, 429, "Too many wrong tokens from your address; wait a minute.")
-    digest = digest_of(visit.field("token")[:_LONGEST])
-    if visit.parts.tokens.identify_digest(digest) is None:
-        attempts.fail(address)
-        log.warning("sign_in_refused", address=address)
-        return _again(visit, 403, "This token is not known.")
-    visit.session = visit.parts.sessions.begin(digest)
-    return seen(_next(visit.field("next")))
+    attempts.fail(address)
+    log.warning("sign_in_refused", address=address)
+    return _again(visit, 403, "This token is not known.")
 
 
 async def leave(visit: Visit) -> web.Response:
