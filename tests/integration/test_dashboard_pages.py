@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import html
 import io
 import re
@@ -349,7 +351,18 @@ async def test_an_activity_is_looked_up_and_cancelled(browser: Browser, queue: Q
     )
     assert response.status == 303
     await queue.is_whole(cancelled=2)
-    assert (await browser.get("/activities?id=https://me.example/none")).status == 404
+
+
+@pytest.mark.parametrize("asked", ["https://me.example/none", "3-1795946523229294"])
+async def test_what_was_not_found_can_be_put_right(browser: Browser, asked: str) -> None:
+    at = f"/activities?id={asked}" if asked.startswith("https") else f"/deliveries/{asked}"
+    response = await browser.get(at)
+    text = await response.text()
+    assert (response.status, f'name="id" value="{asked}"' in text, 'role="alert"' in text) == (
+        404,
+        True,
+        True,
+    )
 
 
 async def test_dead_letters_are_read_counted_replayed_and_purged(browser: Browser, queue: Queue) -> None:
@@ -359,6 +372,13 @@ async def test_dead_letters_are_read_counted_replayed_and_purged(browser: Browse
     assert len(ids) == 3
     shown = await browser.text(f"/dead/{ids[0]}")
     assert "&#34;id&#34;: &#34;https://me.example/d" in shown
+    letter = await browser.server.operations.GetDeadLetter(pb.GetDeadLetterRequest(delivery_id=ids[0]))
+    assert (
+        f'<pre tabindex="0">{html.escape(letter.activity.decode()).replace("&quot;", "&#34;")}</pre>' in shown
+    )
+    digest = base64.b64encode(hashlib.sha256(letter.activity).digest()).decode()
+    assert f"{len(letter.activity)} bytes" in shown
+    assert f"SHA-256={digest}" in html.unescape(shown)
     counted = await browser.send("/dead/confirm", "/dead", kind="purge", ids=ids[0])
     text = await counted.text()
     assert "<strong>1</strong> dead letter" in text
@@ -449,6 +469,21 @@ async def test_the_audit_tells_filters_times_and_numbers_as_other_pages_do(
     ):  # fmt: skip
         assert told in page, told
     assert not re.search(r"fields \{|_ms|7\.0|17672274", page)
+
+
+async def test_a_new_schedule_tells_what_its_task_takes(browser: Browser) -> None:
+    page = re.sub("<[^>]+>", "", await browser.text("/schedules/new"))
+    told = {task: re.findall(r"\w+", names.replace(" and ", " ")) for task, names in
+            re.findall(r"([A-Z][a-z ]+) takes ([^.]+)\.", page)}  # fmt: skip
+    for task, name in pb.MaintenanceTask.items():
+        if not name:
+            continue
+        fields = {"schedule_id": "x", "cron": "0 4 * * *", "task": str(name), "task_arguments": "whim=1"}
+        response = await browser.send("/schedules", "/schedules/new", action="task", missed="1", **fields)
+        taken = re.search(r"is not known; \w+ takes ([\w, ]+)", await response.text())
+        assert taken
+        known = taken[1].split(", ") if taken[1] != "none" else []
+        assert told.get(task.removeprefix("MAINTENANCE_TASK_").replace("_", " ").capitalize(), []) == known
 
 
 async def test_keys_are_listed_without_what_is_secret(browser: Browser, rsa_pem: str) -> None:

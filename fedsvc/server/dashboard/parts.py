@@ -101,6 +101,8 @@ def templates() -> Environment:
         chosen=words.chosen,
         details=words.details,
         body=words.body,
+        exact=words.exact,
+        digest=words.digest,
     )
     environment.globals.update(
         word=words.word, shown=words.shown, term=words.term, choices=words.choices, moment=words.moment

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 import time
 from datetime import UTC, datetime
@@ -137,9 +139,23 @@ def body(raw: bytes) -> str:
         text = orjson.dumps(orjson.loads(raw), option=orjson.OPT_INDENT_2).decode()
     except ValueError:
         text = raw.decode(errors="replace")
-    if len(text) > LONGEST_BODY:
-        return f"{text[:LONGEST_BODY]}\n... {len(text) - LONGEST_BODY:,} characters more"
-    return text
+    return _cut(text)
+
+
+def exact(raw: bytes) -> str:
+    """Of an activity, byte by byte; what is no UTF-8 as `\\xff`. Cut if it is very long."""
+    return _cut(raw.decode(errors="backslashreplace"))
+
+
+def digest(raw: bytes) -> str:
+    """SHA-256, as in the Digest header of a request."""
+    return base64.b64encode(hashlib.sha256(raw).digest()).decode()
+
+
+def _cut(text: str) -> str:
+    if len(text) <= LONGEST_BODY:
+        return text
+    return f"{text[:LONGEST_BODY]}\n... {len(text) - LONGEST_BODY:,} characters more"
 
 
 def plain(value: Any) -> str:

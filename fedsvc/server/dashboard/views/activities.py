@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 from aiohttp import web
+from google.rpc import code_pb2
 
+from fedsvc.server.dashboard.calls import CallFailed
 from fedsvc.server.dashboard.visit import Visit, seen, to, whole
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import types_pb2
@@ -20,24 +22,45 @@ async def look_up(visit: Visit) -> web.Response:
     if _DELIVERY.fullmatch(asked):
         to(visit.address(f"/deliveries/{asked}"))
     if not asked:
-        return visit.render("activity.html", title="Activities", asked="", answer=None, state=0)
+        return visit.render("activity.html", title="Activities", asked="", answer=None, state=0, problem="")
     state = whole(visit.query("state"), "state")
-    answer = await visit.call(
-        "ListDeliveries",
-        pb.ListDeliveriesRequest(
-            activity_id=asked,
-            states=[types_pb2.DeliveryState.ValueType(state)] if state else [],
-            page_size=_SIZE,
-            page_token=visit.query("page"),
-        ),
+    request = pb.ListDeliveriesRequest(
+        activity_id=asked,
+        states=[types_pb2.DeliveryState.ValueType(state)] if state else [],
+        page_size=_SIZE,
+        page_token=visit.query("page"),
     )
-    return visit.render("activity.html", title="Activity", asked=asked, answer=answer, state=state)
+    try:
+        answer = await visit.call("ListDeliveries", request)
+    except CallFailed as failed:
+        return _not_found(visit, asked, failed)
+    return visit.render(
+        "activity.html", title="Activity", asked=asked, answer=answer, state=state, problem=""
+    )
 
 
 async def delivery(visit: Visit) -> web.Response:
     id = visit.request.match_info["id"]
-    answer = await visit.call("GetDelivery", pb.GetDeliveryRequest(delivery_id=id))
+    try:
+        answer = await visit.call("GetDelivery", pb.GetDeliveryRequest(delivery_id=id))
+    except CallFailed as failed:
+        return _not_found(visit, id, failed)
     return visit.render("delivery.html", title=f"Delivery {id}", delivery=answer.delivery, body=None)
+
+
+def _not_found(visit: Visit, asked: str, failed: CallFailed) -> web.Response:
+    """The page with what was asked for, to be put right. Raises CallFailed, if it is of another kind."""
+    if failed.code != code_pb2.NOT_FOUND or not visit.may("ListDeliveries"):
+        raise failed
+    return visit.render(
+        "activity.html",
+        status=404,
+        title="Activities",
+        asked=asked,
+        answer=None,
+        state=0,
+        problem=failed.message,
+    )
 
 
 async def cancel(visit: Visit) -> web.Response:
