@@ -104,6 +104,32 @@ async def test_every_page_is_accessible_asks_nobody_else_and_fits(
         assert [c for c in watched.complaints if "404" not in c] == []
 
 
+async def test_on_a_phone_menu_and_filter_leave_room_for_what_is_shown(
+    browser: Browser, site: tuple[Front, Queue]
+) -> None:
+    async with opened(browser, f"http://{site[0].http}", width=390, height=844) as watched:
+        await signed_in(watched, "/dead")
+        page = watched.page
+        box = await page.locator("tbody tr").first.bounding_box()
+        assert box is not None
+        assert box["y"] < 500
+        await expect(page.get_by_label("Host")).to_be_hidden()
+        await page.keyboard.press("/")
+        await expect(page.get_by_label("Host")).to_be_focused()
+        field = await page.get_by_label("Host").bounding_box()
+        assert field is not None
+        assert field["width"] > 340
+        await page.keyboard.type("h1.example")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_label("Host")).to_have_value("h1.example")
+        await page.goto("/audit")
+        await expect(page.get_by_role("link", name="Audit")).to_be_in_viewport()
+    async with opened(browser, f"http://{site[0].http}") as watched:
+        await signed_in(watched, "/dead")
+        await expect(watched.page.get_by_label("Host")).to_be_visible()
+        await expect(watched.page.get_by_text("Filter", exact=True)).to_be_hidden()
+
+
 async def test_figures_come_by_themselves_and_can_be_held(
     browser: Browser, site: tuple[Front, Queue]
 ) -> None:

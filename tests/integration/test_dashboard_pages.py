@@ -325,6 +325,25 @@ async def test_a_host_is_found_paused_limited_and_resumed(browser: Browser, queu
     assert "host.pause" in await browser.text("/audit?action=host.pause")
 
 
+async def test_the_overview_tells_retries_by_three_things_and_links_what_can_be_done(
+    browser: Browser, queue: Queue
+) -> None:
+    for n in range(2):
+        await queue.enqueue(f"r{n}", inbox=n)
+    for wait_ms, admitted in enumerate(await queue.admit_everywhere()):
+        reason = (Reason.UNAVAILABLE, Reason.TIMEOUT)[wait_ms]
+        await queue.settle(admitted, DeliveryState.RETRY, reason, wait_ms=1 + wait_ms * 1_800_000)
+    async with asyncio.timeout(10):  # the figures may be a second old
+        while "Retries by" not in (page := await browser.text("/")):
+            continue
+    captions = re.findall(r"<caption>(Retries[^<]*)</caption>", page)
+    assert captions == ["Retries by last result", "Retries by type", "Retries by attempts made"]
+    assert all(f'<th scope="row">{text}</th>' in page for text in ("unavailable", "timeout", "due now"))
+    assert ("within 0" in page, "within 1 min" in page) == (False, True)
+    for address, label in (("/dead", "Dead letters"), ("/hosts?state=2", "Hosts down")):
+        assert f'<dt><a href="{address}">{label}</a></dt>' in page
+
+
 async def test_a_hosts_state_is_said_in_plain_words(browser: Browser, queue: Queue) -> None:
     states = [pb.HostState.Name(n) for n in range(1, 6)]
     filters = dict(re.findall(r'<option value="(\d)">([a-z]+)</option>', await browser.text("/hosts")))
