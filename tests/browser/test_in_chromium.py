@@ -121,7 +121,8 @@ async def test_on_a_phone_menu_and_filter_leave_room_for_what_is_shown(
         assert field["width"] > 340
         await page.keyboard.type("h1.example")
         await page.keyboard.press("Enter")
-        await expect(page.get_by_label("Host")).to_have_value("h1.example")
+        await expect(page.get_by_text("Filter: host h1.example", exact=True)).to_be_visible()
+        await expect(page.get_by_label("Host")).to_be_hidden()
         await page.goto("/audit")
         await expect(page.get_by_role("link", name="Audit")).to_be_in_viewport()
     async with opened(browser, f"http://{site[0].http}") as watched:

@@ -345,10 +345,10 @@ async def test_the_overview_tells_retries_by_three_things_and_links_what_can_be_
 
 
 async def test_a_hosts_state_is_said_in_plain_words(browser: Browser, queue: Queue) -> None:
-    states = [pb.HostState.Name(n) for n in range(1, 6)]
     filters = dict(re.findall(r'<option value="(\d)">([a-z]+)</option>', await browser.text("/hosts")))
     assert list(filters.values()) == ["ok", "down", "probing", "paused", "gone"]
-    assert [f"HOST_STATE_{name}" for name in ("CLOSED", "OPEN", "HALF_OPEN", "PAUSED", "GONE")] == states
+    terms = ["CLOSED", "OPEN", "HALF_OPEN", "PAUSED", "GONE"]
+    assert [f"HOST_STATE_{term}" for term in terms] == pb.HostState.keys()[1:]
     await put(queue, [MadeHost("h0.example")])
     assert '<span class="pill host-ok" title="HOST_STATE_CLOSED">ok</span>' in await browser.text(
         "/hosts/h0.example"
@@ -427,7 +427,8 @@ async def test_ticked_ones_and_all_are_two_buttons_and_none_ticked_is_not_all(
     browser: Browser, queue: Queue
 ) -> None:
     await die(queue, 6)
-    page = await browser.text("/dead?host=h1.example")
+    page = await browser.text("/dead?host=h1.example&reason=8&since=2026-01-01T00:30")
+    assert "<summary>Filter: host h1.example, reason gone, from 2026-01-01 00:30:00</summary>" in page
     assert all(label in page for label in ("Replay ticked …", "Replay all 2 …", "Purge all 2 …"))
     ids = re.findall(r'name="ids" value="([^"]+)"', page)
     for kind in ("replay ticked", "purge ticked"):

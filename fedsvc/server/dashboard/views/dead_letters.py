@@ -35,14 +35,14 @@ def _filter(given: dict[str, str]) -> pb.DeadLetterFilter:
 
 async def listed(visit: Visit) -> web.Response:
     given = {name: visit.query(name) for name in FIELDS}
-    answer = await visit.call(
-        "ListDeadLetters",
-        pb.ListDeadLettersRequest(filter=_filter(given), page_size=_SIZE, page_token=visit.query("page")),
-    )
+    asked = _filter(given)
+    request = pb.ListDeadLettersRequest(filter=asked, page_size=_SIZE, page_token=visit.query("page"))
+    answer = await visit.call("ListDeadLetters", request)
     return visit.render(
         "dead_letters.html",
         title="Dead letters",
         given=given,
+        asked=asked,
         answer=answer,
         count=await _count(visit, given, answer),
     )
