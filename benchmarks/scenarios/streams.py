@@ -3,7 +3,7 @@ is the floor, and beside it our transitions, with hosts, circuits, lanes, limits
 
 Of the floor, deliveries are handed out to a consumer group 32 at a time, acknowledged and deleted, and each
 leaves an outcome of the usual size in another stream, which is read once, as the archive does. Native
-commands, as many in a pipeline as there are; no script, no record of deliveries or hosts, no bell, no counter.
+commands, as many in a pipeline as there are; no script, no record of deliveries or hosts, no bell, no count.
 """
 
 from __future__ import annotations

@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from servers.browser import TOKENS, Browser, browsing, chosen
 from servers.front import Front, front
 from servers.queue import Queue, open_queue
 from servers.valkey import ValkeyServer
 
 from fedsvc.config import Settings
+from fedsvc.server.caller import Caller, Scope
+from fedsvc.server.tokens import entry_text
 
 
 @pytest.fixture
@@ -43,3 +46,25 @@ async def server(environment: dict[str, str]) -> AsyncIterator[Front]:
     """A server that knows nothing else."""
     async with front(Settings.from_environment(environment)) as running:
         yield running
+
+
+@pytest.fixture
+async def guarded(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[Browser]:
+    """Of the dashboard of a server with tokens."""
+    entries = [entry_text(Caller("all"), TOKENS["all"])]
+    entries += [
+        entry_text(Caller(s, frozenset({Scope(s)})), TOKENS[s]) for s in ("deliver", "operate", "keys")
+    ]
+    entries.append(entry_text(Caller("one", origins=frozenset({"me.example"})), TOKENS["one"]))
+    tokens = tmp_path / "tokens"
+    tokens.write_text("\n".join(entries))
+    settings = chosen(environment, FEDSVC_TOKENS_FILE=str(tokens))
+    async with front(settings) as server, browsing(server) as browser:
+        yield browser
+
+
+@pytest.fixture
+async def browser(environment: dict[str, str]) -> AsyncIterator[Browser]:
+    """Of the dashboard of a server without tokens."""
+    async with front(chosen(environment)) as server, browsing(server) as opened:
+        yield opened

@@ -1,4 +1,4 @@
-"""The dashboard over HTTP: every page, who may see it, and what is done about requests that nobody meant."""
+"""The dashboard over HTTP: what its pages tell, and what is done on them."""
 
 from __future__ import annotations
 
@@ -6,111 +6,27 @@ import asyncio
 import base64
 import hashlib
 import html
-import io
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import aiohttp
 import pytest
-from servers.front import Front, front
+from servers.browser import Browser, browsing, chosen
+from servers.front import front
 from servers.hosts import MadeHost, put
 from servers.queue import Queue
-from yarl import URL
 
-from fedsvc import watched_files
-from fedsvc.config import Settings
 from fedsvc.domain.delivery import DeliveryState, Reason
 from fedsvc.errors import QueueUnavailable
 from fedsvc.queue.stats import StatsReader
-from fedsvc.server.caller import Caller, Scope
-from fedsvc.server.dashboard.app import COOKIE
-from fedsvc.server.tokens import entry_text, new_token
 from fedsvc.v1 import key_service_pb2 as keys_pb
 from fedsvc.v1 import operations_service_pb2 as pb
 
-TOKENS = {name: new_token() for name in ("all", "deliver", "operate", "keys", "one")}
-PAGES = (
-    "/", "/hosts", "/activities", "/dead", "/operations", "/schedules", "/schedules/new", "/keys", "/audit",
-)  # fmt: skip
 KEY_ID = "https://me.example/u/ada#main-key"
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
 
-@dataclass
-class Browser:
-    """One with cookies, that follows no redirects by itself."""
-
-    server: Front
-    http: aiohttp.ClientSession
-
-    def url(self, path: str) -> str:
-        return f"http://{self.server.http}{path}"
-
-    async def get(self, path: str, **headers: str) -> aiohttp.ClientResponse:
-        response = await self.http.get(self.url(path), headers=headers, allow_redirects=False)
-        await response.read()
-        return response
-
-    async def text(self, path: str) -> str:
-        response = await self.get(path)
-        assert response.status == 200, (path, response.status, await response.text())
-        return await response.text()
-
-    async def form_value(self, path: str) -> str:
-        found = re.search(r'name="form" value="([^"]+)"', await (await self.get(path)).text())
-        assert found
-        return found[1]
-
-    async def send(self, path: str, page: str = "/sign-in", **fields: Any) -> aiohttp.ClientResponse:
-        """A form of that page."""
-        headers = fields.pop("headers", {})
-        data = {"form": await self.form_value(page)} | fields
-        response = await self.http.post(self.url(path), data=data, headers=headers, allow_redirects=False)
-        await response.read()
-        return response
-
-    async def sign_in(self, who: str) -> None:
-        response = await self.send("/sign-in", token=TOKENS[who], next="/hosts")
-        assert (response.status, response.headers["Location"]) == (303, "/hosts")
-
-
 Settled = Callable[..., Any]
-
-
-@asynccontextmanager
-async def browsing(server: Front) -> AsyncIterator[Browser]:
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
-        yield Browser(server, http)
-
-
-def chosen(environment: dict[str, str], **more: str) -> Settings:
-    return Settings.from_environment(environment | {"FEDSVC_PARTITIONS": "4"} | more)
-
-
-@pytest.fixture
-async def guarded(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[Browser]:
-    """A server with tokens."""
-    entries = [entry_text(Caller("all"), TOKENS["all"])]
-    entries += [
-        entry_text(Caller(s, frozenset({Scope(s)})), TOKENS[s]) for s in ("deliver", "operate", "keys")
-    ]
-    entries.append(entry_text(Caller("one", origins=frozenset({"me.example"})), TOKENS["one"]))
-    tokens = tmp_path / "tokens"
-    tokens.write_text("\n".join(entries))
-    settings = chosen(environment, FEDSVC_TOKENS_FILE=str(tokens))
-    async with front(settings) as server, browsing(server) as browser:
-        yield browser
-
-
-@pytest.fixture
-async def browser(environment: dict[str, str]) -> AsyncIterator[Browser]:
-    """A server without tokens."""
-    async with front(chosen(environment)) as server, browsing(server) as opened:
-        yield opened
 
 
 async def die(queue: Queue, count: int, reason: Reason = Reason.GONE) -> None:
@@ -118,188 +34,6 @@ async def die(queue: Queue, count: int, reason: Reason = Reason.GONE) -> None:
         await queue.enqueue(f"d{n}", inbox=n % 3)
     for admitted in await queue.admit_everywhere():
         await queue.settle(admitted, DeliveryState.DEAD, reason)
-
-
-@pytest.mark.parametrize("path", PAGES)
-async def test_every_page_is_there_and_guarded_by_its_headers(browser: Browser, path: str) -> None:
-    response = await browser.get(path)
-    text = await response.text()
-    assert response.status == 200, text
-    policy = response.headers["Content-Security-Policy"]
-    assert "default-src 'none'" in policy
-    assert "frame-ancestors 'none'" in policy
-    assert "unsafe" not in policy
-    assert response.headers["X-Content-Type-Options"] == "nosniff"
-    assert response.headers["Referrer-Policy"] == "same-origin"
-    assert response.headers["Cache-Control"] == "no-store"
-    cookie = response.headers["Set-Cookie"]
-    assert all(part in cookie for part in ("HttpOnly", "SameSite=Strict", "Path=/"))
-    assert "Secure" not in cookie
-    assert not re.search(r"<script(?![^>]*src=)|\son\w+=|\sstyle=|javascript:", text)
-    assert re.findall(r'(?:src|href|action)="(?:https?:)?//[^"]*"', text) == []
-    assert text.count("<h1>") == 1
-
-
-async def test_behind_tls_the_cookie_is_for_tls_only(browser: Browser) -> None:
-    response = await browser.get("/", **{"X-Forwarded-Proto": "https"})
-    assert "Secure" in response.headers["Set-Cookie"]
-
-
-async def test_what_is_not_there_is_not_found(browser: Browser) -> None:
-    for path in ("/nope", "/static/nope.css", "/static/..%2fapp.py", "/dead/1-1", "/hosts/nowhere.example"):
-        assert (await browser.get(path)).status == 404, path
-    for path in (
-        "/deliveries/x",
-        "/dead/x",
-        "/operations/x",
-        "/hosts/a%20b",
-        "/dead?http_status=42",
-        "/dead?since=x",
-    ):
-        response = await browser.get(path)
-        assert response.status == 400, path
-    assert (await browser.get("/hosts?page=x")).status == 400
-
-
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "a b", "[::1"])
-async def test_a_name_that_others_have_point_here_is_not_answered(browser: Browser, host: str) -> None:
-    for path in ("/", "/static/script.js"):
-        response = await browser.get(path, Host=host)
-        assert response.status in (400, 421), path
-        assert "Pending" not in await response.text()
-
-
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "127.0.0.1", "[::1]:80"])
-async def test_addresses_and_localhost_are_us(browser: Browser, host: str) -> None:
-    assert (await browser.get("/", Host=host)).status == 200
-
-
-@pytest.mark.parametrize(
-    ("headers", "fields"),
-    [
-        ({}, {"form": ""}),
-        ({}, {"form": "x" * 600}),
-        ({"Origin": "https://evil.example"}, {}),
-        ({"Origin": "null"}, {}),
-        ({"Sec-Fetch-Site": "cross-site"}, {}),
-        ({"Sec-Fetch-Site": "same-site"}, {}),
-    ],
-)
-async def test_a_form_that_no_page_of_ours_has_sent_does_nothing(
-    browser: Browser, queue: Queue, headers: dict[str, str], fields: dict[str, str]
-) -> None:
-    await put(queue, [MadeHost("h0.example")])
-    response = await browser.send("/hosts/h0.example/pause", "/hosts/h0.example", headers=headers, **fields)
-    assert response.status == 403
-    assert "paused" not in re.findall(r'pill host-([a-z-]+)"', await browser.text("/hosts/h0.example"))
-
-
-async def test_a_form_belongs_to_its_session(browser: Browser, queue: Queue) -> None:
-    await put(queue, [MadeHost("h0.example")])
-    async with browsing(browser.server) as other:
-        value = await other.form_value("/hosts/h0.example")
-    response = await browser.send("/hosts/h0.example/pause", "/hosts/h0.example", form=value)
-    assert response.status == 403
-
-
-async def test_forms_of_other_kinds_and_sizes_are_refused(browser: Browser) -> None:
-    url = browser.url("/sign-out")
-    assert (await browser.http.post(url, json={}, allow_redirects=False)).status == 400
-    large, kind = io.BytesIO(b"form=" + b"x" * 1_200_000), "application/x-www-form-urlencoded"
-    answer = await browser.http.post(url, data=large, headers={"Content-Type": kind}, allow_redirects=False)
-    assert answer.status == 413
-    assert (await browser.http.put(url, data={})).status == 405
-
-
-async def test_without_a_token_nothing_is_shown(guarded: Browser) -> None:
-    for path in PAGES:
-        response = await guarded.get(path)
-        assert response.status == 303
-        assert response.headers["Location"].startswith("/sign-in")
-    page = await guarded.text("/sign-in?next=/dead")
-    assert "Overview" not in page
-    for path in ("/hosts/a.example/pause", "/dead/do", "/keys/delete"):
-        assert (await guarded.send(path)).headers["Location"].startswith("/sign-in")
-    for path in ("/healthz", "/metrics"):
-        assert (await guarded.get(path)).status == 200
-
-
-async def test_in_and_out_with_a_token(guarded: Browser) -> None:
-    response = await guarded.send("/sign-in", token="fedsvc_wrong")
-    assert (response.status, "not known" in await response.text()) == (403, True)
-    await guarded.sign_in("all")
-    assert "Sign out" in await guarded.text("/")
-    (cookie,) = guarded.http.cookie_jar.filter_cookies(URL(guarded.url("/"))).values()
-    assert TOKENS["all"] not in cookie.value
-    response = await guarded.send("/sign-out", "/")
-    assert response.headers["Location"] == "/sign-in?done=out"
-    assert (await guarded.get("/")).status == 303
-    stolen = {"Cookie": f"{COOKIE}={cookie.value}"}
-    async with aiohttp.ClientSession() as other:
-        again = await other.get(guarded.url("/"), headers=stolen, allow_redirects=False)
-        assert again.status == 303, "what was signed out stays out"
-
-
-@pytest.mark.parametrize(
-    "path", ["//evil.example", "https://evil.example", "/\\evil.example", "/sign-out", "x"]
-)
-async def test_signing_in_leads_nowhere_else(guarded: Browser, path: str) -> None:
-    response = await guarded.send("/sign-in", token=TOKENS["all"], next=path)
-    assert (response.status, response.headers["Location"]) == (303, "/")
-
-
-async def test_who_guesses_tokens_is_made_to_wait_and_locks_nobody_out(guarded: Browser) -> None:
-    for _ in range(10):
-        assert (await guarded.send("/sign-in", token="fedsvc_wrong")).status == 403
-    assert (await guarded.send("/sign-in", token="fedsvc_wrong")).status == 429
-    await guarded.sign_in("all")
-    await guarded.send("/sign-out", "/")
-    response = await guarded.send("/sign-in", token="fedsvc_wrong")
-    assert (response.status, "wait a minute" in await response.text()) == (429, True)
-
-
-async def test_a_session_ends_with_its_token(
-    guarded: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watched_files, "LOOK_EVERY", 0.0)
-    await guarded.sign_in("operate")
-    assert (await guarded.get("/hosts")).status == 200
-    tokens = tmp_path / "tokens"
-    kept = [line for line in tokens.read_text().splitlines() if not line.startswith("operate:")]
-    tokens.write_text("\n".join(kept))
-    assert (await guarded.get("/hosts")).status == 303
-
-
-@pytest.mark.parametrize(
-    ("who", "open_pages"),
-    [
-        ("deliver", {"/", "/activities"}),
-        ("operate", set(PAGES) - {"/keys"}),
-        ("keys", {"/keys"}),
-        ("all", set(PAGES)),
-        ("one", set(PAGES) - {"/operations", "/audit", "/schedules/new"}),
-    ],
-)
-async def test_scopes_open_pages(guarded: Browser, who: str, open_pages: set[str]) -> None:
-    await guarded.sign_in(who)
-    found = {path for path in PAGES if (await guarded.get(path)).status == 200}
-    assert found == open_pages
-    some = sorted(open_pages)[0]
-    links = set(re.findall(r'<a href="(/[a-z]*)"', await guarded.text(some)))
-    assert links & set(PAGES) <= open_pages | {"/"}, "nothing is offered that is refused"
-
-
-async def test_an_instance_sees_its_own_dead_letters(guarded: Browser, queue: Queue) -> None:
-    await die(queue, 2)
-    theirs = await queue.enqueue("theirs", origin="other.example")
-    (admitted,) = await queue.admit_everywhere()
-    await queue.settle(admitted, DeliveryState.DEAD, Reason.GONE)
-    await guarded.sign_in("one")
-    page = await guarded.text("/dead")
-    assert str(theirs.id) not in page
-    assert page.count('name="ids"') == 2
-    assert "Replay" not in page, "that concerns all instances"
-    assert (await guarded.get(f"/dead/{theirs.id}")).status == 404
 
 
 async def test_a_host_is_found_paused_limited_and_resumed(browser: Browser, queue: Queue) -> None:
