@@ -10,19 +10,12 @@ import aiohttp
 import pytest
 from servers.browser import PAGES, TOKENS, Browser, browsing
 from servers.hosts import MadeHost, put
-from servers.queue import Queue
+from servers.queue import Queue, dead_letters
 from yarl import URL
 
 from fedsvc import watched_files
 from fedsvc.domain.delivery import DeliveryState, Reason
 from fedsvc.server.dashboard.app import COOKIE
-
-
-async def die(queue: Queue, count: int, reason: Reason = Reason.GONE) -> None:
-    for n in range(count):
-        await queue.enqueue(f"d{n}", inbox=n % 3)
-    for admitted in await queue.admit_everywhere():
-        await queue.settle(admitted, DeliveryState.DEAD, reason)
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -195,7 +188,7 @@ async def test_scopes_open_pages(guarded: Browser, who: str, open_pages: set[str
 
 
 async def test_an_instance_sees_its_own_dead_letters(guarded: Browser, queue: Queue) -> None:
-    await die(queue, 2)
+    await dead_letters(queue, 2)
     theirs = await queue.enqueue("theirs", origin="other.example")
     (admitted,) = await queue.admit_everywhere()
     await queue.settle(admitted, DeliveryState.DEAD, Reason.GONE)

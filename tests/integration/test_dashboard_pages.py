@@ -7,14 +7,13 @@ import base64
 import hashlib
 import html
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from servers.browser import Browser, browsing, chosen
 from servers.front import front
 from servers.hosts import MadeHost, put
-from servers.queue import Queue
+from servers.queue import Queue, dead_letters
 
 from fedsvc.domain.delivery import DeliveryState, Reason
 from fedsvc.errors import QueueUnavailable
@@ -24,16 +23,6 @@ from fedsvc.v1 import operations_service_pb2 as pb
 
 KEY_ID = "https://me.example/u/ada#main-key"
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
-
-
-Settled = Callable[..., Any]
-
-
-async def die(queue: Queue, count: int, reason: Reason = Reason.GONE) -> None:
-    for n in range(count):
-        await queue.enqueue(f"d{n}", inbox=n % 3)
-    for admitted in await queue.admit_everywhere():
-        await queue.settle(admitted, DeliveryState.DEAD, reason)
 
 
 async def test_a_host_is_found_paused_limited_and_resumed(browser: Browser, queue: Queue) -> None:
@@ -119,7 +108,7 @@ async def test_what_was_not_found_can_be_put_right(browser: Browser, asked: str)
 
 
 async def test_dead_letters_are_read_counted_replayed_and_purged(browser: Browser, queue: Queue) -> None:
-    await die(queue, 9)
+    await dead_letters(queue, 9)
     page = await browser.text("/dead?host=h1.example")
     ids = re.findall(r'name="ids" value="([^"]+)"', page)
     assert len(ids) == 3
@@ -160,7 +149,7 @@ async def test_dead_letters_are_read_counted_replayed_and_purged(browser: Browse
 async def test_ticked_ones_and_all_are_two_buttons_and_none_ticked_is_not_all(
     browser: Browser, queue: Queue
 ) -> None:
-    await die(queue, 6)
+    await dead_letters(queue, 6)
     page = await browser.text("/dead?host=h1.example&reason=8&since=2026-01-01T00:30")
     assert "<summary>Filter: host h1.example, reason gone, from 2026-01-01 00:30:00</summary>" in page
     assert all(label in page for label in ("Replay ticked …", "Replay all 2 …", "Purge all 2 …"))
@@ -202,7 +191,7 @@ async def test_a_schedule_is_made_read_paused_and_deleted(browser: Browser) -> N
 async def test_the_audit_tells_filters_times_and_numbers_as_other_pages_do(
     browser: Browser, queue: Queue
 ) -> None:
-    await die(queue, 3)
+    await dead_letters(queue, 3)
     since = "2026-01-01T00:30"
     fields = {"kind": "replay", "host": "h1.example", "reason": str(int(Reason.GONE)), "since": since}
     confirmed = html.unescape(await (await browser.send("/dead/confirm", "/dead", **fields)).text())

@@ -233,3 +233,11 @@ async def open_queue(url: str, namespace: str, **environment: str) -> AsyncItera
         yield Queue(link, namespace, **environment)
     finally:
         await link.close()
+
+
+async def dead_letters(queue: Queue, count: int, reason: Reason = Reason.GONE) -> None:
+    """So many deliveries to hosts 0 to 2 end as dead letters."""
+    for n in range(count):
+        await queue.enqueue(f"d{n}", inbox=n % 3)
+    for admitted in await queue.admit_everywhere():
+        await queue.settle(admitted, DeliveryState.DEAD, reason)
