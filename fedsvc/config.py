@@ -6,27 +6,30 @@ The reference page is generated from here. An unknown `FEDSVC_` variable or a ba
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from typing import Any, Final, Literal, Self
+from collections.abc import Iterator
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr
 
 from fedsvc import __version__
-from fedsvc.config_files import read_setting, with_urls_from_files
-from fedsvc.config_types import Address, Listen, Names, Networks, OptionalListen, Ports, as_text
+from fedsvc.config_files import read_setting
+from fedsvc.config_reading import FromEnvironment
+from fedsvc.config_types import (
+    Address,
+    Listen,
+    LogLevel,
+    Names,
+    Networks,
+    OptionalListen,
+    Ports,
+    Seconds,
+    WholeSeconds,
+)
 from fedsvc.errors import ConfigurationError
 
-#: names that existed before fedsvc and are kept; every other setting is FEDSVC_<NAME>
-INHERITED: Final = frozenset(
-    {"REDIS_URL", "DATABASE_URL", "MAX_RETRY_DURATION", "TASK_TTL", "MAX_BATCH_SIZE"}
-)
 
-
-class Settings(BaseModel):
+class Settings(FromEnvironment):
     """All of fedsvc's settings. Immutable; share it freely."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
@@ -39,10 +42,10 @@ class Settings(BaseModel):
     )
     redis_url_file: str = Field("", description="File with that URL, instead of REDIS_URL; read at start.")
     database_url_file: str = Field("", description="File with that URL, instead of DATABASE_URL.")
-    max_retry_duration: int = Field(
+    max_retry_duration: WholeSeconds = Field(
         172_800, gt=0, description="Seconds from its acceptance past which no delivery lives."
     )
-    task_ttl: int = Field(
+    task_ttl: WholeSeconds = Field(
         86_400,
         gt=0,
         description="Seconds for which completed deliveries stay readable and known as duplicates.",
@@ -130,16 +133,16 @@ class Settings(BaseModel):
     circuit_longest_probe: float = Field(
         1800.0, gt=0, le=604_800, description="Seconds between two probes of a host, at most."
     )
-    signature_memory: float = Field(
+    signature_memory: Seconds = Field(
         604_800.0,
         ge=0,
         description="Seconds for which the form of signature that a host took is remembered; then the first "
         "form is tried again.",
     )
-    host_down_after: float = Field(
+    host_down_after: Seconds = Field(
         86_400.0, gt=0, description="Seconds of failing after which a host counts as down (event HOST_DOWN)."
     )
-    spill_after: float = Field(
+    spill_after: Seconds = Field(
         600.0, ge=0, description="Seconds that a host must have failed before its backlog may move to SQL."
     )
     recovery_rate: float = Field(
@@ -196,10 +199,10 @@ class Settings(BaseModel):
         description="WatchOutcomes streams of one server process at a time, at most, and as many of "
         "WatchQueueStats; of one caller half as many if there are tokens of others.",
     )
-    request_id_ttl: int = Field(
+    request_id_ttl: WholeSeconds = Field(
         3600, ge=60, description="Seconds for which a repeated request id gets the first answer."
     )
-    outcome_retention: int = Field(
+    outcome_retention: WholeSeconds = Field(
         3600, ge=1, description="Seconds for which archived outcomes stay in Redis beside the archive."
     )
     archive_retention: int = Field(
@@ -219,7 +222,7 @@ class Settings(BaseModel):
         31_536_000, ge=60, le=3_153_600_000, description="Seconds for which audit events are kept."
     )
 
-    dead_letter_retention: int = Field(
+    dead_letter_retention: WholeSeconds = Field(
         2_592_000, ge=60, description="Seconds for which dead letters stay in Redis, to be replayed."
     )
     memory_warning: float = Field(
@@ -331,9 +334,7 @@ class Settings(BaseModel):
     shutdown_grace: float = Field(
         30.0, ge=0, le=3600, description="Seconds that a stopping worker gives deliveries to finish."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least level that is logged."
-    )
+    log_level: LogLevel = Field("info", description="Least level that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="How log lines look.")
     log_deliveries: bool = Field(
         False,
@@ -364,37 +365,17 @@ class Settings(BaseModel):
             )
         return text
 
-    @classmethod
-    def variable(cls, field: str) -> str:
-        """The environment variable that sets `field`."""
-        name = field.upper()
-        return name if name in INHERITED else f"FEDSVC_{name}"
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
-        """Read `environ` (the process's by default). `overrides` that are not None win.
-
-        Raises ConfigurationError naming the first bad or unknown variable. FEDSVC_CLIENT_ is the client's.
-        """
-        environ = os.environ if environ is None else environ
-        names = {cls.variable(field): field for field in cls.model_fields}
-        values: dict[str, Any] = {}
-        for variable, value in environ.items():
-            if variable in names:
-                values[names[variable]] = value
-            elif variable.startswith("FEDSVC_") and not variable.startswith("FEDSVC_CLIENT_"):
-                raise ConfigurationError(variable, "unknown setting")
-        given = {field: value for field, value in overrides.items() if value is not None}
-        values = with_urls_from_files(values, given, {field: name for name, field in names.items()}) | given
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            field = str(first["loc"][0]) if first["loc"] else "?"
-            raise ConfigurationError(
-                cls.variable(field), first["msg"].removeprefix("Value error, ")
-            ) from None
-
-    def to_environment(self) -> dict[str, str]:
-        """The variables that make another process read the same settings (secrets in clear)."""
-        return {self.variable(field): as_text(getattr(self, field)) for field in type(self).model_fields}
+    def contradictions(self) -> Iterator[ConfigurationError]:
+        s, variable = self, self.variable
+        if s.memory_critical <= s.memory_warning:
+            yield ConfigurationError(
+                variable("memory_warning"),
+                f"{s.memory_warning:g} is not below {variable('memory_critical')} ({s.memory_critical:g}): "
+                "calls would be refused before anything moves to SQL",
+            )
+        if s.delivery_timeout < s.connect_timeout:
+            yield ConfigurationError(
+                variable("connect_timeout"),
+                f"{s.connect_timeout:g} is above {variable('delivery_timeout')} ({s.delivery_timeout:g}), "
+                "which is for connecting and the answer together",
+            )

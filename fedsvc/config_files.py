@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -23,17 +24,35 @@ def read_setting(variable: str, name: str) -> str:
     return text.strip()
 
 
-def with_urls_from_files(
+def urls_from_files(
     values: Mapping[str, Any], overrides: Mapping[str, Any], variables: Mapping[str, str]
-) -> dict[str, Any]:
-    """`values` with URLs taken from the files that they name; `variables`: names of settings as users write
-    them. Raises ConfigurationError, also if a URL is given both ways."""
-    found = dict(values)
+) -> tuple[dict[str, Any], list[ConfigurationError]]:
+    """`values` with URLs taken from the files that they name, and what is wrong with that; `variables`: names
+    of settings as users write them."""
+    found, problems = dict(values), []
     for url, file in URLS.items():
         name = found.pop(file, "")
         if not name or url in overrides:
             continue
         if url in values:
-            raise ConfigurationError(variables[file], f"set it or {variables[url]}, not both")
-        found[url] = read_setting(variables[file], name)
-    return found
+            problems.append(ConfigurationError(variables[file], f"set it or {variables[url]}, not both"))
+            continue
+        try:
+            found[url] = read_setting(variables[file], name)
+        except ConfigurationError as error:
+            problems.append(error)
+    return found, problems
+
+
+def check_authorities(ca_file: str) -> None:
+    """Where a process starts others that need FEDSVC_CA_FILE, a bad one should end it at once. Raises
+    ConfigurationError."""
+    if not ca_file:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=ca_file)
+    except ssl.SSLError:  # an OSError too; what OpenSSL says of it helps nobody
+        raise ConfigurationError("FEDSVC_CA_FILE", f"{ca_file} holds no certificates in PEM") from None
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError("FEDSVC_CA_FILE", f"{ca_file} cannot be read: {problem}") from None

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Annotated, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
-from pydantic import BeforeValidator, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
+
+#: seconds of the longest duration that may be set, ten years: what is longer is a typing error, and times
+#: made of it would not fit where they are kept
+LONGEST: Final = 315_360_000
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
@@ -60,8 +64,15 @@ def _networks(value: object) -> object:
 def _ports(value: object) -> object:
     parts = _split(value)
     if isinstance(parts, (list, tuple, set, frozenset)):
-        return frozenset(int(p) for p in parts)
+        ports = frozenset(int(p) if str(p).isascii() and str(p).isdigit() else 0 for p in parts)
+        if not all(1 <= port <= 65535 for port in ports):
+            raise ValueError("expected ports, 1 to 65535")
+        return ports
     return parts
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _names(value: object) -> object:
@@ -81,6 +92,9 @@ OptionalListen = Annotated[Address | None, BeforeValidator(_optional_address)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_networks)]
 Ports = Annotated[frozenset[int], BeforeValidator(_ports)]
+Seconds = Annotated[float, Field(le=LONGEST)]
+WholeSeconds = Annotated[int, Field(le=LONGEST)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 
 
 def as_text(value: object) -> str:

@@ -14,6 +14,7 @@ import structlog
 
 from fedsvc.children import Child
 from fedsvc.config import Settings
+from fedsvc.config_files import check_authorities
 from fedsvc.config_types import Address
 from fedsvc.domain.keys import KeyCipher
 from fedsvc.embedded import DataDir, EmbeddedServer
@@ -47,6 +48,7 @@ async def _run(path: Path, overrides: dict[str, Any], announce: Callable[[str], 
     supervisor: Supervisor | None = None
     try:
         settings = _settings(data_dir.path, overrides)
+        check_authorities(settings.ca_file)
         supervisor = Supervisor(settings.shutdown_grace + _EXTRA_GRACE)
         supervisor.handle_signals()
         if "REDIS_URL" not in os.environ:

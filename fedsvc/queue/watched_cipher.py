@@ -84,4 +84,6 @@ class WatchedCipher(KeyCipher):
         try:
             return self.parse(self._settings.key_encryption_secret(), purpose=self._purpose)
         except ValueError as error:
-            raise ConfigurationError("FEDSVC_KEY_ENCRYPTION_KEYS", str(error)) from None
+            by_value = self._settings.key_encryption_keys.get_secret_value()
+            field = "key_encryption_keys" if by_value else "key_encryption_keys_file"
+            raise ConfigurationError(self._settings.variable(field), str(error)) from None

@@ -14,6 +14,7 @@ import structlog
 
 from fedsvc.children import Child
 from fedsvc.config import Settings
+from fedsvc.config_files import check_authorities
 from fedsvc.config_types import Address
 from fedsvc.supervisor import Supervisor, problems_of
 
@@ -29,6 +30,7 @@ Status = Callable[[dict[str, Any]], None]
 def run(settings: Settings, *, status: Status | None = None) -> int:
     """Run `settings.processes` workers until SIGTERM or SIGINT; returns the exit code. Raises
     ConfigurationError."""
+    check_authorities(settings.ca_file)
     metrics_dir = tempfile.mkdtemp(prefix="fedsvc-metrics-")
     try:
         return asyncio.run(_run(settings, status or (lambda _: None), metrics_dir))

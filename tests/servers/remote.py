@@ -53,7 +53,12 @@ MESSAGE = message_of(BODY)
 @asynccontextmanager
 async def delivering(**changes: Any) -> AsyncIterator[Deliverer]:
     """Plain http to 127.0.0.0/8 is allowed, unless changed."""
-    values = {"allow_http": True, "allowed_cidrs": "127.0.0.0/8", "delivery_timeout": 5.0} | changes
+    values: dict[str, Any] = {
+        "allow_http": True,
+        "allowed_cidrs": "127.0.0.0/8",
+        "delivery_timeout": 5.0,
+    } | changes
+    values = {"connect_timeout": min(5.0, values["delivery_timeout"])} | values
     signer = Signer(1)
     deliverer = Deliverer(Settings.from_environment({}, **values), signer)
     await deliverer.start()

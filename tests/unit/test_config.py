@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedsvc.config import Settings
+from fedsvc.config_files import check_authorities
 from fedsvc.config_types import Address
 from fedsvc.errors import ConfigurationError
 
@@ -52,12 +53,66 @@ def test_every_setting_is_described() -> None:
         ("FEDSVC_PARTITIONS", "5000"),
         ("MAX_RETRY_DURATION", "soon"),
         ("TASK_TTL", "0"),
+        ("MAX_RETRY_DURATION", "99999999999999999999"),
+        ("TASK_TTL", "999999999999999999"),
+        ("FEDSVC_OUTCOME_RETENTION", "99999999999999999"),
+        ("FEDSVC_HOST_DOWN_AFTER", "inf"),
+        ("FEDSVC_RETRY_SCALE", "nan"),
+        ("FEDSVC_ALLOWED_PORTS", "443,99999"),
+        ("FEDSVC_ALLOWED_PORTS", "0"),
+        ("FEDSVC_MEMORY_WARNING", "0.95"),
+        ("FEDSVC_CONNECT_TIMEOUT", "50"),
     ],
 )
 def test_a_bad_or_unknown_setting_is_named(variable: str, value: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         Settings.from_environment({variable: value})
     assert refused.value.setting == variable
+
+
+def test_all_that_is_wrong_is_named_in_one_line(tmp_path: Path) -> None:
+    wrong = {
+        "FEDSVC_CONCURENCY": "5",
+        "FEDSVC_DATABASE_URL_FILE": str(tmp_path / "none"),
+        "FEDSVC_LOG_LEVEL": "loud",
+        "TASK_TTL": "0",
+    }
+    with pytest.raises(ConfigurationError) as refused:
+        Settings.from_environment(wrong | {"FEDSVC_PROCESSES": "3"})
+    text = str(refused.value)
+    assert "\n" not in text
+    assert [name for name in wrong if f"{name}: " in text] == list(wrong)
+
+
+def test_what_is_bad_is_as_if_it_were_not_set_for_those_who_go_on_without() -> None:
+    settings, problems = Settings.read({"FEDSVC_CONCURENCY": "5", "TASK_TTL": "0", "FEDSVC_PROCESSES": "3"})
+    assert [problem.setting for problem in problems] == ["FEDSVC_CONCURENCY", "TASK_TTL"]
+    assert (settings.task_ttl, settings.processes) == (86_400, 3)
+
+
+def test_every_duration_has_an_upper_bound() -> None:
+    unbounded = [
+        name
+        for name, field in Settings.model_fields.items()
+        if (field.description or "").startswith("Seconds")
+        and not any(hasattr(limit, "le") for limit in field.metadata)
+    ]
+    assert not unbounded
+
+
+def test_the_log_level_is_taken_in_any_case() -> None:
+    assert Settings.from_environment({"FEDSVC_LOG_LEVEL": "INFO"}).log_level == "info"
+
+
+def test_authorities_that_are_none_are_told_with_the_setting(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("nothing")
+    for name in (str(file), str(tmp_path), str(tmp_path / "none")):
+        with pytest.raises(ConfigurationError) as refused:
+            check_authorities(name)
+        assert refused.value.setting == "FEDSVC_CA_FILE"
+        assert "[X509" not in str(refused.value)
+    check_authorities("")
 
 
 def test_what_only_the_client_reads_is_no_unknown_setting() -> None:
