@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import time
 from collections.abc import Coroutine
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from fedsvc.cli.dev_instance import Instance
 from fedsvc.cli.findings import MARKS, Finding, failed, ok, warning
 from fedsvc.cli.local_checks import local
 from fedsvc.cli.output import emit
@@ -26,17 +28,25 @@ _PATIENCE: Final = 10.0
 #: seconds between this machine's clock and Redis's that do no harm
 _SKEW: Final = 5.0
 _OLDEST: Final = (7, 0)
+#: a replica that has all and goes on getting it, in INFO replication
+_ONLINE: Final = re.compile(rb"^slave\d+:.*\bstate=online\b", re.MULTILINE)
 
 
 @click.command()
 @click.option("--resolve", "name", default="www.w3.org", show_default=True, help="A name that DNS must know.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Check the `fedsvc dev` that runs on this directory. Where nothing else is set, that on "
+    "./fedsvc-data is, if one runs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(name: str, as_json: bool) -> int:
+def doctor(name: str, data_dir: Path | None, as_json: bool) -> int:
     """Check settings, files, Redis, database, keys, time and DNS. Exit code 1 if something is wrong.
 
     Says of each finding how to mend it. Changes nothing, and may be run at any time, also beside what runs.
     """
-    findings = asyncio.run(examine(name))
+    findings = asyncio.run(examine(name, data_dir))
     lines = []
     for finding in findings:
         lines.append(f"{MARKS[finding.grade]}  {finding.check}: {finding.found}")
@@ -46,13 +56,20 @@ def doctor(name: str, as_json: bool) -> int:
     return 1 if any(finding.grade == "failed" for finding in findings) else 0
 
 
-async def examine(name: str) -> list[Finding]:
-    """All findings, in the order in which they are best mended."""
-    try:
-        settings = Settings.from_environment()
-    except ConfigurationError as error:
-        return [failed("settings", str(error), f"correct or unset {error.setting}")]
-    findings = [ok("settings", "all are known and valid"), *local(settings)]
+async def examine(name: str, data_dir: Path | None = None) -> list[Finding]:
+    """All findings, in the order in which they are best mended. `data_dir`: of a `fedsvc dev`."""
+    instance = Instance.named(data_dir) if data_dir is not None else Instance.at_hand()
+    if data_dir is not None and instance is None:
+        advice = f"start it, fedsvc dev --data-dir {data_dir}, or leave --data-dir out"
+        return [failed("fedsvc dev", f"none runs on {data_dir}", advice)]
+    # The checks go on with defaults for what is bad.
+    settings, problems = Settings.read(**(instance.overrides() if instance else {}))
+    findings = [
+        failed("settings", str(error), f"correct or unset {error.setting}") for error in problems
+    ] or [ok("settings", "all are known and valid")]
+    if instance is not None:
+        findings.append(ok("fedsvc dev", f"runs on {instance.data_dir}: what follows is about that one"))
+    findings += local(settings)
     findings += await redis(settings)
     findings.append(await _bounded("database", database(settings)))
     findings.append(await _bounded("DNS", dns(name)))
@@ -102,6 +119,8 @@ async def _examine_redis(settings: Settings, link: Link) -> list[Finding]:
         advice = "set maxmemory-policy noeviction: any other forgets deliveries when memory is full"
         findings.append(failed("Redis eviction", info.policy, advice))
     findings.append(await _persistence(settings, link, info.aof_enabled))
+    if settings.durability == "replicated":
+        findings.append(await _replicas(settings, link))
     if not info.max_memory:
         advice = "set maxmemory below what the machine has, so that Redis refuses instead of being killed"
         findings.append(warning("Redis memory", "has no limit", advice))
@@ -144,6 +163,17 @@ async def _persistence(settings: Settings, link: Link, aof_enabled: bool) -> Fin
     except ConfigurationError as error:
         return failed(check, str(error), f"change Redis, or {error.setting}")
     return ok(check, "append-only file is on")
+
+
+async def _replicas(settings: Settings, link: Link) -> Finding:
+    """Without them no call is answered well: each waits for them, in vain."""
+    told = await link.everywhere("INFO", "replication")
+    online = min((len(_ONLINE.findall(answer)) for answer in told), default=0)
+    check, wanted = "Redis replicas", settings.durability_replicas
+    if online >= wanted:
+        return ok(check, f"{online} online, {wanted} must confirm")
+    found = f"{online} online, and FEDSVC_DURABILITY=replicated asks for {wanted}: calls get UNAVAILABLE"
+    return failed(check, found, "connect replicas, or lower FEDSVC_DURABILITY_REPLICAS or FEDSVC_DURABILITY")
 
 
 async def _stored_keys(settings: Settings, link: Link) -> list[Finding]:

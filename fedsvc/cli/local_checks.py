@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Final
 
 from fedsvc.cli.findings import Finding, failed, ok, permissions, warning
 from fedsvc.config import Settings
+from fedsvc.config_files import check_authorities
 from fedsvc.errors import ConfigurationError
 
 #: a certificate that ends sooner should have been renewed by now
@@ -41,7 +41,8 @@ def keys(settings: Settings) -> Finding:
     file = settings.key_encryption_keys_file
     if file and not settings.key_encryption_keys.get_secret_value() and permissions(file):
         return failed(check, f"others than its owner can use {file}", f"chmod 600 {file}")
-    return ok(check, repr(cipher))
+    count = len(cipher.parse(settings.key_encryption_secret()))
+    return ok(check, "one" if count == 1 else f"{count}: the first encrypts, all decrypt")
 
 
 def callers(settings: Settings) -> Finding:
@@ -106,10 +107,10 @@ def certificate(settings: Settings) -> Finding:
 def authorities(settings: Settings) -> Finding:
     check = "authorities (FEDSVC_CA_FILE)"
     try:
-        ssl.create_default_context().load_verify_locations(cafile=settings.ca_file)
-    except (OSError, ssl.SSLError) as error:
-        found = f"{settings.ca_file} cannot be used: {type(error).__name__}"
-        return failed(check, found, "correct FEDSVC_CA_FILE: certificates in PEM, readable by this user")
+        check_authorities(settings.ca_file)
+    except ConfigurationError as error:
+        advice = "correct FEDSVC_CA_FILE: certificates in PEM, readable by this user"
+        return failed(check, error.problem, advice)
     return ok(check, settings.ca_file)
 
 
@@ -138,14 +139,10 @@ def _contradictions(s: Settings) -> Iterator[Finding]:
         if have < need:
             names = f"{s.variable(shorter)} ({have}) is less than {s.variable(longer)} ({need})"
             yield failed("settings together", f"{names}: {why}", f"raise {s.variable(shorter)}")
-    if s.memory_critical <= s.memory_warning:
-        found = f"FEDSVC_MEMORY_CRITICAL ({s.memory_critical:g}) is not above FEDSVC_MEMORY_WARNING"
-        advice = "set FEDSVC_MEMORY_WARNING lower: nothing moves to SQL before calls are refused"
-        yield failed("settings together", found, advice)
-    if s.delivery_timeout < s.connect_timeout:
-        found = f"FEDSVC_DELIVERY_TIMEOUT ({s.delivery_timeout:g} s) is less than FEDSVC_CONNECT_TIMEOUT"
-        advice = "raise FEDSVC_DELIVERY_TIMEOUT: it is for connecting and the answer together"
-        yield failed("settings together", found, advice)
+    for error in s.contradictions():
+        yield failed(
+            "settings together", str(error), f"lower {error.setting}, or raise the other: so, nothing starts"
+        )
     if s.circuit_longest_probe < s.circuit_first_probe:
         advice = "raise FEDSVC_CIRCUIT_LONGEST_PROBE"
         yield failed("settings together", "FEDSVC_CIRCUIT_FIRST_PROBE is above the longest", advice)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from servers.certificates import authority
 from servers.postgres import PostgresServer, postgres_server
+from servers.processes import Fedsvc
 from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.archive import migrate
@@ -67,10 +68,12 @@ def settings(
     return told
 
 
-def run(settings: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("FEDSVC_")}
+def run(
+    settings: dict[str, str], *arguments: str, directory: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("FEDSVC_")} | settings
     command = [sys.executable, "-m", "fedsvc", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=kept | settings)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=kept, cwd=directory)
 
 
 def test_the_doctor_finds_nothing_wrong_where_nothing_is(settings: dict[str, str]) -> None:
@@ -93,6 +96,52 @@ def test_the_doctor_says_how_to_mend_all_that_is_wrong_and_exits_1(
     assert "FAIL  database: " in done.stdout
     assert "-> check DATABASE_URL" in done.stdout
     assert "geheim" not in done.stdout + done.stderr
+
+
+def test_the_doctor_goes_on_with_the_rest_where_settings_are_bad(settings: dict[str, str]) -> None:
+    wrong = {"FEDSVC_CONCURENCY": "5", "TASK_TTL": "0"}
+    done = run(settings | wrong, "doctor", "--resolve", "localhost", "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert [f["advice"] for f in found if f["grade"] == "failed"] == [
+        "correct or unset FEDSVC_CONCURENCY",
+        "correct or unset TASK_TTL",
+    ]
+    assert {f["check"] for f in found if f["grade"] == "ok"} >= {"database", "clocks", "DNS"}
+
+
+def test_a_bad_file_of_keys_is_named_as_the_file(settings: dict[str, str]) -> None:
+    Path(settings["FEDSVC_KEY_ENCRYPTION_KEYS_FILE"]).write_text("short")
+    done = run(settings, "doctor", "--resolve", "localhost")
+    assert "FAIL  key encryption keys: FEDSVC_KEY_ENCRYPTION_KEYS_FILE: " in done.stdout
+
+
+def test_beside_a_running_dev_the_doctor_checks_that_one(tmp_path: Path) -> None:
+    listen = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
+    with Fedsvc(tmp_path, "dev", *listen) as dev:
+        dev.ready()
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        for directory, arguments in ((tmp_path, ()), (elsewhere, ("--data-dir", "../fedsvc-data"))):
+            done = run({}, "doctor", "--resolve", "localhost", *arguments, directory=directory)
+            assert done.returncode == 0, done.stdout
+            assert f"ok    fedsvc dev: runs on {tmp_path}" in done.stdout
+            assert "ok    database: sqlite, migrated" in done.stdout
+            assert "KeyCipher" not in done.stdout
+        assert run({}, "doctor", "--resolve", "localhost", directory=elsewhere).returncode == 1
+    done = run({}, "doctor", "--data-dir", "fedsvc-data", directory=tmp_path)
+    assert done.returncode == 1
+    assert "FAIL  fedsvc dev: none runs on fedsvc-data" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["dev", "worker"])
+def test_authorities_that_cannot_be_used_end_the_start_with_the_setting(
+    settings: dict[str, str], tmp_path: Path, command: str
+) -> None:
+    bad = {"FEDSVC_CA_FILE": "/etc/passwd"}
+    done = run(settings | bad, command, "--http-listen", "127.0.0.1:0", directory=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "fedsvc: FEDSVC_CA_FILE: /etc/passwd holds no certificates in PEM\n"
 
 
 @dataclass
@@ -298,7 +347,7 @@ def wants_more_safety_than_there_is(stage: Stage) -> None:
         (has_the_key_of_another_certificate, "callers", "failed", "two PEM files that belong together"),
         (shows_its_certificates_key, "TLS certificate", "failed", "chmod 600"),
         (forgets_dead_letters_too_soon, "settings together", "failed", "raise FEDSVC_ARCHIVE_DEAD_RETENTION"),
-        (is_critical_before_it_warns, "settings together", "failed", "set FEDSVC_MEMORY_WARNING lower"),
+        (is_critical_before_it_warns, "settings together", "failed", "lower FEDSVC_MEMORY_WARNING"),
         (trusts_no_file, "authorities (FEDSVC_CA_FILE)", "failed", "certificates in PEM"),
         (says("FEDSVC_CONCURENCY", "5"), "settings", "failed", "unset FEDSVC_CONCURENCY"),
         (says("FEDSVC_KEY_ENCRYPTION_KEYS", "short"), "key encryption keys", "failed", "make one with"),
@@ -309,10 +358,11 @@ def wants_more_safety_than_there_is(stage: Stage) -> None:
         (says("FEDSVC_TLS_CERT", "/nonexistent"), "callers", "failed", "correct FEDSVC_TLS_KEY"),
         (says("FEDSVC_LIMITS", "piefed:rate=x"), "callers", "failed", "correct FEDSVC_LIMITS"),
         (says("FEDSVC_HOST_START", "9"), "settings together", "failed", "lower FEDSVC_HOST_START"),
-        (says("FEDSVC_DELIVERY_TIMEOUT", "4"), "settings together", "failed", "raise FEDSVC_DELIVERY"),
+        (says("FEDSVC_DELIVERY_TIMEOUT", "4"), "settings together", "failed", "lower FEDSVC_CONNECT_TIMEOUT"),
         (says("FEDSVC_CIRCUIT_FIRST_PROBE", "3600"), "settings together", "failed", "raise FEDSVC_CIRCUIT"),
         (says("FEDSVC_ARCHIVE_RETENTION", "60"), "settings together", "failed", "raise FEDSVC_ARCHIVE"),
         (says("FEDSVC_SHUTDOWN_GRACE", "5"), "settings together", "warning", "raise it"),
+        (says("FEDSVC_DURABILITY", "replicated"), "Redis replicas", "failed", "connect replicas"),
         (traces_to_nowhere, "tracing", "failed", "correct OTEL_TRACES_EXPORTER"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",

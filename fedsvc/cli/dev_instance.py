@@ -1,0 +1,55 @@
+"""A `fedsvc dev` that runs, as `fedsvc doctor` finds it: what it brought itself stands in no setting."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+#: where `fedsvc dev` puts everything if nothing is said
+_USUAL: Final = Path("fedsvc-data")
+#: what it brings, and the settings that say it instead
+_BROUGHT: Final[Mapping[str, frozenset[str]]] = {
+    "redis_url": frozenset({"REDIS_URL", "FEDSVC_REDIS_URL_FILE"}),
+    "database_url": frozenset({"DATABASE_URL", "FEDSVC_DATABASE_URL_FILE"}),
+    "key_encryption_keys_file": frozenset({"FEDSVC_KEY_ENCRYPTION_KEYS", "FEDSVC_KEY_ENCRYPTION_KEYS_FILE"}),
+}
+
+
+@dataclass(frozen=True)
+class Instance:
+    data_dir: Path
+    #: of its Valkey
+    socket: str
+
+    @classmethod
+    def at_hand(cls) -> Self | None:
+        """The one on ./fedsvc-data, where the environment names no other place; None if none runs."""
+        if any(names & set(os.environ) for names in _BROUGHT.values()):
+            return None
+        return cls.named(_USUAL)
+
+    @classmethod
+    def named(cls, data_dir: Path) -> Self | None:
+        """The one on `data_dir`; None if none runs."""
+        data_dir = data_dir.absolute()
+        try:
+            path = (data_dir / "valkey" / "socket").read_text()
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(1.0)
+                connection.connect(path)
+        except (OSError, ValueError):
+            return None
+        return cls(data_dir, path)
+
+    def overrides(self) -> dict[str, Any]:
+        """Its settings, but for those that the environment says, as it said them to it."""
+        brought = {
+            "redis_url": f"unix://{self.socket}",
+            "database_url": f"sqlite:///{self.data_dir / 'archive.db'}",
+            "key_encryption_keys_file": str(self.data_dir / "key-encryption-keys"),
+        }
+        return {field: told for field, told in brought.items() if not _BROUGHT[field] & set(os.environ)}
