@@ -226,6 +226,10 @@ def test_every_pod_is_selected_by_one_policy_that_limits_both_ways() -> None:
 def test_the_alerts_are_those_of_the_project() -> None:
     rule = one(rendered("monitored"), "PrometheusRule", "")
     assert rule["spec"] == yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())
+    base = "https://wiki.example/fedsvc"
+    elsewhere = merged(SETS["monitored"], {"metrics": {"prometheusRule": {"runbookBaseUrl": base}}})
+    [group] = one(render(elsewhere), "PrometheusRule", "")["spec"]["groups"]
+    assert all(rule["annotations"]["runbook_url"].startswith(f"{base}#") for rule in group["rules"])
     [dashboard] = one(rendered("monitored"), "ConfigMap", "-dashboard")["data"].values()
     assert json.loads(dashboard) == json.loads((ROOT / "deploy/grafana/fedsvc.json").read_text())
 

@@ -66,7 +66,8 @@ def test_every_alert_leads_to_its_runbook_and_every_runbook_has_an_alert() -> No
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert headings == [rule["alert"] for rule in RULES]
     for rule in RULES:
-        assert rule["annotations"]["runbook"] == f"docs/runbooks.md#{slug(rule['alert'])}"
+        base = "https://fedsvc.example/docs/runbooks.md"
+        assert rule["annotations"]["runbook_url"] == f"{base}#{slug(rule['alert'])}"
         assert rule["annotations"]["summary"]
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert re.fullmatch(r"\d+m", rule["for"])
