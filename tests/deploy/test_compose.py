@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import subprocess
@@ -19,12 +18,14 @@ from deploy.programs import ROOT
 from fedsvc import __version__
 from fedsvc.config import Settings
 from fedsvc.domain.keys import KeyCipher
+from fedsvc.server.caller import Scope
 from fedsvc.server.tokens import TokenBook
 
 HOME: Final = ROOT / "deploy/compose"
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((HOME / "compose.yaml").read_text())
 SERVICES: Final[dict[str, Any]] = COMPOSE["services"]
 OURS: Final = ("migrate", "server", "worker")
+ORIGIN: Final = "social.example"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def secrets_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepare(directory: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-I", str(HOME / "prepare.py"), str(directory)]
+    command = [sys.executable, "-I", str(HOME / "prepare.py"), str(directory), "--origin", ORIGIN]
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
 
@@ -126,7 +127,7 @@ def test_no_secret_stands_in_the_file() -> None:
 
 def test_prepare_makes_every_secret_and_changes_none(secrets_dir: Path) -> None:
     made = {path.name: path.read_text() for path in secrets_dir.iterdir()}
-    assert set(made) == {*COMPOSE["secrets"], "token"}
+    assert set(made) == {*COMPOSE["secrets"], "token", "operator-token"}
     assert secrets_dir.stat().st_mode & 0o077 == 0
     assert prepare(secrets_dir).returncode == 0
     assert {path.name: path.read_text() for path in secrets_dir.iterdir()} == made
@@ -140,11 +141,28 @@ def test_prepare_does_not_mix_old_secrets_with_new(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["redis-url"]
 
 
-def test_the_server_knows_the_token_that_prepare_makes(secrets_dir: Path) -> None:
+def test_the_application_may_what_it_needs_for_its_origin_and_operators_the_rest(secrets_dir: Path) -> None:
     settings = Settings.from_environment(in_place("server", secrets_dir))
-    assert not TokenBook(settings).open
-    token = (secrets_dir / "token").read_text().strip()
-    assert hashlib.sha256(token.encode()).hexdigest() in settings.secret("tokens")
+    book = TokenBook(settings)
+    assert not book.open
+    shown = [(secrets_dir / name).read_text().strip() for name in ("token", "operator-token")]
+    application, operator = (book.identify(token) for token in shown)
+    assert application is not None
+    assert operator is not None
+    assert (application.scopes, application.origins) == (
+        frozenset({Scope.DELIVER, Scope.KEYS}),
+        frozenset({ORIGIN}),
+    )
+    assert (operator.scopes, operator.origins) == (frozenset(Scope), None)
+
+
+def test_prepare_wants_to_know_for_whom_the_application_signs(tmp_path: Path) -> None:
+    for arguments, problem in (((), "--origin"), (("--origin", "https://a.example"), "without https")):
+        command = [sys.executable, "-I", str(HOME / "prepare.py"), str(tmp_path / "made"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        assert done.returncode != 0
+        assert problem in done.stderr
+        assert not (tmp_path / "made").exists()
 
 
 def test_valkey_keeps_what_it_has_and_asks_for_the_password(secrets_dir: Path, tmp_path: Path) -> None:
