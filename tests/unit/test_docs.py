@@ -54,6 +54,17 @@ def test_the_code_of_the_page_on_handlers_is_that_of_the_example() -> None:
     assert [block for block in blocks if block not in files] == []
 
 
+def test_operators_are_told_what_to_do_about_every_reason(tmp_path: Path) -> None:
+    assert list(docs.unexplained_reasons()) == []
+    (tmp_path / "docs").mkdir()
+    page = (ROOT / "docs/operations.md").read_text()
+    (tmp_path / "docs/operations.md").write_text(page.replace("`HANDLER_ERROR`", "`PURGED`"))
+    assert list(docs.unexplained_reasons(tmp_path)) == [
+        "docs/operations.md: HANDLER_ERROR is in no table of reasons",
+        "docs/operations.md: PURGED is no reason for a table",
+    ]
+
+
 def test_the_pages_are_found() -> None:
     assert {"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/reference/settings.md"} <= {*PAGES}
 

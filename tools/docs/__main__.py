@@ -7,6 +7,7 @@ def main() -> None:
     if sys.argv[1:] == ["--check"]:
         found = [f"{name} is stale: run `make docs`" for name in docs.stale()]
         found += docs.unlisted()
+        found += docs.unexplained_reasons()
         found += [
             f"{page.relative_to(docs.ROOT)}: {problem}"
             for page in docs.pages()

@@ -180,6 +180,24 @@ def unknown_command(words: str) -> Iterator[str]:
             yield f"`{path_of(context)}` has no option {option}"
 
 
+OPERATIONS = "docs/operations.md"
+#: no operator has to mend them: not of a dead letter, or of a version that is not this one
+_NO_FAILURE = {
+    *(Reason.OK, Reason.SUSPECT, Reason.EXPIRED, Reason.CANCELLED, Reason.SUPERSEDED, Reason.PURGED),
+    Reason.OTHER,
+}
+
+
+def unexplained_reasons(root: Path = ROOT) -> Iterator[str]:
+    """Reasons of which the tables for operators do not say what to do, or say it without need."""
+    rows = re.findall(r"^\| ((?:`[A-Z_]+`(?:, )?)+) \|", (root / OPERATIONS).read_text(), re.MULTILINE)
+    told = {name for row in rows for name in _CODE.findall(row)} & {reason.name for reason in Reason}
+    wanted = {reason.name for reason in Reason if reason not in _NO_FAILURE}
+    for name in sorted(told ^ wanted):
+        problem = "no reason for a table" if name in told else "in no table of reasons"
+        yield f"{OPERATIONS}: {name} is {problem}"
+
+
 #: the kinds of page that the guide has, as headings of its index
 KINDS = ("Tutorial", "How-to", "Reference", "Explanation")
 INDEX = "docs/README.md"
