@@ -52,6 +52,10 @@ def _part(part: str, options: argparse.Namespace, result: dict[str, Any]) -> dic
         found["about"] = machine.about()
         print(figures(found))
         return found
+    if "costs" not in result:
+        raise SystemExit(
+            "no costs are measured yet: run `python -m benchmarks.scaling measure` first, some minutes"
+        )
     costs = Costs(**result["costs"])
     print(f"\nseed {options.seed}")
     if part == "compare":
