@@ -9,7 +9,7 @@ import os
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -35,6 +35,8 @@ _TELL_EVERY, _PAUSE = 1.0, 1.0
 _OVERLOAD: Final = frozenset({"ORIGIN_BACKLOG", "RATE_LIMITED", "OVERLOADED"})
 #: rows that failed and are shown; --json shows all
 _SHOWN = 100
+#: keys of which a dry run remembers whether they are good: to check one takes some 30 ms
+_MOST_KEYS: Final = 10_000
 
 
 @dataclass
@@ -88,6 +90,11 @@ class Imported:
     failed: list[dict[str, Any]] = field(default_factory=list)
     hosts: int = 0
     types: dict[str, int] = field(default_factory=dict)
+
+    def told(self) -> dict[str, Any]:
+        """As --json says it: a dry run has imported nothing."""
+        name = "would_import" if self.dry_run else "imported"
+        return {name if key == "imported" else key: value for key, value in asdict(self).items()}
 
 
 @click.command("import")
@@ -153,7 +160,7 @@ def import_send_queue(
     finally:
         if told.through and not dry_run:
             click.echo(f"dealt with rows up to {told.through}, see {state}", err=True)
-    emit(told, as_json, _text(told))
+    emit(told.told(), as_json, _text(told))
     return 1 if told.failed else 0
 
 
@@ -184,6 +191,8 @@ class Importer:
         self._hosts: set[str] = set()
         self._types: Counter[str] = Counter()
         self._told_at = 0.0
+        #: by digest of a private key, what is wrong with it; for a dry run, which the server does not help
+        self._keys: dict[bytes, str] = {}
         #: by the server's clock
         self._begun: datetime | None = None
 
@@ -214,6 +223,8 @@ class Importer:
         hosts: set[str] = set()
         for row in rows:
             problem, kind = _problem(row)
+            if not problem and self._client is None:
+                problem = self._key_problem(row.private_key)
             if row.retries > row.max_retries:
                 self._told.skipped += 1
                 self._progress.failed.pop(row.id, None)
@@ -232,6 +243,17 @@ class Importer:
         await self._send(batch)
         self._reached(rows[-1].id if rows else 0)
         self._tell(total)
+
+    def _key_problem(self, pem: str) -> str:
+        """Of the key that a row brings, empty if nothing is wrong with it; without one the server has it."""
+        if not pem:
+            return ""
+        digest = hashlib.sha256(pem.encode(errors="replace")).digest()
+        if digest not in self._keys:
+            if len(self._keys) >= _MOST_KEYS:
+                self._keys.clear()
+            self._keys[digest] = _key_problem(pem)
+        return self._keys[digest]
 
     async def _send(self, batch: list[SendQueueRow]) -> None:
         now = datetime.now(UTC)
@@ -295,6 +317,17 @@ def _problem(row: SendQueueRow) -> tuple[str, str]:
     if not isinstance(payload, dict) or not isinstance(payload.get("id"), str):
         return "payload is no activity with an id", ""
     return "", str(payload.get("type", ""))
+
+
+def _key_problem(pem: str) -> str:
+    from fedsvc.domain.keys import load_private_key
+    from fedsvc.errors import InvalidKey
+
+    try:
+        load_private_key(pem)
+    except InvalidKey as error:
+        return f"private_key {error.problem}"
+    return ""
 
 
 def _call(client: FedsvcClient, rows: list[SendQueueRow]) -> list[BatchItem]:

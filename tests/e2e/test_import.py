@@ -134,12 +134,14 @@ async def test_a_send_queue_is_imported_once_in_order_and_at_its_times(
         accepted = (await client.get_queue_stats()).accepted
         tried = await asyncio.to_thread(piefed.run, target, "--dry-run", "--json")
         told = json.loads(tried.stdout)
-        assert (tried.returncode, told["imported"], told["skipped"], told["scheduled"]) == (1, 20, 1, 1)
+        assert (tried.returncode, told["would_import"], told["skipped"], told["scheduled"]) == (1, 19, 1, 1)
         assert [(row["id"], row["reason"]) for row in told["failed"]] == [
             (21, "destination is empty"),
             (22, "payload is no JSON"),
+            (23, "private_key is not a private key in PEM (PKCS#1 or PKCS#8)"),
         ]
-        assert (told["hosts"], told["types"]) == (3, {"Add": 20})
+        assert "imported" not in told
+        assert (told["hosts"], told["types"]) == (3, {"Add": 19})
         assert (await client.get_queue_stats()).accepted == accepted
         assert not state.exists()
         done = await asyncio.to_thread(piefed.run, target)
