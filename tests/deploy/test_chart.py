@@ -128,6 +128,13 @@ def test_clients_resolve_every_ready_server() -> None:
     assert server["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
 
 
+def test_the_chart_knows_defaults_that_it_checks_against() -> None:
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    checks = chart_file("templates/checks.yaml")
+    for field in ("connect_timeout", "memory_warning", "memory_critical"):
+        assert f".FEDSVC_{field.upper()} | default {defaults[field]:g})" in checks
+
+
 @pytest.mark.parametrize("timeout", [15, 60])
 def test_a_worker_has_longer_to_end_than_any_delivery(timeout: int) -> None:
     values = {"worker": {"deliveryTimeoutSeconds": timeout, "shutdownGraceSeconds": 2 * timeout}}
@@ -262,6 +269,9 @@ def test_a_changed_secret_or_setting_makes_new_pods_and_changed_tokens_do_not() 
         (EXISTING, "set tls.existingSecret"),
         (merged(EXISTING, {"auth": {"tokens": False}}, TLS), "needs insecure"),
         (merged(EXISTING, TLS, {"worker": {"shutdownGraceSeconds": 20}}), "at least twice"),
+        (merged(EXISTING, TLS, {"worker": {"deliveryTimeoutSeconds": 4}}), "FEDSVC_CONNECT_TIMEOUT"),
+        (merged(EXISTING, TLS, {"settings": {"FEDSVC_CONNECT_TIMEOUT": "50"}}), "FEDSVC_CONNECT_TIMEOUT"),
+        (merged(EXISTING, TLS, {"settings": {"FEDSVC_MEMORY_WARNING": 0.95}}), "FEDSVC_MEMORY_CRITICAL"),
         (merged(EXISTING, TLS, {"secrets": {"databaseUrl": "sqlite:///x.db"}}), "SQLite"),
         (merged(EXISTING, TLS, scaled("keda", minReplicas=0)), "minReplicas"),
         (merged(EXISTING, TLS, scaled("keda", minReplicas=9, maxReplicas=3)), "more than maxReplicas"),
