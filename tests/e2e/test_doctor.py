@@ -15,6 +15,7 @@ import pytest
 from servers.certificates import authority
 from servers.postgres import PostgresServer, postgres_server
 from servers.processes import Fedsvc
+from servers.topologies import Node, free_ports, until
 from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.archive import migrate
@@ -314,6 +315,23 @@ def says(variable: str, value: str) -> Callable[[Stage], None]:
 
     stage_it.__name__ = f"{variable}={value}"
     return stage_it
+
+
+def test_replicas_that_are_there_are_counted(stage: Stage) -> None:
+    master_port, port = free_ports(2)
+    master = Node(stage.directory, master_port, "--appendonly", "yes")
+    replica = Node(stage.directory, port, "--replicaof", "127.0.0.1", str(master_port))
+    try:
+        until("the replica is linked", lambda: replica.replication("master_link_status") == "up")
+        stage.settings |= {"REDIS_URL": f"redis://127.0.0.1:{master_port}/0"}
+        stage.settings |= {"FEDSVC_DURABILITY": "replicated"}
+        assert stage.find() == []
+        stage.settings |= {"FEDSVC_DURABILITY_REPLICAS": "2"}
+        (finding,) = stage.find()
+        assert finding.found.startswith("1 online, and FEDSVC_DURABILITY=replicated asks for 2")
+    finally:
+        replica.kill()
+        master.kill()
 
 
 def wants_more_safety_than_there_is(stage: Stage) -> None:
