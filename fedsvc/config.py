@@ -173,7 +173,10 @@ class Settings(FromEnvironment):
         5.0, gt=0, le=300, description="Seconds to connect, TLS handshake included."
     )
     delivery_timeout: float = Field(
-        15.0, gt=0, le=300, description="Seconds for one whole exchange with an inbox."
+        15.0,
+        gt=0,
+        le=300,
+        description="Seconds for one whole exchange with an inbox; no less than FEDSVC_CONNECT_TIMEOUT.",
     )
     user_agent: str = Field(
         f"fedsvc/{__version__}", pattern=r"^[\x20-\x7e]{1,256}$", description="User-Agent of deliveries."
@@ -229,7 +232,8 @@ class Settings(FromEnvironment):
         0.75,
         gt=0,
         le=1,
-        description="Share of Redis's maxmemory from which on backlogs of hosts that are down move to SQL.",
+        description="Share of Redis's maxmemory from which on backlogs of hosts that are down move to SQL; "
+        "below FEDSVC_MEMORY_CRITICAL.",
     )
     memory_critical: float = Field(
         0.9,
