@@ -369,15 +369,20 @@ class Settings(FromEnvironment):
             )
         return text
 
+    def _chosen(self, field: str) -> bool:
+        """Whether it is another than the default."""
+        return bool(getattr(self, field) != type(self).model_fields[field].default)
+
     def contradictions(self) -> Iterator[ConfigurationError]:
         s, variable = self, self.variable
-        if s.memory_critical <= s.memory_warning:
+        # What was not set gives way: it warns of nothing then, and connecting has what there is for all.
+        if self._chosen("memory_warning") and s.memory_critical <= s.memory_warning:
             yield ConfigurationError(
                 variable("memory_warning"),
                 f"{s.memory_warning:g} is not below {variable('memory_critical')} ({s.memory_critical:g}): "
                 "calls would be refused before anything moves to SQL",
             )
-        if s.delivery_timeout < s.connect_timeout:
+        if self._chosen("connect_timeout") and s.delivery_timeout < s.connect_timeout:
             yield ConfigurationError(
                 variable("connect_timeout"),
                 f"{s.connect_timeout:g} is above {variable('delivery_timeout')} ({s.delivery_timeout:g}), "

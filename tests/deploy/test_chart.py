@@ -269,7 +269,6 @@ def test_a_changed_secret_or_setting_makes_new_pods_and_changed_tokens_do_not() 
         (EXISTING, "set tls.existingSecret"),
         (merged(EXISTING, {"auth": {"tokens": False}}, TLS), "needs insecure"),
         (merged(EXISTING, TLS, {"worker": {"shutdownGraceSeconds": 20}}), "at least twice"),
-        (merged(EXISTING, TLS, {"worker": {"deliveryTimeoutSeconds": 4}}), "FEDSVC_CONNECT_TIMEOUT"),
         (merged(EXISTING, TLS, {"settings": {"FEDSVC_CONNECT_TIMEOUT": "50"}}), "FEDSVC_CONNECT_TIMEOUT"),
         (merged(EXISTING, TLS, {"settings": {"FEDSVC_MEMORY_WARNING": 0.95}}), "FEDSVC_MEMORY_CRITICAL"),
         (merged(EXISTING, TLS, {"secrets": {"databaseUrl": "sqlite:///x.db"}}), "SQLite"),

@@ -376,7 +376,7 @@ def wants_more_safety_than_there_is(stage: Stage) -> None:
         (says("FEDSVC_TLS_CERT", "/nonexistent"), "callers", "failed", "correct FEDSVC_TLS_KEY"),
         (says("FEDSVC_LIMITS", "piefed:rate=x"), "callers", "failed", "correct FEDSVC_LIMITS"),
         (says("FEDSVC_HOST_START", "9"), "settings together", "failed", "lower FEDSVC_HOST_START"),
-        (says("FEDSVC_DELIVERY_TIMEOUT", "4"), "settings together", "failed", "lower FEDSVC_CONNECT_TIMEOUT"),
+        (says("FEDSVC_CONNECT_TIMEOUT", "50"), "settings together", "failed", "lower FEDSVC_CONNECT_TIMEOUT"),
         (says("FEDSVC_CIRCUIT_FIRST_PROBE", "3600"), "settings together", "failed", "raise FEDSVC_CIRCUIT"),
         (says("FEDSVC_ARCHIVE_RETENTION", "60"), "settings together", "failed", "raise FEDSVC_ARCHIVE"),
         (says("FEDSVC_SHUTDOWN_GRACE", "5"), "settings together", "warning", "raise it"),

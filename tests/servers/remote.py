@@ -58,7 +58,6 @@ async def delivering(**changes: Any) -> AsyncIterator[Deliverer]:
         "allowed_cidrs": "127.0.0.0/8",
         "delivery_timeout": 5.0,
     } | changes
-    values = {"connect_timeout": min(5.0, values["delivery_timeout"])} | values
     signer = Signer(1)
     deliverer = Deliverer(Settings.from_environment({}, **values), signer)
     await deliverer.start()

@@ -70,6 +70,14 @@ def test_a_bad_or_unknown_setting_is_named(variable: str, value: str) -> None:
     assert refused.value.setting == variable
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"), [("FEDSVC_DELIVERY_TIMEOUT", "2"), ("FEDSVC_MEMORY_CRITICAL", "0.5")]
+)
+def test_what_was_not_set_gives_way_to_what_was(variable: str, value: str) -> None:
+    settings = Settings.from_environment({variable: value})
+    assert Settings.from_environment(settings.to_environment()) == settings
+
+
 def test_all_that_is_wrong_is_named_in_one_line(tmp_path: Path) -> None:
     wrong = {
         "FEDSVC_CONCURENCY": "5",
