@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fedsvc.cli.output import emit, json_option
+from fedsvc.cli.output import emit, json_option, show
 from fedsvc.cli.target import connect, target_option
 
 
@@ -25,8 +25,6 @@ def cleanup(aggressive: bool, target: str | None, as_json: bool) -> None:
     Example:
       fedsvc cleanup --aggressive
     """
-    from rich.console import Console
-
     from fedsvc.cli.figures import freed
 
     with connect(target) as client:
@@ -35,4 +33,4 @@ def cleanup(aggressive: bool, target: str | None, as_json: bool) -> None:
         entries = [{"name": c.name, "entries": c.entries} for c in done.freed]
         emit({"freed": entries, "freed_bytes": done.freed_bytes}, True, "")
     else:
-        Console().print(freed(done))
+        show(freed(done))

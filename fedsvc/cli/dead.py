@@ -11,21 +11,38 @@ import click
 
 from fedsvc.cli.completion import activity_types, one_of, reasons
 from fedsvc.cli.delivery_text import delivery_text
-from fedsvc.cli.output import Moment, emit, json_option, moment, plain
+from fedsvc.cli.output import TIME_HELP, Column, Moment, emit, json_option, plain, show_table
 from fedsvc.cli.target import connect, target_option
 from fedsvc.domain.classify import clean
 
 if TYPE_CHECKING:
     from fedsvc_client import DeadLetterFilter, FedsvcClient, Operation
 
+_COLUMNS: Final = (
+    Column("delivery"),
+    Column("ended"),
+    Column("type", spare=1),
+    Column("reason"),
+    Column("status", spare=2),
+    Column("attempts", spare=3),
+    Column("inbox", whole=False),
+)
+_OPERATION_COLUMNS: Final = (
+    Column("operation"),
+    Column("began"),
+    Column("kind"),
+    Column("by", spare=1),
+    Column("how far"),
+    Column("state", whole=False, least=12),
+)
 #: seconds between two looks at how far an operation is
 _LOOK_EVERY: Final = 0.25
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--until", type=Moment(), help="Given up before."),
-        click.option("--since", type=Moment(), help="Given up at or after: a time, or an age such as 8h."),
+        click.option("--until", type=Moment(), help=f"Given up before: {TIME_HELP}"),
+        click.option("--since", type=Moment(), help=f"Given up at or after: {TIME_HELP}"),
         click.option("--status", type=click.IntRange(100, 999), default=None, help="Last status of HTTP."),
         click.option(
             "--reason",
@@ -74,32 +91,27 @@ def list_(limit: int, page_token: str, target: str | None, as_json: bool, **give
     Example:
       fedsvc dead list --host lemmy.example --since 8h --reason NOT_FOUND
     """
-    from rich.console import Console
-    from rich.table import Table
-
     with connect(target) as client:
         page = client.list_dead_letters(_chosen(given), page_size=limit, page_token=page_token)
     if as_json:
         emit(page, True, "")
         return
-    table = Table()
-    table.add_column("delivery", no_wrap=True)
-    for name in ("ended", "type", "reason", "status", "attempts"):
-        table.add_column(name)
-    table.add_column("inbox", overflow="fold")
-    for letter in page.dead_letters:
-        table.add_row(
-            letter.delivery_id,
-            moment(letter.complete_time),
-            letter.activity_type,
-            letter.reason.lower(),
-            str(letter.http_status or "-"),
-            str(letter.attempts),
-            letter.inbox,
-        )
-    none = "There are none here." if page.next_page_token else "There are no dead letters."
-    # What others wrote is no markup: [fe80::1] is a host, not a style.
-    Console(markup=False, emoji=False).print(table if page.dead_letters else none)
+    show_table(
+        _COLUMNS,
+        (
+            (
+                letter.delivery_id,
+                letter.complete_time,
+                letter.activity_type,
+                letter.reason.lower(),
+                letter.http_status or None,
+                letter.attempts,
+                letter.inbox,
+            )
+            for letter in page.dead_letters
+        ),
+        none="There are none here." if page.next_page_token else "There are no dead letters.",
+    )
     if page.next_page_token:
         click.echo(f"There may be more: --page-token {page.next_page_token}")
 
@@ -238,18 +250,23 @@ def _told(o: Operation) -> str:
 @json_option
 def operations(limit: int, target: str | None, as_json: bool) -> None:
     """List replays and purges, newest first."""
-    from rich.console import Console
-    from rich.table import Table
-
     with connect(target) as client:
         page = client.list_operations(page_size=limit)
     if as_json:
         emit(page, True, "")
         return
-    table = Table("operation", "began", "kind", "by", "how far", "state")
-    for o in page.operations:
-        state = o.error or ("dry run" if o.dry_run else "done") if o.done else "goes on"
-        far = f"{o.completed:,} of {o.total:,}"
-        table.add_row(o.operation_id, moment(o.create_time), o.kind, o.principal, far, state)
-    none = "There were no replays or purges."
-    Console(markup=False, emoji=False).print(table if page.operations else none)
+    show_table(
+        _OPERATION_COLUMNS,
+        (
+            (
+                o.operation_id,
+                o.create_time,
+                o.kind,
+                o.principal,
+                f"{o.completed:,} of {o.total:,}",
+                o.error or ("dry run" if o.dry_run else "done") if o.done else "goes on",
+            )
+            for o in page.operations
+        ),
+        none="There were no replays or purges.",
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from fedsvc.cli.delivery_text import delivery_text
-from fedsvc.cli.output import emit, json_option, moment
+from fedsvc.cli.output import Column, emit, json_option, show_table
 from fedsvc.cli.target import connect, target_option
 
 if TYPE_CHECKING:
@@ -24,6 +24,17 @@ _STATES: Final = (
     "cancelled",
     "superseded",
     "expired",
+)
+
+
+_COLUMNS: Final = (
+    Column("inbox", whole=False),
+    Column("state"),
+    Column("attempts", spare=3),
+    Column("status", spare=2),
+    Column("last result"),
+    Column("next try or end", spare=1),
+    Column("delivery"),
 )
 
 
@@ -61,28 +72,24 @@ def list_(
 
 
 def _show(page: DeliveryPage) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(markup=False, emoji=False)
     if page.summary:
-        console.print(", ".join(f"{number:,} {state.lower()}" for state, number in page.summary.items()))
-    table = Table("inbox", "state")
-    for name in ("attempts", "status"):
-        table.add_column(name, justify="right")
-    for name in ("last result", "next try or end", "delivery"):
-        table.add_column(name)
-    for d in page.deliveries:
-        table.add_row(
-            d.inbox,
-            d.state.lower(),
-            str(d.attempts),
-            str(d.http_status or "-"),
-            d.reason.lower() or "-",
-            moment(d.next_attempt_time or d.complete_time),
-            d.delivery_id,
-        )
-    console.print(table if page.deliveries else "There are no such deliveries.")
+        click.echo(", ".join(f"{number:,} {state.lower()}" for state, number in page.summary.items()))
+    show_table(
+        _COLUMNS,
+        (
+            (
+                d.inbox,
+                d.state.lower(),
+                d.attempts,
+                d.http_status or None,
+                d.reason.lower(),
+                d.next_attempt_time or d.complete_time,
+                d.delivery_id,
+            )
+            for d in page.deliveries
+        ),
+        none="There are no such deliveries.",
+    )
 
 
 @deliveries.command()

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from fedsvc.cli.output import age, emit, json_option, moment
+from fedsvc.cli.output import Column, age, emit, json_option, moment, show_table
 from fedsvc.cli.target import connect, target_option
 
 if TYPE_CHECKING:
     from fedsvc_client import Host
 
 _STATES = ("closed", "open", "half_open", "paused", "gone")
+_COLUMNS: Final = (
+    Column("host"),
+    Column("state"),
+    Column("waiting"),
+    Column("in flight", spare=3),
+    Column("failures", spare=1),
+    Column("latency", spare=4),
+    Column("last success", spare=2),
+    Column("next try"),
+)
 _ORDERS = ("name", "backlog", "failures", "latency")
 
 
@@ -44,9 +54,6 @@ def list_(
     Example:
       fedsvc hosts list --state open --sort failures
     """
-    from rich.console import Console
-    from rich.table import Table
-
     with connect(target) as client:
         page = client.list_hosts(
             order=sort, states=states, name_contains=name_contains, page_size=limit, page_token=page_token
@@ -54,23 +61,23 @@ def list_(
     if as_json:
         emit(page, True, "")
         return
-    table = Table("host", "state")
-    for name in ("waiting", "in flight", "failures", "latency"):
-        table.add_column(name, justify="right")
-    table.add_column("last success")
-    table.add_column("next try")
-    for h in page.hosts:
-        table.add_row(
-            h.host,
-            h.state.lower(),
-            f"{h.backlog:,}",
-            str(h.in_flight),
-            str(h.failures),
-            f"{h.latency.total_seconds():.2f} s" if h.latency else "-",
-            moment(h.last_success_time),
-            moment(h.next_probe_time),
-        )
-    Console(markup=False, emoji=False).print(table if page.hosts else "There are no such hosts.")
+    show_table(
+        _COLUMNS,
+        (
+            (
+                h.host,
+                h.state.lower(),
+                h.backlog,
+                h.in_flight,
+                h.failures,
+                f"{h.latency.total_seconds():.2f} s" if h.latency else None,
+                h.last_success_time,
+                h.next_probe_time,
+            )
+            for h in page.hosts
+        ),
+        none="There are no such hosts.",
+    )
     if page.next_page_token:
         click.echo(f"There are more: --page-token {page.next_page_token}")
 

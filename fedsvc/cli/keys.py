@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import click
 
-from fedsvc.cli.output import emit, json_option, moment
+from fedsvc.cli.output import Column, emit, json_option, show_table
 from fedsvc.cli.target import connect, target_option
 from fedsvc.errors import ConfigurationError
+
+_COLUMNS: Final = (
+    Column("key id"),
+    Column("algorithm", spare=1),
+    Column("bits", spare=2),
+    Column("registered", spare=3),
+    Column("state"),
+)
 
 
 @click.group()
@@ -53,22 +61,25 @@ def put(key_id: str, key_file: BinaryIO, rotate: bool, target: str | None, as_js
 @json_option
 def list_(origin: str, limit: int, page_token: str, target: str | None, as_json: bool) -> None:
     """List registered keys; nothing secret is shown."""
-    from rich.console import Console
-    from rich.table import Table
-
     with connect(target) as client:
         page = client.list_keys(origin=origin, page_size=limit, page_token=page_token)
     if as_json:
         emit(page, True, "")
         return
-    table = Table()
-    table.add_column("key id", overflow="fold")
-    for name in ("algorithm", "bits", "registered", "state"):
-        table.add_column(name)
-    for key in page.keys:
-        state = "leaving" if key.deletion_pending else "in use"
-        table.add_row(key.key_id, key.algorithm.lower(), str(key.bits), moment(key.create_time), state)
-    Console(markup=False, emoji=False).print(table if page.keys else "There are no registered keys.")
+    show_table(
+        _COLUMNS,
+        (
+            (
+                key.key_id,
+                key.algorithm.lower(),
+                str(key.bits),
+                key.create_time,
+                "leaving" if key.deletion_pending else "in use",
+            )
+            for key in page.keys
+        ),
+        none="There are no registered keys.",
+    )
     if page.next_page_token:
         click.echo(f"There are more: --page-token {page.next_page_token}")
 

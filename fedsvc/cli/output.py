@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+#: columns of what is no terminal: nothing that we print is as wide
+_ENDLESS: Final = 100_000
+#: blanks between columns where there is no room for lines
+_GAP: Final = 2
+#: characters of a column that is not whole, before whole ones are folded
+_FOLDED: Final = 8
 
 
 def plain(value: Any) -> Any:
@@ -46,7 +56,138 @@ def age(value: timedelta) -> str:
 
 
 def moment(value: datetime | None) -> str:
-    return value.strftime("%Y-%m-%d %H:%M:%S") if value is not None else "-"
+    """In UTC, and it says so."""
+    return f"{_utc(value):%Y-%m-%d %H:%M:%SZ}" if value is not None else "-"
+
+
+def _short(value: datetime) -> str:
+    """A moment without what is known: this year, and the second that nobody asks for."""
+    value = _utc(value)
+    this_year = value.year == datetime.now(UTC).year
+    return f"{value:%m-%d %H:%MZ}" if this_year else f"{value:%Y-%m-%d %H:%MZ}"
+
+
+def _utc(value: datetime) -> datetime:
+    return value.astimezone(UTC) if value.tzinfo else value
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """Of a table. Nothing in it is ever cut off: where it does not fit on a line it goes on on the next."""
+
+    name: str
+    #: kept on one line as long as the terminal has room for it at all, since people copy it
+    whole: bool = True
+    #: 0: always shown; of the others the highest is the first to be left out where there is little room
+    spare: int = 0
+    #: characters that it gets at least, if it is not whole
+    least: int = 20
+
+
+def show_table(columns: Sequence[Column], rows: Iterable[Sequence[Any]], *, none: str) -> None:
+    """Print what is in a list: text, numbers, times (UTC) and None; or `none` if there is nothing.
+
+    A terminal that is too narrow for all of it gets short times and no lines, and then fewer columns, which
+    are named. What reads from a pipe or a file gets everything, however wide it is.
+    """
+    kept = [list(row) for row in rows]
+    out = console()
+    if not kept:
+        out.print(none)
+        return
+    cells = [[_cell(value, moment) for value in row] for row in kept]
+    widths = _widths(columns, cells)
+    if sum(widths) + 3 * len(columns) + 1 <= out.width:
+        _print(out, columns, kept, cells, widths, lined=True)
+        return
+    cells = [[_cell(value, _short) for value in row] for row in kept]
+    chosen, widths = _fitted(columns, _widths(columns, cells), out.width)
+    _print(
+        out,
+        [columns[i] for i in chosen],
+        [[row[i] for i in chosen] for row in kept],
+        [[row[i] for i in chosen] for row in cells],
+        widths,
+        lined=False,
+    )
+    if left_out := [column.name for i, column in enumerate(columns) if i not in chosen]:
+        out.print(f"No room for: {', '.join(left_out)} (--json has all).")
+
+
+def _cell(value: Any, time: Callable[[datetime], str]) -> str:
+    if isinstance(value, datetime):
+        return time(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "-" if value is None or value == "" else str(value)
+
+
+def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[int]:
+    """Of columns that have all on one line."""
+    from rich.cells import cell_len
+
+    return [
+        max(cell_len(line) for text in (column.name, *(row[i] for row in cells)) for line in text.split("\n"))
+        for i, column in enumerate(columns)
+    ]
+
+
+def _fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> tuple[list[int], list[int]]:
+    """Which columns are shown, and how wide, within `room`."""
+    least = [w if column.whole else min(w, column.least) for column, w in zip(columns, widths, strict=True)]
+    chosen = [i for i, column in enumerate(columns) if not column.spare]
+
+    def left(shown: list[int]) -> int:
+        return room - sum(least[i] for i in shown) - _GAP * (len(shown) - 1)
+
+    for spare in sorted((i for i in range(len(columns)) if i not in chosen), key=lambda i: columns[i].spare):
+        if left(more := sorted([*chosen, spare])) >= 0:
+            chosen = more
+    while left(chosen) < 0 and any(least[i] > 1 for i in chosen):
+        foldable = [i for i in chosen if not columns[i].whole and least[i] > _FOLDED]
+        least[max(foldable or chosen, key=lambda i: least[i])] -= 1
+    for i in chosen:
+        least[i] += min(widths[i] - least[i], max(left(chosen), 0))
+    return chosen, [least[i] for i in chosen]
+
+
+def _print(
+    out: Console,
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[Any]],
+    cells: Sequence[Sequence[str]],
+    widths: Sequence[int],
+    *,
+    lined: bool,
+) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.HEAVY_HEAD) if lined else Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
+    for i, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        number = all(isinstance(row[i], (int, type(None))) for row in rows)
+        table.add_column(column.name, width=width, overflow="fold", justify="right" if number else "left")
+    for row in cells:
+        table.add_row(*row)
+    out.print(table)
+
+
+def show(text: RenderableType) -> None:
+    """Print what rich renders."""
+    console().print(text)
+
+
+def console() -> Console:
+    """Standard output, as wide as it takes if it is no terminal. What others wrote is no markup here:
+    [fe80::1] is a host, not a style."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _ENDLESS
+    return Console(width=width, markup=False, emoji=False, highlight=sys.stdout.isatty())
+
+
+#: of an option that takes a Moment
+TIME_HELP: Final = "a time (UTC if it names no zone), or an age such as 8h."
 
 
 class Moment(click.ParamType[datetime]):

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
-from fedsvc.cli.output import age, emit, json_option, moment
+from fedsvc.cli.output import Column, age, emit, json_option, moment, show_table
 from fedsvc.cli.target import connect, target_option
 
 if TYPE_CHECKING:
     from fedsvc_client import Schedule
 
+_COLUMNS: Final = (
+    Column("schedule"),
+    Column("when", whole=False, least=14),
+    Column("what", whole=False),
+    Column("last run", spare=1),
+    Column("next run"),
+    Column("last error", whole=False, least=12),
+)
 _TASKS = ("archive_purge", "host_probe", "dead_letter_replay", "cleanup")
 #: bytes of a template
 _LARGEST = 16 * 1024 * 1024
@@ -33,20 +41,26 @@ def schedules() -> None:
 @json_option
 def list_(limit: int, page_token: str, target: str | None, as_json: bool) -> None:
     """List schedules by id."""
-    from rich.console import Console
-    from rich.table import Table
-
     with connect(target) as client:
         page = client.list_schedules(page_size=limit, page_token=page_token)
     if as_json:
         emit(page, True, "")
         return
-    table = Table("schedule", "when", "what", "last run", "next run", "last error")
-    for s in page.schedules:
-        coming = "paused" if s.paused else moment(s.next_run_time)
-        table.add_row(s.schedule_id, _when(s), _what(s), moment(s.last_run_time), coming, s.last_error or "-")
-    none = "There are no schedules."
-    Console(markup=False, emoji=False).print(table if page.schedules else none)
+    show_table(
+        _COLUMNS,
+        (
+            (
+                s.schedule_id,
+                _when(s),
+                _what(s),
+                s.last_run_time,
+                "paused" if s.paused else s.next_run_time,
+                s.last_error,
+            )
+            for s in page.schedules
+        ),
+        none="There are no schedules.",
+    )
     if page.next_page_token:
         click.echo(f"There are more: --page-token {page.next_page_token}")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fedsvc.cli.output import age, emit, plain
+from fedsvc.cli.output import age, console, emit, plain, show
 from fedsvc.cli.target import connect, target_option
 
 if TYPE_CHECKING:
@@ -29,30 +29,29 @@ def stats(watch: bool, retries: bool, memory: bool, target: str | None, as_json:
     """Show what the queue holds and does."""
     if watch + retries + memory > 1:
         raise click.UsageError("give one of --watch, --retries and --memory")
-    from rich.console import Console
-    from rich.live import Live
-
     with connect(target) as client:
         if retries or memory:
             told = client.get_retry_stats() if retries else client.get_memory_status()
             if as_json:
                 emit(told, True, "")
             else:
-                Console().print(_more(told))
+                show(_more(told))
             return
         if not watch:
             figures = client.get_queue_stats()
             if as_json:
                 emit(figures, True, "")
             else:
-                Console().print(table(figures))
+                show(table(figures))
             return
         with suppress(KeyboardInterrupt):
             if as_json:
                 for figures in client.watch_queue_stats():
                     click.echo(json.dumps(plain(figures)))
                 return
-            with Live(refresh_per_second=4, screen=sys.stdout.isatty()) as live:
+            from rich.live import Live
+
+            with Live(console=console(), refresh_per_second=4, screen=sys.stdout.isatty()) as live:
                 for figures in client.watch_queue_stats():
                     live.update(table(figures))
 
