@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from fedsvc.cli.output import TIME_HELP, Column, Moment, emit, json_option, show_table
+from fedsvc.cli.output import TIME_HELP, Column, Moment, emit, json_option, show_table, whole_numbers
 from fedsvc.cli.target import connect, target_option
 
 _COLUMNS: Final = (
@@ -60,7 +60,7 @@ def audit(
                 event.principal,
                 event.action,
                 event.subject,
-                json.dumps(event.details) if event.details else None,
+                json.dumps(whole_numbers(event.details)) if event.details else None,
             )
             for event in page.audit_events
         ),

@@ -11,7 +11,7 @@ import click
 
 from fedsvc.cli.completion import activity_types, one_of, reasons
 from fedsvc.cli.delivery_text import delivery_text
-from fedsvc.cli.output import TIME_HELP, Column, Moment, emit, json_option, plain, show_table
+from fedsvc.cli.output import TIME_HELP, Column, Moment, counted, emit, json_option, plain, show_table
 from fedsvc.cli.target import connect, target_option
 from fedsvc.domain.classify import clean
 
@@ -205,8 +205,8 @@ def _operate(
     with connect(target) as client:
         begin = client.replay_dead_letters if kind == "replay" else client.purge_dead_letters
         if ask and not dry_run:
-            counted = _follow(client, begin(dry_run=True, **what), quiet=True)
-            click.confirm(f"Remove {counted.total:,} dead letters for good?", abort=True, err=True)
+            found = _follow(client, begin(dry_run=True, **what), quiet=True)
+            click.confirm(f"Remove {counted(found.total, 'dead letter')} for good?", abort=True, err=True)
         operation = begin(dry_run=dry_run, **what)
         if not no_wait:
             operation = _follow(client, operation, quiet=as_json)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from fedsvc.cli.delivery_text import delivery_text
-from fedsvc.cli.output import Column, emit, json_option, show_table
+from fedsvc.cli.output import Column, counted, emit, json_option, show_table
 from fedsvc.cli.target import connect, target_option
 
 if TYPE_CHECKING:
@@ -117,7 +117,9 @@ def cancel(
     if sum(map(bool, (delivery_ids, activity_id, host))) != 1:
         raise click.UsageError("give either DELIVERY_IDS, --activity or --host")
     if not yes:
-        what = activity_id or (f"everything to {host}" if host else f"{len(delivery_ids)} deliveries")
+        what = activity_id or (
+            f"everything to {host}" if host else counted(len(delivery_ids), "delivery", "deliveries")
+        )
         click.confirm(f"Cancel {what}?", abort=True, err=True)
     with connect(target) as client:
         done = client.cancel_deliveries(delivery_ids, activity_id=activity_id, host=host)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from fedsvc.cli.output import age, moment
+from fedsvc.cli.output import age, memory_size, moment
 
 if TYPE_CHECKING:
     from fedsvc_client import Cleanup, MemoryStatus, RetryStats
@@ -22,7 +23,7 @@ def retries(s: RetryStats) -> Group:
         ("of both, due now", f"{s.due:,}"),
         ("next due", moment(s.next_due_time)),
     ))  # fmt: skip
-    due = [("later" if within is None else f"within {age(within)}", f"{n:,}") for within, n in s.histogram]
+    due = [(_by_when(within), f"{n:,}") for within, n in s.histogram]
     return Group(
         totals,
         _table("Next due", ("", "deliveries"), due),
@@ -32,27 +33,33 @@ def retries(s: RetryStats) -> Group:
     )
 
 
+def _by_when(within: timedelta | None) -> str:
+    if within is None:
+        return "later"
+    return f"within {age(within)}" if within else "due now"
+
+
 def memory(s: MemoryStatus) -> Group:
     from rich.console import Group
 
     totals = _table("Redis's memory", ("", ""), (
         ("state", s.state.lower()),
-        ("used", _mib(s.used_bytes)),
-        ("peak", _mib(s.peak_bytes)),
-        ("resident", _mib(s.rss_bytes)),
+        ("used", memory_size(s.used_bytes)),
+        ("peak", memory_size(s.peak_bytes)),
+        ("resident", memory_size(s.rss_bytes)),
         ("fragmentation", f"{s.fragmentation_ratio:.2f}"),
-        ("maxmemory", _mib(s.max_bytes) if s.max_bytes else "no limit"),
-        ("warning from", _mib(s.warning_threshold_bytes) if s.max_bytes else "-"),
-        ("critical from", _mib(s.critical_threshold_bytes) if s.max_bytes else "-"),
+        ("maxmemory", memory_size(s.max_bytes) if s.max_bytes else "no limit"),
+        ("warning from", memory_size(s.warning_threshold_bytes) if s.max_bytes else "-"),
+        ("critical from", memory_size(s.critical_threshold_bytes) if s.max_bytes else "-"),
         ("eviction", s.eviction_policy),
     ))  # fmt: skip
-    categories = [(c.name.replace("_", " "), f"{c.entries:,}", _mib(c.bytes)) for c in s.categories]
+    categories = [(c.name.replace("_", " "), f"{c.entries:,}", memory_size(c.bytes)) for c in s.categories]
     return Group(totals, _table("By what it holds", ("what", "entries", "about"), categories))
 
 
 def freed(cleanup: Cleanup) -> Table:
     rows = [(c.name.replace("_", " "), f"{c.entries:,}") for c in cleanup.freed]
-    return _table(f"Forgotten, {_mib(cleanup.freed_bytes)} of Redis", ("what", "entries"), rows)
+    return _table(f"Forgotten, {memory_size(cleanup.freed_bytes)} of Redis", ("what", "entries"), rows)
 
 
 def _counts(counts: Mapping[Any, int], *, other: str = "-") -> list[tuple[str, str]]:
@@ -60,10 +67,6 @@ def _counts(counts: Mapping[Any, int], *, other: str = "-") -> list[tuple[str, s
         (str(name).lower() if str(name).isupper() else str(name) or other, f"{n:,}")
         for name, n in counts.items()
     ]
-
-
-def _mib(size: int) -> str:
-    return f"{size / 1048576:,.1f} MiB"
 
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+#: up to which floats hold every whole number
+_EXACT: Final = 2**53
 #: columns of what is no terminal: nothing that we print is as wide
 _ENDLESS: Final = 100_000
 #: blanks between columns where there is no room for lines
@@ -33,12 +35,25 @@ def plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in whole_numbers(value).items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value
+
+
+def whole_numbers(value: Mapping[Any, Any]) -> dict[Any, Any]:
+    """By key, with 12 instead of 12.0: on the wire, numbers of what has no schema are all floats."""
+
+    def whole(item: Any) -> Any:
+        if isinstance(item, float) and item.is_integer() and abs(item) < _EXACT:
+            return int(item)
+        if isinstance(item, Mapping):
+            return whole_numbers(item)
+        return [whole(each) for each in item] if isinstance(item, (list, tuple)) else item
+
+    return {key: whole(item) for key, item in value.items()}
 
 
 def emit(value: Any, as_json: bool, text: str) -> None:
@@ -51,8 +66,18 @@ def age(value: timedelta) -> str:
     seconds = value.total_seconds()
     for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds / 86_400:.1f} d"
+            return f"{seconds / size:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{seconds / 86_400:.1f}".removesuffix(".0") + " d"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Such as 1 inbox, 2,000 inboxes."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def memory_size(size: int) -> str:
+    """Of `size` bytes: such as 12.0 MiB, or 3.4 KiB of what is small."""
+    return f"{size / 1_048_576:,.1f} MiB" if size >= 1_048_576 else f"{size / 1024:,.1f} KiB"
 
 
 def moment(value: datetime | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
-from fedsvc.cli.output import Column, age, emit, json_option, moment, show_table
+from fedsvc.cli.output import Column, age, counted, emit, json_option, moment, show_table, whole_numbers
 from fedsvc.cli.target import connect, target_option
 
 if TYPE_CHECKING:
@@ -201,8 +201,8 @@ def _when(s: Schedule) -> str:
 
 def _what(s: Schedule) -> str:
     if s.fan_out is not None:
-        return f"send to {len(s.fan_out.inboxes):,} inboxes"
-    given = ", ".join(f"{name}={value}" for name, value in s.task_arguments.items())
+        return f"send to {counted(len(s.fan_out.inboxes), 'inbox', 'inboxes')}"
+    given = ", ".join(f"{name}={value}" for name, value in sorted(whole_numbers(s.task_arguments).items()))
     return s.task.lower().replace("_", " ") + (f" ({given})" if given else "")
 
 

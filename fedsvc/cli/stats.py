@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fedsvc.cli.output import age, console, emit, plain, show
+from fedsvc.cli.output import age, console, emit, memory_size, plain, show
 from fedsvc.cli.target import connect, target_option
 
 if TYPE_CHECKING:
@@ -89,6 +89,5 @@ def table(s: QueueStats) -> Group:
     totals.add_row("held up by", s.bottleneck.lower().replace("_", " "))
     totals.add_row("hosts down", f"{s.open_circuits:,}")
     totals.add_row("archive behind", f"{s.archive_backlog:,}")
-    memory = f"{s.redis_used_memory / 1048576:.1f} MiB"
-    totals.add_row(f"{s.redis_server} {s.redis_version}", memory)
+    totals.add_row(f"{s.redis_server} {s.redis_version}", memory_size(s.redis_used_memory))
     return Group(priorities, totals)
