@@ -46,7 +46,8 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--status", type=click.IntRange(100, 999), default=None, help="Last status of HTTP."),
         click.option(
             "--reason",
-            default="",
+            type=click.Choice(reasons(), case_sensitive=False),
+            metavar="REASON",
             help="Such as GONE, NOT_FOUND or UNAVAILABLE.",
             shell_complete=one_of(reasons),
         ),
@@ -153,7 +154,7 @@ def replay(**given: Any) -> None:
     """Send dead letters again: DELIVERY_IDS, or those that fit.
 
     They are new deliveries but for their history: they get all attempts and the whole time again. What dies
-    meanwhile is not replayed. Exit code 1 if it ended badly.
+    meanwhile is not replayed. Exit code 1 if it ended badly, or if none of DELIVERY_IDS is a dead letter.
 
     \b
     Example:
@@ -206,13 +207,27 @@ def _operate(
         begin = client.replay_dead_letters if kind == "replay" else client.purge_dead_letters
         if ask and not dry_run:
             found = _follow(client, begin(dry_run=True, **what), quiet=True)
+            if delivery_ids and not found.total:
+                raise click.ClickException(_none_of(delivery_ids))
             click.confirm(f"Remove {counted(found.total, 'dead letter')} for good?", abort=True, err=True)
         operation = begin(dry_run=dry_run, **what)
         if not no_wait:
             operation = _follow(client, operation, quiet=as_json)
-    emit(operation, as_json, _told(operation))
+    missed = delivery_ids and operation.done and not (dry_run or operation.error or operation.completed)
+    if as_json or not missed:
+        emit(operation, as_json, _told(operation))
+    if missed:
+        raise click.ClickException(_none_of(delivery_ids))
     if operation.error:
         raise click.exceptions.Exit(1)
+
+
+def _none_of(delivery_ids: tuple[str, ...]) -> str:
+    """Why nothing was done with what was named."""
+    named = set(delivery_ids)
+    if len(named) == 1:
+        return f"{delivery_ids[0]} is no dead letter"
+    return f"none of these {len(named):,} deliveries is a dead letter"
 
 
 def _follow(client: FedsvcClient, operation: Operation, *, quiet: bool) -> Operation:
@@ -238,7 +253,7 @@ def _told(o: Operation) -> str:
         return f"{o.kind} {o.operation_id}: {o.error}; {o.completed:,} of {o.total:,} {done}"
     text = f"{o.total:,} would be {done}" if o.dry_run else f"{o.completed:,} of {o.total:,} {done}"
     if o.failed:
-        text += f"; {o.failed:,} are no dead letters"
+        text += f"; {o.failed:,} {'is no dead letter' if o.failed == 1 else 'are no dead letters'}"
     if o.limit_reached:
         text += "; there are more than --limit"
     return text

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from fedsvc.cli.output import Column, age, emit, json_option, moment, show_table
+from fedsvc.cli.output import Column, Number, age, emit, json_option, moment, show_table
 from fedsvc.cli.target import connect, target_option
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ _COLUMNS: Final = (
     Column("last success", spare=2),
     Column("next try"),
 )
+#: seconds that a duration of protobuf can have
+_LONGEST: Final = 315_576_000_000
 _ORDERS = ("name", "backlog", "failures", "latency")
 
 
@@ -105,7 +107,7 @@ def show(host: str, target: str | None, as_json: bool) -> None:
 @hosts.command()
 @click.argument("host")
 @click.option("--reason", default="", help="Why; shown with the host.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="For how long; for ever otherwise.")
+@click.option("--seconds", type=Number(0, _LONGEST, min_open=True), help="For how long; for ever otherwise.")
 @target_option
 @json_option
 def pause(host: str, reason: str, seconds: float | None, target: str | None, as_json: bool) -> None:
@@ -126,16 +128,33 @@ def resume(host: str, target: str | None, as_json: bool) -> None:
 
 @hosts.command("set")
 @click.argument("host")
-@click.option("--max-in-flight", type=click.IntRange(0), default=0, help="At once; 0: the default.")
-@click.option("--rate", type=click.FloatRange(0), default=0.0, help="Deliveries per second; 0: the default.")
-@click.option("--burst", type=click.IntRange(0), default=0, help="Deliveries at once after a rest.")
+@click.option("--max-in-flight", type=click.IntRange(0), help="At once; 0: the default.")
+@click.option("--rate", type=Number(0), help="Deliveries per second; 0: the default.")
+@click.option("--burst", type=click.IntRange(0), help="Deliveries at once after a rest.")
+@click.option("--default", "reset", is_flag=True, help="Instead of limits: all of them become the default.")
 @target_option
 @json_option
-def set_(host: str, max_in_flight: int, rate: float, burst: int, target: str | None, as_json: bool) -> None:
-    """Set all limits of a host; those that are not given become the default."""
+def set_(
+    host: str,
+    max_in_flight: int | None,
+    rate: float | None,
+    burst: int | None,
+    reset: bool,
+    target: str | None,
+    as_json: bool,
+) -> None:
+    """Set all limits of a host; those that are not given become the default.
+
+    \b
+    Examples:
+      fedsvc hosts set busy.example --max-in-flight 4 --rate 0.5
+      fedsvc hosts set busy.example --default
+    """
+    if reset == any(limit is not None for limit in (max_in_flight, rate, burst)):
+        raise click.UsageError("give --max-in-flight, --rate or --burst, or --default alone")
     with connect(target) as client:
         changed = client.update_host_policy(
-            host, max_in_flight=max_in_flight, rate_per_second=rate, burst=burst
+            host, max_in_flight=max_in_flight or 0, rate_per_second=rate or 0.0, burst=burst or 0
         )
     _emit(changed, as_json)
 

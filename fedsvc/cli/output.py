@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -209,6 +210,16 @@ def console() -> Console:
 
     width = None if sys.stdout.isatty() else _ENDLESS
     return Console(width=width, markup=False, emoji=False, highlight=sys.stdout.isatty())
+
+
+class Number(click.FloatRange):
+    """A number as click's, within its range; and neither infinite nor none at all, which are in no range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number to count with", param, ctx)
+        return number
 
 
 #: of an option that takes a Moment

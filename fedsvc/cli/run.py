@@ -33,6 +33,17 @@ _PARENT = click.option(
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def _range_of(setting: str) -> click.IntRange:
+    """What the setting allows: an option refuses all else as something that was called wrongly."""
+    bounds = {
+        name: getattr(bound, name)
+        for bound in Settings.model_fields[setting].metadata
+        for name in ("ge", "le")
+        if hasattr(bound, name)
+    }
+    return click.IntRange(bounds.get("ge"), bounds.get("le"))
+
+
 def _status(fd: int | None) -> Any:
     from fedsvc.children import status_writer
 
@@ -106,7 +117,9 @@ def server(
 
 
 @click.command()
-@click.option("--processes", type=int, help="How many worker processes (FEDSVC_PROCESSES).")
+@click.option(
+    "--processes", type=_range_of("processes"), help="How many worker processes (FEDSVC_PROCESSES)."
+)
 @_HTTP_LISTEN
 @_STATUS_FD
 @_PARENT

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
-from fedsvc.cli.output import Column, age, counted, emit, json_option, moment, show_table, whole_numbers
+from fedsvc.cli.output import (
+    Column,
+    Number,
+    age,
+    counted,
+    emit,
+    json_option,
+    moment,
+    show_table,
+    whole_numbers,
+)
 from fedsvc.cli.target import connect, target_option
 
 if TYPE_CHECKING:
@@ -82,7 +92,7 @@ def show(schedule_id: str, target: str | None, as_json: bool) -> None:
 @click.option(
     "--time-zone", default="UTC", show_default=True, help="IANA name of the zone that --cron is in."
 )
-@click.option("--interval", type=click.FloatRange(1), help="When: every so many seconds.")
+@click.option("--interval", type=Number(1), help="When: every so many seconds.")
 @click.option("--activity", type=click.File("rb"), help="Send this template; - for standard input.")
 @click.option("--inbox", "inboxes", multiple=True, help="To this inbox; may be given again.")
 @click.option("--inboxes-file", type=click.File("r"), help="To these inboxes, one a line.")

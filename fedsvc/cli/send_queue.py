@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from fedsvc.cli.output import emit, json_option
+from fedsvc.cli.output import Number, emit, json_option
 from fedsvc.cli.target import connect, target_option
 from fedsvc.errors import ConfigurationError
 
@@ -115,7 +115,7 @@ class Imported:
     help="File that says how far it came: another run goes on there, and tries again what failed.",
 )
 @click.option(
-    "--patience", type=click.FloatRange(0), default=300.0, show_default=True,
+    "--patience", type=Number(0), default=300.0, show_default=True,
     help="Seconds to wait for a server that takes no more for now.",
 )  # fmt: skip
 @target_option

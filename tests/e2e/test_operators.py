@@ -112,6 +112,8 @@ async def test_dead_letters_are_found_replayed_and_purged(target: str, rsa_pem: 
         none = await told_meanwhile(target, "dead", "list", "--host", HOSTS[0], "--until", "1h")
         assert none["dead_letters"] == []
 
+        none = await told_meanwhile(target, "dead", "replay", "1-1", "--dry-run")
+        assert (none["total"], none["failed"]) == (0, 1), "of a dry run that is an answer like any other"
         counted = await told_meanwhile(target, "dead", "replay", "--type", "Like", "--dry-run")
         assert (counted["total"], counted["completed"], counted["done"]) == (12, 0, True)
         inbox.answer = accepted
@@ -242,6 +244,7 @@ async def test_hosts_are_listed_shown_paused_and_limited(target: str, rsa_pem: s
     assert told(target, "hosts", "resume", host)["state"] != "PAUSED"
     limited = told(target, "hosts", "set", host, "--max-in-flight", "3", "--rate", "0.5")
     assert limited["policy"] == {"max_in_flight": 3, "rate_per_second": 0.5, "burst": 0}
+    assert run(target, "hosts", "set", host).returncode == 2
     with FedsvcClient(target) as client:
         found, _ = client.get_host(host)
         assert (found.state, found.policy.max_in_flight) == (HostState.CLOSED, 3)
@@ -250,6 +253,8 @@ async def test_hosts_are_listed_shown_paused_and_limited(target: str, rsa_pem: s
         }  # fmt: skip
         with pytest.raises(InvalidRequest, match="not a state or an order"):
             client.list_hosts(states=["asleep"])
+    reset = told(target, "hosts", "set", host, "--default")
+    assert reset["policy"] == {"max_in_flight": 0, "rate_per_second": 0, "burst": 0}
 
 
 def test_figures_go_on_until_somebody_has_seen_enough(target: str) -> None:
@@ -346,11 +351,26 @@ async def test_a_purge_asks_and_shows_how_far_it_is(target: str, rsa_pem: str) -
         (("dead", "replay", "1-1", "--all"), 2, "either DELIVERY_IDS or a filter"),
         (("dead", "replay", "--all", "--host", "a.example"), 2, "--all goes without a filter"),
         (("dead", "replay", "x"), 1, "fedsvc: delivery_ids[0]: not a delivery id"),
-        (("dead", "list", "--reason", "whim"), 1, "fedsvc: 'whim' is not a reason"),
+        (("dead", "list", "--reason", "whim"), 2, "'not_found', 'gone'"),
+        (("dead", "replay", "1-1"), 1, "fedsvc: 1-1 is no dead letter\n"),
+        (
+            ("dead", "replay", "1-1", "1-2", "1-1", "--json"),
+            1,
+            "fedsvc: none of these 2 deliveries is a dead",
+        ),
+        (("dead", "purge", "1-1", "--yes"), 1, "fedsvc: 1-1 is no dead letter\n"),
         (("dead", "list", "--since", "yesterday"), 2, "neither a time in ISO 8601 nor an age"),
         (("hosts", "show", "nowhere.example"), 1, "fedsvc: nothing was ever sent to nowhere.example"),
-        (("hosts", "set", "a b"), 1, "fedsvc: host: "),
+        (("hosts", "set", "a b", "--rate", "1"), 1, "fedsvc: host: "),
+        (("hosts", "set", "a.example"), 2, "give --max-in-flight, --rate or --burst, or --default alone"),
+        (("hosts", "set", "a.example", "--burst", "0", "--default"), 2, "or --default alone"),
+        (("hosts", "set", "a.example", "--rate", "inf"), 2, "--rate"),
         (("hosts", "pause", "a.example", "--seconds", "0"), 2, "--seconds"),
+        (("hosts", "pause", "a.example", "--seconds", "nan"), 2, "--seconds"),
+        (("hosts", "pause", "a.example", "--seconds", "1e300"), 2, "--seconds"),
+        (("schedules", "create", "x", "--task", "cleanup", "--interval", "nan"), 2, "--interval"),
+        (("worker", "--processes", "0"), 2, "--processes"),
+        (("worker", "--processes", "257"), 2, "--processes"),
     ],
 )
 def test_what_is_called_wrongly_is_said(
