@@ -239,7 +239,11 @@ async def test_the_command_line_queues_and_shows(target: str, rsa_pem: str, tmp_
         (("dead", "show", "nonsense"), 1, "fedsvc: delivery_id: not a delivery id"),
         (("dead", "show", "1-1"), 1, "fedsvc: there is no dead letter 1-1"),
         (("dead", "show"), 2, "Missing argument"),
-        (("stats", "--target", "127.0.0.1:1"), 1, "fedsvc: "),
+        (
+            ("stats", "--target", "127.0.0.1:1"),
+            1,
+            "fedsvc: no fedsvc server answers at 127.0.0.1:1 (--target): connection refused\n",
+        ),
         (("nonsense",), 2, "No such command"),
     ],
 )

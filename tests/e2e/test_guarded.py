@@ -151,11 +151,18 @@ async def test_what_the_command_line_must_not_do_is_said_in_a_line(
     piefed: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "other.pem").write_text(new_pem())
+    stranger = authority("of somebody else").file
     other = ("keys", "put", "https://other.example/u/x#k", "--key-file", str(tmp_path / "other.pem"))
     cases: list[tuple[dict[str, str], tuple[str, ...], str]] = [
         ({}, other, "piefed may not sign for other.example"),
-        ({"FEDSVC_TOKEN_FILE": ""}, ("keys", "list"), "a token is needed"),
-        ({"FEDSVC_TOKEN_FILE": "", "FEDSVC_TOKEN": "wrong"}, ("keys", "list"), "the token is not known"),
+        ({"FEDSVC_TOKEN_FILE": ""}, ("keys", "list"), "set FEDSVC_TOKEN or FEDSVC_TOKEN_FILE"),
+        (
+            {"FEDSVC_TOKEN_FILE": "", "FEDSVC_TOKEN": "wrong"},
+            ("keys", "list"),
+            "fedsvc: FEDSVC_TOKEN: the token is not known",
+        ),
+        ({"FEDSVC_TLS_CA": ""}, ("keys", "list"), "if it speaks TLS, set FEDSVC_TLS_CA"),
+        ({"FEDSVC_TLS_CA": str(stranger)}, ("keys", "list"), "not one that FEDSVC_TLS_CA vouches for"),
         ({}, ("dead", "list"), "ListDeadLetters needs the scope operate"),
         ({"FEDSVC_TOKEN_FILE": "/nonexistent"}, ("keys", "list"), "FEDSVC_TOKEN_FILE"),
         ({}, ("keys", "put", KEY_ID, "--key-file", str(AUTHORITY.file)), "private_key_pem"),

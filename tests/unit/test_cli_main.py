@@ -26,6 +26,7 @@ PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBg\n-----END PRIVATE KEY-----"
 def apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRPC_VERBOSITY", "ERROR")  # as commands leave it behind, other tests would have it
 
 
 def fedsvc(*arguments: str) -> int:
@@ -53,6 +54,30 @@ finally:
 def test_a_target_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert fedsvc("stats", "--target", "a.example:1,b.example:2") == 1
     assert capsys.readouterr().err.startswith("fedsvc: --target: several servers are told by their IP")
+
+
+@pytest.mark.parametrize("setting", ["FEDSVC_TOKEN", "FEDSVC_TOKEN_FILE"])
+def test_a_token_of_several_lines_is_one_line_that_names_the_setting(
+    setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tokens").write_text("secret-one\nsecret-two\n")
+    monkeypatch.setenv(setting, "tokens" if setting.endswith("FILE") else "secret-one\nsecret-two")
+    assert fedsvc("stats", "--target", "127.0.0.1:1") == 1
+    told = capfd.readouterr().err
+    assert told == f"fedsvc: {setting}: is no token: there is more than one word or line in it\n"
+
+
+def test_authorities_that_are_none_are_one_line_that_names_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ca.pem").write_text("nonsense\n")
+    for name, problem in (
+        ("ca.pem", " holds no certificate in PEM"),
+        ("none.pem", ": No such file or directory"),
+    ):
+        monkeypatch.setenv("FEDSVC_TLS_CA", name)
+        assert fedsvc("stats", "--target", "127.0.0.1:1") == 1
+        assert capfd.readouterr().err == f"fedsvc: FEDSVC_TLS_CA: {name}{problem}\n"
 
 
 def test_a_key_file_that_is_no_text_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
