@@ -8,6 +8,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+from fedsvc.cli.output import emit, json_option
+
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
@@ -34,7 +36,8 @@ def activity_types() -> list[str]:
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
+@json_option
+def completion(shell: str, as_json: bool) -> None:
     """Print the script that makes a shell complete `fedsvc`.
 
     \b
@@ -46,4 +49,5 @@ def completion(shell: str) -> None:
 
     maker: Any = get_completion_class(shell)
     assert maker is not None
-    click.echo(maker(cli, {}, "fedsvc", "_FEDSVC_COMPLETE").source())
+    script = maker(cli, {}, "fedsvc", "_FEDSVC_COMPLETE").source()
+    emit({"shell": shell, "script": script}, as_json, script)

@@ -30,6 +30,9 @@ _PARENT = click.option(
     expose_value=False,
     callback=lambda _context, _option, parent: None if parent is None else die_with(parent),
 )
+_LOG_JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Log in JSON (FEDSVC_LOG_FORMAT); nothing else is printed."
+)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -48,6 +51,11 @@ def _status(fd: int | None) -> Any:
     from fedsvc.children import status_writer
 
     return None if fd is None else status_writer(fd)
+
+
+def _log_format(as_json: bool) -> str | None:
+    """None leaves it to the settings."""
+    return "json" if as_json else None
 
 
 def _check_handlers() -> None:
@@ -101,15 +109,23 @@ def dev(data_dir: Path, listen: str | None, http_listen: str | None, insecure: b
 @_HTTP_LISTEN
 @click.option("--reflection", is_flag=True, help="Let callers ask for the contract (gRPC reflection).")
 @_INSECURE
+@_LOG_JSON
 @_STATUS_FD
 @_PARENT
 def server(
-    listen: str | None, http_listen: str | None, reflection: bool, insecure: bool, status_fd: int | None
+    listen: str | None,
+    http_listen: str | None,
+    reflection: bool,
+    insecure: bool,
+    as_json: bool,
+    status_fd: int | None,
 ) -> int:
     """Run the gRPC front. Needs REDIS_URL, DATABASE_URL and key encryption keys."""
     from fedsvc import logs
 
-    settings = Settings.from_environment(listen=listen, http_listen=http_listen, insecure=insecure or None)
+    settings = Settings.from_environment(
+        listen=listen, http_listen=http_listen, insecure=insecure or None, log_format=_log_format(as_json)
+    )
     logs.configure(settings, "server")
     from fedsvc.server.app import run
 
@@ -121,13 +137,16 @@ def server(
     "--processes", type=_range_of("processes"), help="How many worker processes (FEDSVC_PROCESSES)."
 )
 @_HTTP_LISTEN
+@_LOG_JSON
 @_STATUS_FD
 @_PARENT
-def worker(processes: int | None, http_listen: str | None, status_fd: int | None) -> int:
+def worker(processes: int | None, http_listen: str | None, as_json: bool, status_fd: int | None) -> int:
     """Run workers, which sign and deliver. Needs REDIS_URL, DATABASE_URL and key encryption keys."""
     from fedsvc import logs
 
-    settings = Settings.from_environment(processes=processes, http_listen=http_listen)
+    settings = Settings.from_environment(
+        processes=processes, http_listen=http_listen, log_format=_log_format(as_json)
+    )
     settings.key_encryption_secret()
     logs.configure(settings, "worker")
     _check_handlers()

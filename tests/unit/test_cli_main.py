@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 
 from fedsvc.archive import migrate
 from fedsvc.cli import dead
-from fedsvc.cli.main import main
+from fedsvc.cli.main import cli, main
 from fedsvc.config import Settings
+from fedsvc.domain.keys import KeyCipher
 from fedsvc.errors import ConfigurationError
 from fedsvc.queue.link import Link
 
@@ -149,3 +153,43 @@ def test_what_others_wrote_is_no_markup_in_the_list_of_dead_letters(
     monkeypatch.setenv("COLUMNS", "60")
     assert fedsvc("dead", "list") == 0
     assert "12-1795444000000000" in capsys.readouterr().out
+
+
+def commands(group: click.Group, *path: str) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+        elif not command.hidden:
+            yield " ".join((*path, name)), command
+
+
+def test_every_command_takes_json() -> None:
+    assert [
+        name
+        for name, command in commands(cli)
+        if not any("--json" in parameter.opts for parameter in command.params)
+    ] == []
+
+
+def test_a_script_for_a_shell_is_told_to_programs_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fedsvc("completion", "zsh", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["shell"], "_FEDSVC_COMPLETE=zsh_complete" in told["script"]) == ("zsh", True)
+
+
+@pytest.mark.parametrize("command", ["server", "worker"])
+def test_what_runs_logs_in_json_if_it_is_told_so(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    configured: list[str] = []
+
+    def stop(settings: Settings, _: str) -> None:
+        configured.append(settings.log_format)
+        raise click.Abort
+
+    monkeypatch.setattr("fedsvc.logs.configure", stop)
+    monkeypatch.setenv("FEDSVC_KEY_ENCRYPTION_KEYS", KeyCipher.generate())
+    monkeypatch.setenv("FEDSVC_LOG_FORMAT", "console")
+    assert (fedsvc(command), fedsvc(command, "--json")) == (1, 1)
+    assert configured == ["console", "json"]
