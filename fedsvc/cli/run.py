@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fedsvc.cli.output import emit
+from fedsvc.cli.ports import check_ports
 from fedsvc.config import Settings
+from fedsvc.errors import FedsvcError
 from fedsvc.lifeline import die_with
 
 _LISTEN = click.option("--listen", metavar="HOST:PORT", help="Where to speak gRPC (FEDSVC_LISTEN).")
@@ -53,6 +57,30 @@ def _status(fd: int | None) -> Any:
     return None if fd is None else status_writer(fd)
 
 
+@contextmanager
+def _telling(status: Any) -> Iterator[Any]:
+    """Whoever started us learns why we end, and need not look for it among the lines of the log."""
+    try:
+        yield status
+    except FedsvcError as error:
+        from fedsvc.logs import redact_text
+
+        if status is not None:
+            status({"ready": False, "problems": redact_text(str(error))})
+        raise
+
+
+def _check_places(data_dir: Path, settings: Settings) -> None:
+    """Raises ConfigurationError if others have the directory or a port: in this order, since a second
+    `fedsvc dev` finds both so."""
+    from fedsvc.embedded import DataDir
+
+    held = DataDir(data_dir)
+    held.open()
+    held.close()
+    check_ports(settings)
+
+
 def _log_format(as_json: bool) -> str | None:
     """None leaves it to the settings."""
     return "json" if as_json else None
@@ -94,8 +122,10 @@ def dev(data_dir: Path, listen: str | None, http_listen: str | None, insecure: b
     from fedsvc import logs
 
     overrides: dict[str, Any] = {"listen": listen, "http_listen": http_listen, "insecure": insecure or None}
-    logs.configure(Settings.from_environment(**overrides), "dev")
+    settings = Settings.from_environment(**overrides)
+    logs.configure(settings, "dev")
     _check_handlers()
+    _check_places(data_dir, settings)
 
     def announce(line: str) -> None:
         told = dict(part.split("=", 1) for part in line.split(": ", 1)[1].split())
@@ -123,13 +153,16 @@ def server(
     """Run the gRPC front. Needs REDIS_URL, DATABASE_URL and key encryption keys."""
     from fedsvc import logs
 
-    settings = Settings.from_environment(
-        listen=listen, http_listen=http_listen, insecure=insecure or None, log_format=_log_format(as_json)
-    )
-    logs.configure(settings, "server")
-    from fedsvc.server.app import run
+    with _telling(_status(status_fd)) as status:
+        settings = Settings.from_environment(
+            listen=listen, http_listen=http_listen, insecure=insecure or None, log_format=_log_format(as_json)
+        )
+        settings.key_encryption_secret()
+        logs.configure(settings, "server")
+        check_ports(settings)
+        from fedsvc.server.app import run
 
-    return run(settings, status=_status(status_fd), reflect=reflection)
+        return run(settings, status=status, reflect=reflection)
 
 
 @click.command()
@@ -144,15 +177,16 @@ def worker(processes: int | None, http_listen: str | None, as_json: bool, status
     """Run workers, which sign and deliver. Needs REDIS_URL, DATABASE_URL and key encryption keys."""
     from fedsvc import logs
 
-    settings = Settings.from_environment(
-        processes=processes, http_listen=http_listen, log_format=_log_format(as_json)
-    )
-    settings.key_encryption_secret()
-    logs.configure(settings, "worker")
-    _check_handlers()
-    from fedsvc.worker.pool import run
+    with _telling(_status(status_fd)) as status:
+        settings = Settings.from_environment(
+            processes=processes, http_listen=http_listen, log_format=_log_format(as_json)
+        )
+        settings.key_encryption_secret()
+        logs.configure(settings, "worker")
+        _check_handlers()
+        from fedsvc.worker.pool import run
 
-    return run(settings, status=_status(status_fd))
+        return run(settings, status=status)
 
 
 @click.command("worker-process", hidden=True)
