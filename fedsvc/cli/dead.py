@@ -169,6 +169,8 @@ def replay(**given: Any) -> None:
 def purge(yes: bool, **given: Any) -> None:
     """Remove dead letters for good: DELIVERY_IDS, or those that fit.
 
+    Exit code 1 if it ended badly, or if none of DELIVERY_IDS is a dead letter.
+
     \b
     Example:
       fedsvc dead purge --host gone.example --yes

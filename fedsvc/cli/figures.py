@@ -71,9 +71,11 @@ def _counts(counts: Mapping[Any, int], *, other: str = "-") -> list[tuple[str, s
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     first, *others = columns
-    table = Table(first, title=title, title_justify="left", show_header=bool(first or any(others)))
+    heading = Text(title, style="italic", no_wrap=True, overflow="ignore")  # also above a narrow table
+    table = Table(first, title=heading, title_justify="left", show_header=bool(first or any(others)))
     for name in others:
         table.add_column(name, justify="right")
     for row in rows:

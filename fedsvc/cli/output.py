@@ -77,8 +77,11 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 
 def memory_size(size: int) -> str:
-    """Of `size` bytes: such as 12.0 MiB, or 3.4 KiB of what is small."""
-    return f"{size / 1_048_576:,.1f} MiB" if size >= 1_048_576 else f"{size / 1024:,.1f} KiB"
+    """Of `size` bytes: such as 12.0 MiB, 3.4 KiB or 120 B."""
+    for least, unit in ((1_048_576, "MiB"), (1024, "KiB")):
+        if size >= least:
+            return f"{size / least:,.1f} {unit}"
+    return f"{size} B"
 
 
 def moment(value: datetime | None) -> str:

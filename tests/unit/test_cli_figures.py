@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from fedsvc_client import (
     AuditEvent,
+    Cleanup,
     MemoryCategory,
     MemoryStatus,
+    Operation,
     RetryStats,
     Schedule,
     ScheduledFanOut,
 )
 
-from fedsvc.cli import figures, schedules
+from fedsvc.cli import dead, figures, schedules
 from fedsvc.cli.output import age, counted, emit, memory_size, show
 
 
@@ -50,7 +53,12 @@ def test_little_memory_is_told_in_kib(capsys: pytest.CaptureFixture[str]) -> Non
     told = capsys.readouterr().out
     assert "3.4 KiB" in told
     assert "20.0 MiB" in told
-    assert memory_size(0) == "0.0 KiB"
+    assert memory_size(0) == "0 B"
+
+
+def test_a_title_is_one_line_above_a_narrow_table(capsys: pytest.CaptureFixture[str]) -> None:
+    show(figures.freed(Cleanup((MemoryCategory("hosts", 3, 0),), 123_456_789)))
+    assert capsys.readouterr().out.splitlines()[0].rstrip() == "Forgotten, 117.7 MiB of Redis"
 
 
 def test_counts_among_the_details_of_an_event_are_whole_numbers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,6 +80,9 @@ def test_a_schedule_says_what_it_does_in_the_same_words_each_time() -> None:
 
 
 def test_one_is_no_plural() -> None:
+    replay = Operation("1", "replay", "ada", None, None, 2, 2, 1, False, False, True, "", None, 0)
+    assert dead._told(replay) == "2 of 2 replayed; 1 is no dead letter"
+    assert dead._told(replace(replay, failed=3)) == "2 of 2 replayed; 3 are no dead letters"
     sent = ScheduledFanOut(b"{}", ("https://h.example/inbox",), "https://me.example/key")
     assert schedules._what(Schedule(fan_out=sent)) == "send to 1 inbox"
     assert counted(2000, "inbox", "inboxes") == "2,000 inboxes"
