@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 _PATIENCE: Final = 90.0
 #: seconds beyond the worker's own grace until it is killed
 _EXTRA_GRACE: Final = 10.0
+#: seconds that everything gets to end when Ctrl-C is pressed again
+_LAST_GRACE: Final = 2.0
 
 
 class NotReady(FedsvcError):
@@ -49,8 +52,8 @@ async def _run(path: Path, overrides: dict[str, Any], announce: Callable[[str], 
     try:
         settings = _settings(data_dir.path, overrides)
         check_authorities(settings.ca_file)
-        supervisor = Supervisor(settings.shutdown_grace + _EXTRA_GRACE)
-        supervisor.handle_signals()
+        supervisor = Supervisor(settings.shutdown_grace + _EXTRA_GRACE, _LAST_GRACE)
+        supervisor.handle_signals(partial(_say_what_is_waited_for, settings.shutdown_grace))
         if "REDIS_URL" not in os.environ:
             valkey = EmbeddedServer(data_dir.path)
             await valkey.start()
@@ -143,6 +146,14 @@ def _environment(settings: Settings) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in names}
     told = {name: value for name, value in settings.to_environment().items() if value}
     return {**kept, **told, "PYTHONUNBUFFERED": "1"}
+
+
+def _say_what_is_waited_for(grace: float) -> None:
+    sys.stderr.write(
+        f"fedsvc: waiting for what is on its way, up to {grace:g} s; Ctrl-C again to leave it "
+        "(the next start finds it)\n"
+    )
+    sys.stderr.flush()
 
 
 def say(line: str) -> None:

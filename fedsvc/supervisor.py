@@ -27,18 +27,39 @@ Start = Callable[[], Awaitable[Child]]
 
 
 class Supervisor:
-    def __init__(self, grace: float) -> None:
-        """`grace`: seconds that a child gets to stop."""
+    def __init__(self, grace: float, last_grace: float = 0.0) -> None:
+        """`grace`: seconds that a child gets to stop; `last_grace`: those that it gets if nobody waits any
+        longer."""
         self._grace = grace
+        self._last_grace = last_grace
         self._keepers: list[asyncio.Task[None]] = []
         self.children: dict[str, Child] = {}
         self._stopping = asyncio.Event()
         self._given_up = ""
 
-    def handle_signals(self) -> None:
-        """SIGTERM and SIGINT stop everything."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self.stop)
+    def handle_signals(self, interrupted: Callable[[], None] = lambda: None) -> None:
+        """SIGTERM and SIGINT stop everything; SIGINT while all stops leaves what is on its way. `interrupted`
+        is called at the first SIGINT."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        loop.add_signal_handler(signal.SIGINT, self._interrupt, interrupted)
+
+    def _interrupt(self, interrupted: Callable[[], None]) -> None:
+        if not self.stopping:
+            self.stop()
+            interrupted()
+            return
+        # Children that have children of their own pass it on: killed, they would leave them to themselves.
+        for child in self.children.values():
+            if child.running:
+                child.process.send_signal(signal.SIGINT)
+        asyncio.get_running_loop().call_later(self._last_grace, self._kill)
+
+    def _kill(self) -> None:
+        for name, child in self.children.items():
+            if child.running:
+                log.warning("killed", child=name, pid=child.process.pid)
+                child.process.kill()
 
     def stop(self) -> None:
         self._stopping.set()

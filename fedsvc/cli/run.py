@@ -109,8 +109,8 @@ def _check_handlers() -> None:
 def dev(data_dir: Path, listen: str | None, http_listen: str | None, insecure: bool, as_json: bool) -> int:
     """Run everything: server, worker, an embedded Valkey and an SQLite archive.
 
-    Prints one line when it serves. Ctrl-C stops it; started again on the same directory, it goes on with the
-    same queue.
+    Prints one line when it serves. Ctrl-C stops it, once what is on its way has been answered; a second one
+    does not wait for that. Started again on the same directory, it goes on with the same queue.
 
     \b
     Example:

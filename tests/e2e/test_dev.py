@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -301,6 +302,45 @@ def test_server_and_worker_refuse_to_start_without_key_encryption_keys(command: 
     assert done.stderr.strip().endswith(
         "FEDSVC_KEY_ENCRYPTION_KEYS: is not set; private keys are only stored encrypted"
     )
+
+
+async def test_a_second_ctrl_c_does_not_wait_for_an_inbox_that_hangs_and_nothing_is_lost(
+    tmp_path: Path, rsa_pem: str
+) -> None:
+    listen = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
+    arguments = ("dev", "--data-dir", "data", *listen)
+    begun, never = asyncio.Event(), asyncio.Event()
+
+    async def hang(host: str, body: bytes) -> Any:
+        begun.set()
+        await never.wait()
+
+    async with InboxServer() as inbox:
+        inbox.answer = hang
+        with Fedsvc(tmp_path, *arguments, settings=SETTINGS) as dev:
+            target, _ = await asyncio.to_thread(dev.ready)
+            async with AsyncFedsvcClient(target) as client:
+                queued = await client.queue_activity(
+                    activity("hangs"), inbox.url(), private_key=rsa_pem, key_id=KEY_ID
+                )
+            async with asyncio.timeout(30):
+                await begun.wait()
+            below = await asyncio.to_thread(dev.children)
+            dev.process.send_signal(signal.SIGINT)
+            async with asyncio.timeout(10):
+                while "up to 30 s; Ctrl-C again to leave it" not in dev.stderr:
+                    await asyncio.sleep(0.02)
+            assert dev.process.poll() is None
+            assert await asyncio.to_thread(dev.stop, signal.SIGINT, 10.0) == 1
+            async with asyncio.timeout(10):
+                while any(Path(f"/proc/{pid}").exists() for pid in below):
+                    await asyncio.sleep(0.02)
+        with Fedsvc(tmp_path, *arguments, settings=SETTINGS) as dev:
+            target, _ = await asyncio.to_thread(dev.ready)
+            async with AsyncFedsvcClient(target) as client:
+                assert not (await client.get_delivery(queued.delivery_id)).state.is_final
+                assert (await client.get_queue_stats()).conserved
+            never.set()
 
 
 def test_health_readiness_and_metrics_are_served(dev: Fedsvc) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 
@@ -92,6 +93,29 @@ async def test_a_child_that_does_not_end_is_killed_after_the_grace() -> None:
     assert child.process.stdout is not None
     await child.process.stdout.readline()
     assert await child.stop(0.05) == -9
+
+
+async def test_a_second_sigint_leaves_a_child_that_goes_on() -> None:
+    supervisor = Supervisor(30.0)
+    told: list[bool] = []
+    supervisor.handle_signals(lambda: told.append(True))
+    child = await supervisor.add(
+        "test",
+        lambda: python(
+            "import signal, time\n"
+            "for number in (2, 15): signal.signal(number, signal.SIG_IGN)\n"
+            "print(flush=True); time.sleep(60)"
+        ),
+    )
+    assert child.process.stdout is not None
+    await child.process.stdout.readline()
+    os.kill(os.getpid(), signal.SIGINT)
+    async with asyncio.timeout(10):
+        await supervisor.wait()
+        ended = asyncio.create_task(supervisor.end())
+        os.kill(os.getpid(), signal.SIGINT)
+        assert await ended == 1
+    assert told == [True]
 
 
 async def test_strange_words_of_a_child_are_passed_over() -> None:
