@@ -22,9 +22,9 @@ class Places:
         self._alone = alone
         self._taken: Counter[str] = Counter()
 
-    @contextmanager
-    def taken(self, known: Caller, retry_after_s: int = 1) -> Iterator[None]:
-        """One place of a caller. Raises RateLimited if it has its share, Overloaded if there is none left."""
+    def take(self, known: Caller, retry_after_s: int = 1) -> None:
+        """A place for a caller, until `leave`. Raises RateLimited if it has its share, Overloaded if there is
+        none left."""
         share = self._most if self._alone() else max(1, int(self._most * SHARE))
         if self._taken.total() >= self._most:
             raise Overloaded(f"this process has {self._most} {self._what} already", retry_after_s)
@@ -33,9 +33,17 @@ class Places:
                 f"{known.name} has {share} {self._what} already, of {self._most}", retry_after_s
             )
         self._taken[known.name] += 1
+
+    def leave(self, known: Caller) -> None:
+        self._taken[known.name] -= 1
+        if not self._taken[known.name]:
+            del self._taken[known.name]
+
+    @contextmanager
+    def taken(self, known: Caller, retry_after_s: int = 1) -> Iterator[None]:
+        """A place for as long as the context. Raises as `take` does."""
+        self.take(known, retry_after_s)
         try:
             yield
         finally:
-            self._taken[known.name] -= 1
-            if not self._taken[known.name]:
-                del self._taken[known.name]
+            self.leave(known)

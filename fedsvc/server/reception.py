@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, aclosing
+from contextlib import aclosing
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -66,16 +66,16 @@ class Reception:
 
         async def answer(_: Any, context: Any) -> Any:
             try:
-                self._place(known, context)
+                call = _Call(self._places, known, context)
                 response = await inner(await asked(context), context)
             except Overloaded as error:
                 await abort(context, status_of(error))
-            self._answered(known, context)
+            call.answered()
             return response
 
         async def stream(_: Any, context: Any) -> None:
             try:
-                self._place(known, context)
+                call = _Call(self._places, known, context)
                 # Written in this task: a generator that is left to gRPC may end in another one, later.
                 async with aclosing(inner(await asked(context), context)) as responses:
                     async for response in responses:
@@ -84,27 +84,12 @@ class Reception:
                         await context.write(response)
             except Overloaded as error:
                 await abort(context, status_of(error))
-            self._answered(known, context)
+            call.answered()
 
         give = handler.response_serializer
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(stream, response_serializer=give)
         return grpc.stream_unary_rpc_method_handler(answer, response_serializer=give)
-
-    def _place(self, known: Caller | None, context: Any) -> None:
-        """To serve `known`, until gRPC is done with the call. Raises Overloaded."""
-        if known is not None:
-            held = ExitStack()
-            held.enter_context(self._places.taken(known))
-            context.add_done_callback(lambda _: held.close())
-            serve(known)
-
-    def _answered(self, known: Caller | None, context: Any) -> None:
-        """From now on the caller has so much time to take the answer."""
-        task: Any = asyncio.current_task()
-        patience_s = STRANGERS_PATIENCE_S if known is None else PATIENCE_S
-        timer = asyncio.get_running_loop().call_later(patience_s, task.cancel)
-        context.add_done_callback(lambda _: timer.cancel())
 
     async def _of_a_stranger(self, read: Any, context: Any) -> Any:
         if self._strangers >= MOST_STRANGERS:
@@ -125,6 +110,34 @@ class Everybody(grpc.aio.ServerInterceptor):
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = await continuation(handler_call_details)
         return None if handler is None else self._reception.open(handler, handler_call_details.method)
+
+
+class _Call:
+    """One that is served, until gRPC is done with it."""
+
+    __slots__ = ("_known", "_places", "_timer")
+
+    def __init__(self, places: Places, known: Caller | None, context: Any) -> None:
+        """Raises Overloaded if there is no place for it."""
+        self._places = places
+        self._known = known
+        self._timer: asyncio.TimerHandle | None = None
+        if known is not None:
+            places.take(known)
+            serve(known)
+        context.add_done_callback(self._done)
+
+    def answered(self) -> None:
+        """From now on its caller has so much time to take the answer."""
+        task: Any = asyncio.current_task()
+        patience_s = STRANGERS_PATIENCE_S if self._known is None else PATIENCE_S
+        self._timer = asyncio.get_running_loop().call_later(patience_s, task.cancel)
+
+    def _done(self, _: Any) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._known is not None:
+            self._places.leave(self._known)
 
 
 def refusal(handler: Any, error: FedsvcError) -> grpc.RpcMethodHandler[Any, Any]:
