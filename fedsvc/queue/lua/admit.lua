@@ -37,8 +37,8 @@ local planned = {}
 local function parks(sequence, record)
   local name = host_name(inbox_of(record))
   local h = host(name)
-  local before = planned[name] or 0
-  if h[LANE[priority_of(record)]] == 0 and room(h) > before then
+  local before, lane = planned[name] or 0, priority_of(record)
+  if h[LANE[lane]] == 0 and not spilled_first(h, lane, sequence) and room(h) > before then
     planned[name] = before + 1
     return false
   end
@@ -75,7 +75,8 @@ local function from_stream(stream, share)
         -- does not wait for the rest to end.
         local spare = stream == 1 and h.success > 0 and 1 or 0
         local is_planned = (planned[names[i]] or 0) > 0
-        if (h[LANE[priority_of(record)]] == 0 or is_planned) and room(h, spare) > 0 then
+        local lane = priority_of(record)
+        if (h[LANE[lane]] == 0 or is_planned) and not spilled_first(h, lane, sequence) and room(h, spare) > 0 then
           if is_planned then planned[names[i]] = planned[names[i]] - 1 end
           depart(h)
           hand(h, stream, string.match(entry[1], '^(%d+)-'), sequence, record)
