@@ -192,7 +192,48 @@ async def test_a_stream_that_was_quiet_for_longer_than_the_timeout_is_made_again
     assert servicer.cursors == ["", "1"]
 
 
-@pytest.mark.parametrize("inboxes", ["https://a.example/inbox", b"x", ["https://a.example/inbox", None]])
+def nested(depth: int) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for _ in range(depth):
+        made = {"object": made}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("named", "changes"),
+    [
+        ("activity", {"activity": '{"id":"\ud800"}'}),
+        ("activity", {"activity": {"id": "\ud800"}}),
+        ("activity", {"activity": nested(100_000)}),
+        ("destination", {"destination": "https://a.example/\ud800"}),
+        ("destination", {"destination": None}),
+        ("private_key", {"private_key": b"\xff"}),
+        ("not_before", {"not_before": "2026-01-01"}),
+        ("expire_time", {"expire_time": 5}),
+    ],
+)
+def test_what_cannot_be_sent_is_named_before_anything_is_sent(named: str, changes: dict[str, Any]) -> None:
+    call = {"activity": ACTIVITY, "destination": "https://a.example/inbox", **CALL} | changes
+    with FedsvcClient("127.0.0.1:1") as client, pytest.raises(InvalidRequest, match=named):
+        client.queue_activity(**call)
+
+
+@pytest.mark.parametrize(
+    ("item", "named"),
+    [
+        ({"destination": "https://a.example/\ud800"}, "items.0..destination"),
+        ({"destination": "https://a.example/inbox", "prio": "urgent"}, "items.0. has prio"),
+    ],
+)
+def test_an_item_that_cannot_be_sent_is_named(item: dict[str, Any], named: str) -> None:
+    with FedsvcClient("127.0.0.1:1") as client, pytest.raises(InvalidRequest, match=named):
+        client.queue_activities([{"activity": ACTIVITY} | item], **CALL)
+
+
+@pytest.mark.parametrize(
+    "inboxes",
+    ["https://a.example/inbox", b"x", ["https://a.example/inbox", None], ["https://a.example/\udfff"]],
+)
 def test_inboxes_that_are_none_are_refused_before_anything_is_sent(inboxes: Any) -> None:
     with FedsvcClient("127.0.0.1:1") as client, pytest.raises(InvalidRequest, match="inboxes"):
         client.fan_out(ACTIVITY, inboxes, **CALL)

@@ -126,7 +126,7 @@ class AsyncFedsvcClient(AsyncOperators):
         """
         request = delivery_pb2.QueueActivityRequest(
             activity=_wire.activity_bytes(activity),
-            inbox=destination,
+            inbox=_wire.whole_text("destination", destination),
             signing_key=_wire.signing_key(private_key, key_id),
             options=_wire.options(
                 priority,

@@ -50,12 +50,12 @@ def activity_bytes(activity: Activity) -> bytes:
     if isinstance(activity, bytes):
         return activity
     if isinstance(activity, str):
-        return activity.encode()
+        return whole_text("activity", activity).encode()
     if not isinstance(activity, Mapping):
         raise InvalidRequest(f"activity must be a dict, bytes or str, not {type(activity).__name__}")
     try:
         return json.dumps(activity, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"activity cannot be written as JSON: {error}") from None
 
 
@@ -65,13 +65,27 @@ def inbox_list(inboxes: Iterable[str]) -> list[str]:
         raise InvalidRequest("inboxes must be several, such as a list; queue_activity takes one")
     found = list(inboxes)
     for index, inbox in enumerate(found):
-        if not isinstance(inbox, str):
-            raise InvalidRequest(f"inboxes[{index}] is no text but {type(inbox).__name__}")
+        whole_text(f"inboxes[{index}]", inbox)
     return found
 
 
+def whole_text(name: str, text: Any) -> str:
+    """`text`, if it is one that can be sent. Raises InvalidRequest if it is none, or has half a character."""
+    if not isinstance(text, str):
+        raise InvalidRequest(f"{name} is no text but {type(text).__name__}")
+    if not text.isascii():  # nearly all are
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(f"{name} has half a character (a lone surrogate)") from None
+    return text
+
+
 def pem(private_key: str | bytes | None) -> str:
-    return private_key.decode() if isinstance(private_key, bytes) else private_key or ""
+    try:
+        return private_key.decode() if isinstance(private_key, bytes) else private_key or ""
+    except UnicodeDecodeError:
+        raise InvalidRequest("private_key is not in PEM", reason="INVALID_KEY") from None
 
 
 def signing_key(private_key: str | bytes | None, key_id: str) -> delivery_pb2.SigningKey:
@@ -171,6 +185,8 @@ def priority_named(priority: Priority | str | None) -> types_pb2.Priority.ValueT
 def timestamp_of(name: str, when: When) -> Timestamp | None:
     if when is None:
         return None
+    if not isinstance(when, datetime):
+        raise InvalidRequest(f"{name} must be a datetime, not {type(when).__name__}")
     if when.tzinfo is None:
         raise InvalidRequest(f"{name} must have a time zone")
     stamp = Timestamp()
@@ -364,10 +380,12 @@ def batch_items(
             raise InvalidRequest(f"items[{index}] has no {missing.args[0]}") from None
         key = signing_key(extra.pop("private_key", private_key), extra.pop("key_id", key_id))
         request_id = extra.pop("request_id", "")
+        if unknown := extra.keys() - _NO_OPTIONS.keys():
+            raise InvalidRequest(f"items[{index}] has {min(unknown)}, which is no option")
         requests.append(
             delivery_pb2.QueueActivityRequest(
                 activity=activity_bytes(activity),
-                inbox=destination,
+                inbox=whole_text(f"items[{index}].destination", destination),
                 signing_key=key,
                 options=options(**(_NO_OPTIONS | extra)),
                 request_id=request_id,
