@@ -37,6 +37,18 @@ class Task(IntEnum):
     CLEANUP = 4
 
 
+#: what a task takes: a whole number of at least 0, truth, or text of at most so many characters
+TASK_ARGUMENTS: Final[dict[Task, dict[str, type | int]]] = {
+    Task.ARCHIVE_PURGE: {},
+    Task.HOST_PROBE: {"limit": int},
+    Task.DEAD_LETTER_REPLAY: {
+        "host": 255, "activity_type": 128, "actor": 2048, "reason": 64, "status": int, "limit": int,
+        "max_age_seconds": int,
+    },
+    Task.CLEANUP: {"aggressive": bool},
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Recurrence:
     """Either `cron` or `interval_ms` is given."""

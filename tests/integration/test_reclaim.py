@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 from servers.queue import PARTITIONS, Queue
 
+from fedsvc.background import end
 from fedsvc.domain.classify import Outcome, Verdict
 from fedsvc.domain.delivery import Priority, Reason
 from fedsvc.domain.keys import PrivateKey
@@ -117,9 +118,7 @@ async def working(queue: Queue) -> AsyncIterator[Team]:
         yield team
     finally:
         team.processor.stop()
-        for loop in loops:
-            loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        await end(loops)
 
 
 async def delivered(queue: Queue) -> None:
@@ -128,17 +127,15 @@ async def delivered(queue: Queue) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_what_was_taken_over_in_an_answer_that_is_lost_is_found_again(queue: Queue) -> None:
+@pytest.mark.parametrize("trouble", ["the answer is lost", "the other partitions are away"])
+async def test_what_was_taken_over_is_found_whatever_becomes_of_the_answers(
+    queue: Queue, trouble: str
+) -> None:
     async with working(queue) as team:
-        team.consumer.lost = frozenset({team.mine})
-        with pytest.raises(QueueUnavailable):
-            await team.retries._reclaim_all()
-        await delivered(queue)
-
-
-async def test_what_one_partition_gives_is_not_lost_with_another_that_is_away(queue: Queue) -> None:
-    async with working(queue) as team:
-        team.consumer.refused = team.others
+        if trouble == "the answer is lost":
+            team.consumer.lost = frozenset({team.mine})
+        else:
+            team.consumer.refused = team.others
         with pytest.raises(QueueUnavailable):
             await team.retries._reclaim_all()
         await delivered(queue)

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from fedsvc import __version__
 from fedsvc.config import Settings
+from fedsvc.domain.message import Message
 from fedsvc.server.dashboard import words
 from fedsvc.server.dashboard.calls import Calls
 from fedsvc.server.dashboard.history import History
@@ -102,7 +103,7 @@ def templates() -> Environment:
         details=words.details,
         body=words.body,
         exact=words.exact,
-        digest=words.digest,
+        digest=Message.digest_of,
     )
     environment.globals.update(
         word=words.word, shown=words.shown, term=words.term, choices=words.choices, moment=words.moment

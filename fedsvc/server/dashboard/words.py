@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 import time
 from datetime import UTC, datetime
@@ -145,11 +143,6 @@ def body(raw: bytes) -> str:
 def exact(raw: bytes) -> str:
     """Of an activity, byte by byte; what is no UTF-8 as `\\xff`. Cut if it is very long."""
     return _cut(raw.decode(errors="backslashreplace"))
-
-
-def digest(raw: bytes) -> str:
-    """SHA-256, as in the Digest header of a request."""
-    return base64.b64encode(hashlib.sha256(raw).digest()).decode()
 
 
 def _cut(text: str) -> str:

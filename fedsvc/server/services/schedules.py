@@ -19,6 +19,7 @@ from fedsvc.domain.inbox import origin_of
 from fedsvc.domain.schedule import (
     LONGEST_MS,
     SHORTEST_MS,
+    TASK_ARGUMENTS,
     FanOutTemplate,
     MissedRuns,
     Recurrence,
@@ -40,16 +41,6 @@ _MAX_DESCRIPTION: Final = 512
 _MAX_REQUEST_ID: Final = 128
 #: times that somebody else may change a schedule while it is being changed
 _TRIES: Final = 10
-#: what a task takes: a whole number of at least 0, truth, or text of at most so many characters
-_ARGUMENTS: Final[dict[Task, dict[str, type | int]]] = {
-    Task.ARCHIVE_PURGE: {},
-    Task.HOST_PROBE: {"limit": int},
-    Task.DEAD_LETTER_REPLAY: {
-        "host": 255, "activity_type": 128, "actor": 2048, "reason": 64, "status": int, "limit": int,
-        "max_age_seconds": int,
-    },
-    Task.CLEANUP: {"aggressive": bool},
-}  # fmt: skip
 
 
 class ScheduleDesk:
@@ -274,7 +265,7 @@ def _plain(given: Any) -> dict[str, Any]:
 
 def _arguments(task: Task, given: dict[str, Any]) -> dict[str, Any]:
     """Raises InvalidInput."""
-    known, taken = _ARGUMENTS[task], {}
+    known, taken = TASK_ARGUMENTS[task], {}
     for name, value in given.items():
         field = f"schedule.task_arguments.{name}"
         kind = known.get(name)

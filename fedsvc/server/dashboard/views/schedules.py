@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from aiohttp import web
 from google.protobuf.duration_pb2 import Duration
 
+from fedsvc.domain.schedule import TASK_ARGUMENTS
 from fedsvc.server.dashboard.calls import CallFailed
 from fedsvc.server.dashboard.visit import Visit, decimal, invalid, seen, whole
 from fedsvc.v1 import operations_service_pb2 as pb
@@ -17,11 +18,9 @@ _FIELDS = (
     "schedule_id", "description", "cron", "interval", "time_zone", "action", "task", "task_arguments",
     "activity", "inboxes", "key_id", "priority", "missed",
 )  # fmt: skip
-#: names of what a task takes, for who fills in the form; a test holds them against what the service takes
+#: names of what tasks take, for who fills in the form
 _ARGUMENTS = {
-    "host probe": ("limit",),
-    "dead letter replay": ("host", "activity_type", "actor", "reason", "status", "limit", "max_age_seconds"),
-    "cleanup": ("aggressive",),
+    task.name.replace("_", " ").lower(): tuple(taken) for task, taken in TASK_ARGUMENTS.items() if taken
 }
 
 
