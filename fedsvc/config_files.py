@@ -44,15 +44,15 @@ def urls_from_files(
     return found, problems
 
 
-def check_authorities(ca_file: str) -> None:
-    """Where a process starts others that need FEDSVC_CA_FILE, a bad one should end it at once. Raises
-    ConfigurationError."""
+def check_authorities(variable: str, ca_file: str) -> None:
+    """Of a setting that names a file of certificate authorities, or none: a bad one should end us at once,
+    not whoever needs it later. Raises ConfigurationError."""
     if not ca_file:
         return
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=ca_file)
     except ssl.SSLError:  # an OSError too; what OpenSSL says of it helps nobody
-        raise ConfigurationError("FEDSVC_CA_FILE", f"{ca_file} holds no certificates in PEM") from None
+        raise ConfigurationError(variable, f"{ca_file} holds no certificates in PEM") from None
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or str(error)
-        raise ConfigurationError("FEDSVC_CA_FILE", f"{ca_file} cannot be read: {problem}") from None
+        raise ConfigurationError(variable, f"{ca_file} cannot be read: {problem}") from None

@@ -51,7 +51,7 @@ async def _run(path: Path, overrides: dict[str, Any], announce: Callable[[str], 
     supervisor: Supervisor | None = None
     try:
         settings = _settings(data_dir.path, overrides)
-        check_authorities(settings.ca_file)
+        check_authorities("FEDSVC_CA_FILE", settings.ca_file)
         supervisor = Supervisor(settings.shutdown_grace + _EXTRA_GRACE, _LAST_GRACE)
         supervisor.handle_signals(partial(_say_what_is_waited_for, settings.shutdown_grace))
         if "REDIS_URL" not in os.environ:

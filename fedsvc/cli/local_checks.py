@@ -107,7 +107,7 @@ def certificate(settings: Settings) -> Finding:
 def authorities(settings: Settings) -> Finding:
     check = "authorities (FEDSVC_CA_FILE)"
     try:
-        check_authorities(settings.ca_file)
+        check_authorities("FEDSVC_CA_FILE", settings.ca_file)
     except ConfigurationError as error:
         advice = "correct FEDSVC_CA_FILE: certificates in PEM, readable by this user"
         return failed(check, error.problem, advice)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from fedsvc.config import Settings
+from fedsvc.config_files import check_authorities
 from fedsvc.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def connect(target: str | None) -> Iterator[FedsvcClient]:
         raise click.ClickException("this command needs the package fedsvc-client") from None
     settings = Settings.from_environment()
     token, token_setting = _token(settings)
-    _check_authorities(settings.tls_ca)
+    check_authorities("FEDSVC_TLS_CA", settings.tls_ca)
     tls = TLS(ca_file=settings.tls_ca) if settings.tls_ca else False
     place = target or settings.target or str(settings.listen)
     place_setting = "--target" if target else "FEDSVC_TARGET"
@@ -80,18 +80,6 @@ def _token(settings: Settings) -> tuple[str, str]:
     if not (token.isascii() and token.isprintable()) or " " in token:
         raise ConfigurationError(setting, "is no token: there is more than one word or line in it")
     return token, setting
-
-
-def _check_authorities(path: str) -> None:
-    """Raises ConfigurationError."""
-    if not path:
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except ssl.SSLError:
-        raise ConfigurationError("FEDSVC_TLS_CA", f"{path} holds no certificate in PEM") from None
-    except OSError as error:
-        raise ConfigurationError("FEDSVC_TLS_CA", f"{path}: {error.strerror}") from None
 
 
 def _cause(told: str, tls: bool) -> str:

@@ -30,7 +30,7 @@ Status = Callable[[dict[str, Any]], None]
 def run(settings: Settings, *, status: Status | None = None) -> int:
     """Run `settings.processes` workers until SIGTERM or SIGINT; returns the exit code. Raises
     ConfigurationError."""
-    check_authorities(settings.ca_file)
+    check_authorities("FEDSVC_CA_FILE", settings.ca_file)
     metrics_dir = tempfile.mkdtemp(prefix="fedsvc-metrics-")
     try:
         return asyncio.run(_run(settings, status or (lambda _: None), metrics_dir))

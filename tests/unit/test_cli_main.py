@@ -76,8 +76,8 @@ def test_authorities_that_are_none_are_one_line_that_names_the_setting(
 ) -> None:
     (tmp_path / "ca.pem").write_text("nonsense\n")
     for name, problem in (
-        ("ca.pem", " holds no certificate in PEM"),
-        ("none.pem", ": No such file or directory"),
+        ("ca.pem", " holds no certificates in PEM"),
+        ("none.pem", " cannot be read: No such file or directory"),
     ):
         monkeypatch.setenv("FEDSVC_TLS_CA", name)
         assert fedsvc("stats", "--target", "127.0.0.1:1") == 1

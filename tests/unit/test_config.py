@@ -117,10 +117,10 @@ def test_authorities_that_are_none_are_told_with_the_setting(tmp_path: Path) -> 
     file.write_text("nothing")
     for name in (str(file), str(tmp_path), str(tmp_path / "none")):
         with pytest.raises(ConfigurationError) as refused:
-            check_authorities(name)
+            check_authorities("FEDSVC_CA_FILE", name)
         assert refused.value.setting == "FEDSVC_CA_FILE"
         assert "[X509" not in str(refused.value)
-    check_authorities("")
+    check_authorities("FEDSVC_CA_FILE", "")
 
 
 def test_what_only_the_client_reads_is_no_unknown_setting() -> None:
