@@ -154,7 +154,10 @@ class Settings(FromEnvironment):
     sign_processes: int = Field(
         1, ge=1, le=16,
         description="Processes that sign beside each worker process, at most, started when there is much to "
-        "sign: one makes some 3,000 RSA-2048 signatures a second and takes 28 MB.",
+        "sign: one makes some 3,000 RSA-2048 signatures a second in each of its threads and takes 28 MB.",
+    )  # fmt: skip
+    sign_threads: int = Field(
+        2, ge=1, le=64, description="Threads of each of these processes, each of which can use a core.",
     )  # fmt: skip
     key_cache_size: int = Field(4096, ge=1, description="Parsed private keys that a process keeps, at most.")
     message_cache_bytes: int = Field(

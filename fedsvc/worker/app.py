@@ -117,7 +117,7 @@ class Worker:
 
             beats = Beats("consume", "settle", "promote", "reclaim", "archive", "tidy", "spill")
             consumer = Consumer(link, keys, settings, self.name)
-            signer = Signer(settings.sign_processes)
+            signer = Signer(settings.sign_processes, settings.sign_threads)
             stack.callback(signer.close)
             deliverer = Deliverer(settings, signer)
             stack.push_async_callback(deliverer.close)

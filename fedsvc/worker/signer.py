@@ -1,7 +1,7 @@
 """Signing off the event loop.
 
-An RSA-2048 signature takes about 0.3 ms. Processes of their own sign, beside the loop that sends. Threads
-would cost more: each signature has to win the interpreter's lock back from a loop that is busy, which takes
+An RSA-2048 signature takes about 0.3 ms. Processes of their own sign, in threads, beside the loop that sends.
+Threads of this process would cost more: each signature has to win the interpreter's lock back from a loop that is busy, which takes
 80 µs of CPU, and the loop waits too. What is asked for in one turn of the loop goes out together, and comes
 back in shares. What is urgent passes what waits.
 
@@ -46,8 +46,8 @@ class _Job:
 
 
 class Signer:
-    """Signs in up to `processes` processes, which are started when there is work for them. Made in the event
-    loop that it belongs to. A caller waits for its own signature, so that no more jobs are held than
+    """Signs in up to `processes` processes of so many `threads` each, which are started when there is work for
+    them. Made in the event loop that it belongs to. A caller waits for its own signature, so that no more jobs are held than
     deliveries are under way."""
 
     #: signatures that a process has before it, above which another one is started
@@ -55,9 +55,10 @@ class Signer:
     #: seconds from the start of one process to the next try, if it was lost
     PAUSE: Final = 1.0
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, threads: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._limit = processes
+        self._threads = threads
         self._processes: list[_Process] = []
         #: what was asked for in this turn of the loop
         self._asked: list[_Job] = []
@@ -134,7 +135,7 @@ class Signer:
             return
         self._not_before = now + self.PAUSE
         try:
-            self._processes.append(_Process(self._loop, self._is_ready, self._is_lost))
+            self._processes.append(_Process(self._loop, self._threads, self._is_ready, self._is_lost))
         except OSError as error:
             log.warning("signing_process_failed", problem=str(error))
 
@@ -161,6 +162,7 @@ class _Process(asyncio.Protocol):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        threads: int,
         is_ready: Callable[[_Process], None],
         is_lost: Callable[[_Process], None],
     ) -> None:
@@ -179,7 +181,8 @@ class _Process(asyncio.Protocol):
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "fedsvc.worker.signing_process", str(theirs.fileno())],
+                    [sys.executable, "-m", "fedsvc.worker.signing_process",
+                     str(theirs.fileno()), str(threads)],
                     stdin=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                 )

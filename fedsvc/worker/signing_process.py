@@ -1,7 +1,8 @@
 """The process that signs for a worker process: keys and digests come by a socket, signatures leave by it.
 
-Run as `python -m fedsvc.worker.signing_process FD`, by `signer.py` alone. It opens nothing, keeps nothing and
-ends with its worker; a worker that loses it starts another one. All numbers are big-endian:
+Run as `python -m fedsvc.worker.signing_process FD THREADS`, by `signer.py` alone. It opens nothing, keeps nothing
+and ends with its worker; a worker that loses it starts another one. Several threads sign: the interpreter's lock
+is released meanwhile, and nothing here holds it for long. All numbers are big-endian:
 
     job      kind u8 (0, or 1 if urgent), slot u16, number u32, SHA-256 of what is to be signed (32 bytes)
     key      kind u8 (2), slot u16, length u32, filler (32 bytes); then the key, PKCS#8 DER
@@ -16,6 +17,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 from collections import deque
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -44,38 +46,37 @@ class _Job(NamedTuple):
 
 
 class SigningProcess:
-    """Signs what comes by `connection`, a stream socket that blocks."""
+    """Signs what comes by `connection`, a stream socket that blocks, in so many `threads`."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, threads: int) -> None:
         self._connection = connection
+        self._threads = [threading.Thread(target=self._sign, daemon=True) for _ in range(threads)]
         self._received = bytearray()
         self._keys: dict[int, PrivateKey | None] = {}
         self._urgent: deque[_Job] = deque()
         self._normal: deque[_Job] = deque()
-        self._answers: list[bytes] = []
+        #: held by who looks at what is above; notified when jobs have come, and at the end
+        self._changed = threading.Condition()
+        self._ended = False
+        self._sending = threading.Lock()
 
     def run(self) -> None:
         """Until the other side closes."""
-        self._connection.sendall(ANSWER.pack(0, 0))
-        while self._receive():
-            jobs = self._urgent or self._normal
-            if jobs:
-                self._answer(jobs.popleft())
-            # Waking the worker costs a tenth of a signature.
-            if len(self._answers) >= SHARE or jobs is self._urgent or not (self._urgent or self._normal):
-                self._connection.sendall(b"".join(self._answers))
-                self._answers.clear()
-
-    def _receive(self) -> bool:
-        """Take what has come; wait for it if there is nothing else to do. False at the end."""
-        busy = bool(self._urgent or self._normal)
+        for thread in self._threads:
+            thread.start()
         try:
-            received = self._connection.recv(_READ, socket.MSG_DONTWAIT if busy else 0)
-        except BlockingIOError:
-            return True
-        self._received += received
-        self._parse()
-        return bool(received)
+            self._send(ANSWER.pack(0, 0))
+            while received := self._connection.recv(_READ):
+                with self._changed:
+                    self._received += received
+                    self._parse()
+                    self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+            for thread in self._threads:
+                thread.join()  # which takes no longer than a signature
 
     def _parse(self) -> None:
         data, at = bytes(self._received), 0
@@ -93,13 +94,36 @@ class SigningProcess:
             at = end
         del self._received[:at]
 
-    def _answer(self, job: _Job) -> None:
-        signature = b""
-        if job.key is not None:
-            # The worker tries it again itself, and learns what is wrong.
-            with suppress(Exception):
-                signature = job.key.sign_digest(job.digest)
-        self._answers.append(ANSWER.pack(job.number, len(signature)) + signature)
+    def _sign(self) -> None:
+        """What each thread does, until the end."""
+        answers: list[bytes] = []
+        with suppress(OSError):  # the other side is gone, which `run` is told too
+            while not self._ended:
+                with self._changed:
+                    jobs = self._urgent or self._normal
+                    if not jobs and not answers:
+                        self._changed.wait_for(lambda: self._urgent or self._normal or self._ended)
+                        continue
+                    urgent, job = jobs is self._urgent, jobs.popleft() if jobs else None
+                if job is not None:
+                    answers.append(_answer(job))
+                # Waking the worker costs a tenth of a signature.
+                if len(answers) >= SHARE or urgent or job is None:
+                    self._send(b"".join(answers))
+                    answers.clear()
+
+    def _send(self, data: bytes) -> None:
+        with self._sending:
+            self._connection.sendall(data)
+
+
+def _answer(job: _Job) -> bytes:
+    signature = b""
+    if job.key is not None:
+        # The worker tries it again itself, and learns what is wrong.
+        with suppress(Exception):
+            signature = job.key.sign_digest(job.digest)
+    return ANSWER.pack(job.number, len(signature)) + signature
 
 
 def _read(der: bytes) -> PrivateKey | None:
@@ -108,7 +132,7 @@ def _read(der: bytes) -> PrivateKey | None:
     return None
 
 
-def main(fd: int) -> None:
+def main(fd: int, threads: int) -> None:
     # It ends when its worker closes the socket, which sends what is under way before; who ends all processes
     # of a group or a service must not take it away before.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -116,8 +140,8 @@ def main(fd: int) -> None:
     with suppress(OSError):
         os.nice(NICE)
     with socket.socket(fileno=fd) as connection, suppress(ConnectionError):
-        SigningProcess(connection).run()
+        SigningProcess(connection, threads).run()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

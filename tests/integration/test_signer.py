@@ -53,7 +53,7 @@ def key(rsa_key: PrivateKey) -> Any:
 
 @pytest.fixture
 async def signer() -> AsyncIterator[Signer]:
-    signer = Signer(1)
+    signer = Signer(1, 2)
     yield signer
     signer.close()
 
@@ -99,7 +99,7 @@ async def test_many_are_signed_elsewhere_as_soon_as_a_process_is_ready(signer: S
 
 
 async def test_a_second_process_is_started_when_the_first_has_much_before_it(key: Any) -> None:
-    signer = Signer(2)
+    signer = Signer(2, 2)
     first, second = await ready(signer, key, 2)
     assert first != second
     await many(signer, key, 200)
@@ -221,7 +221,7 @@ async def test_where_no_process_can_be_started_signatures_are_made_in_place(
 
 
 async def test_closing_ends_the_processes_and_tells_who_still_waits(key: Any) -> None:
-    signer = Signer(1)
+    signer = Signer(1, 2)
     await ready(signer, key)
     process = signer._processes[0]._process
     asked = [asyncio.create_task(signer.sign(key, b"%d" % n)) for n in range(200)]
@@ -239,7 +239,7 @@ async def test_closing_ends_the_processes_and_tells_who_still_waits(key: Any) ->
 
 def test_a_process_ends_with_its_worker() -> None:
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "fedsvc.worker.signing_process", str(theirs.fileno())]
+    command = [sys.executable, "-m", "fedsvc.worker.signing_process", str(theirs.fileno()), "2"]
     with subprocess.Popen(command, pass_fds=(theirs.fileno(),)) as process, theirs:
         ours.settimeout(60)
         assert ours.recv(100) == ANSWER.pack(0, 0)
@@ -249,11 +249,11 @@ def test_a_process_ends_with_its_worker() -> None:
 
 
 @contextmanager
-def serving() -> Iterator[socket.socket]:
-    """A SigningProcess in a thread, which has said that it is ready."""
+def serving(threads: int = 1) -> Iterator[socket.socket]:
+    """A SigningProcess with so many threads, in one of ours, which has said that it is ready."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        thread = threading.Thread(target=SigningProcess(theirs).run)
+        thread = threading.Thread(target=SigningProcess(theirs, threads).run)
         thread.start()
         ours.settimeout(60)
         assert ours.recv(ANSWER.size) == ANSWER.pack(0, 0)
@@ -290,6 +290,31 @@ def test_what_is_urgent_passes_what_waits(rsa_key: PrivateKey) -> None:
         told = answers(connection, 21)
     assert next(iter(told)) == 21
     assert told == {n: rsa_key.sign(b"%d" % n) for n in range(1, 22)}
+
+
+def test_threads_of_a_process_sign_at_the_same_time(
+    rsa_key: PrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, real = threading.Barrier(3), PrivateKey.sign_digest
+
+    def sign_digest(key: PrivateKey, digest: bytes) -> bytes:
+        together.wait(60)  # for two more that are about to sign
+        return real(key, digest)
+
+    monkeypatch.setattr(PrivateKey, "sign_digest", sign_digest)
+    with serving(threads=3) as connection:
+        connection.sendall(given(to_storable(rsa_key)) + jobs(*[NORMAL] * 3))
+        told = answers(connection, 3)
+    assert told == {n: rsa_key.sign(b"%d" % n) for n in range(1, 4)}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_no_answer_waits_for_the_next_request(rsa_key: PrivateKey, threads: int) -> None:
+    with serving(threads) as connection:
+        connection.sendall(given(to_storable(rsa_key)))
+        for count in range(1, 40):
+            connection.sendall(jobs(*[NORMAL] * count))
+            assert sorted(answers(connection, count)) == list(range(1, count + 1))
 
 
 def test_requests_may_come_in_pieces(rsa_key: PrivateKey) -> None:
