@@ -181,8 +181,13 @@ class _Process(asyncio.Protocol):
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "fedsvc.worker.signing_process",
-                     str(theirs.fileno()), str(threads)],
+                    [
+                        sys.executable,
+                        "-m",
+                        "fedsvc.worker.signing_process",
+                        str(theirs.fileno()),
+                        str(threads),
+                    ],
                     stdin=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                 )

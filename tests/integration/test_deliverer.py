@@ -140,7 +140,7 @@ async def test_connections_are_kept_alive_between_deliveries() -> None:
 
 async def test_every_attempt_is_signed_afresh() -> None:
     async with serving(ACCEPTED) as remote:
-        signer = Signer(1)
+        signer = Signer(1, 2)
         now = [1_795_431_600.0]
         settings = Settings.from_environment({}, allow_http=True, allowed_cidrs="127.0.0.0/8")
         deliverer = Deliverer(settings, signer, lambda: now[0])

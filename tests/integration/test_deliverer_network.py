@@ -249,7 +249,7 @@ async def test_a_handshake_that_hangs_is_left_at_the_connect_timeout() -> None:
 
 
 async def test_a_ca_file_that_cannot_be_read_stops_the_start() -> None:
-    signer = Signer(1)
+    signer = Signer(1, 2)
     deliverer = Deliverer(Settings.from_environment({}, ca_file="/nowhere/ca.pem"), signer)
     with pytest.raises(OSError, match="No such file"):
         await deliverer.start()

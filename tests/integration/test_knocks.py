@@ -46,7 +46,7 @@ async def attempt(
     url: str, key: PrivateKey, dialect: Dialect = Dialect.UNKNOWN, digest: str = Message.digest_of(BODY)
 ) -> AttemptResult:
     settings = Settings.from_environment({}, allow_http=True, allowed_cidrs="127.0.0.0/8")
-    signer = Signer(1)
+    signer = Signer(1, 2)
     deliverer = Deliverer(settings, signer)
     await deliverer.start()
     message = Message(

@@ -117,7 +117,7 @@ async def deliver(
         body, ACTIVITY["id"], "Create", ACTOR, signed_as or key_id(key.algorithm), key.fingerprint,
         "me.example", digest=Message.digest_of(body),
     )  # fmt: skip
-    signer = Signer(1)
+    signer = Signer(1, 2)
     deliverer = Deliverer(settings, signer)
     await deliverer.start()
     try:

@@ -58,7 +58,7 @@ async def delivering(**changes: Any) -> AsyncIterator[Deliverer]:
         "allowed_cidrs": "127.0.0.0/8",
         "delivery_timeout": 5.0,
     } | changes
-    signer = Signer(1)
+    signer = Signer(1, 2)
     deliverer = Deliverer(Settings.from_environment({}, **values), signer)
     await deliverer.start()
     try:
