@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from servers.hosts import put, some_hosts
-from servers.queue import HOUR_MS, Queue, open_queue
+from servers.queue import HOUR_MS, PARTITIONS, Queue, open_queue
 from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.domain.delivery import DeliveryState, Reason
+from fedsvc.domain.relations import Relation
 from fedsvc.queue.memory_usage import MemoryUsage
 
 INBOXES = 40
@@ -79,6 +80,20 @@ async def test_each_category_is_about_right(queue: Queue) -> None:
     assert messages / 2 < found["messages"].entries < messages * 2
     sizes = [category.bytes for category in found.values()]
     assert sizes == sorted(sizes, reverse=True)
+
+
+async def test_indexes_of_a_large_fan_out_take_little_more_than_they_hold(queue: Queue) -> None:
+    inboxes = range(PARTITIONS * 2500)  # more than one script takes
+    accepted = await queue.fan_out("1", inboxes, relation=Relation("k"))
+    assert (accepted.accepted, accepted.duplicates) == (len(inboxes), 0)
+    for kind in ("activity", "group"):
+        for name in await queue.keys_of(kind):
+            holds, takes = [
+                await queue.link.call(*command, name) for command in (("STRLEN",), ("MEMORY", "USAGE"))
+            ]
+            assert 8 * 2000 < holds < takes < 1.2 * holds
+    again = await queue.fan_out("1", inboxes, relation=Relation("k"))
+    assert (again.accepted, again.duplicates) == (0, len(inboxes))
 
 
 async def test_it_costs_the_same_however_much_there_is(queue: Queue) -> None:

@@ -238,8 +238,12 @@ if #fresh > 0 then
   if scheduled then keep = keep + not_before - NOW_MS end
   local segment = struct.pack('>I8I4', base, #fresh) .. ORIGIN .. table.concat(keys)
   if index then
-    call('SETRANGE', activity_key, 0, struct.pack('>I8', message))
-    call('APPEND', activity_key, segment)
+    local named = struct.pack('>I8', message)
+    if string.sub(index, 1, 8) ~= named then
+      call('SETRANGE', activity_key, 0, named)
+      index = named .. string.sub(index, 9)
+    end
+    extend(activity_key, index, segment)
     if call('PTTL', activity_key) < keep then call('PEXPIRE', activity_key, text(keep)) end
   else
     call('SET', activity_key, struct.pack('>I8', message) .. segment, 'PX', text(keep))

@@ -97,7 +97,7 @@ local function join(group, index, base, host_keys, keep)
   elseif #index > struct.unpack('>I4', index) then
     call('SET', key, tidied(index) .. segment, 'KEEPTTL')
   else
-    call('APPEND', key, segment)
+    extend(key, index, segment)
   end
   if call('PTTL', key) < keep then call('PEXPIRE', key, text(keep)) end
 end

@@ -78,6 +78,11 @@ local function in_parts(command, key, arguments)
     call(command, key, unpack(arguments, from, math.min(#arguments, from + MANY - 1)))
   end
 end
+-- Append to a string that is there and reads `present`. APPEND makes Redis set aside as much again for what may come:
+-- a large part is written together with the rest instead, which takes what it needs.
+local function extend(key, present, part)
+  if 4 * #part < #present then call('APPEND', key, part) else call('SET', key, present .. part, 'KEEPTTL') end
+end
 local function prefetch(sequences)
   local missing = {}
   for _, sequence in ipairs(sequences) do
