@@ -24,7 +24,7 @@ from fedsvc.queue.script import Script
 from fedsvc.queue.topology import Argument
 
 #: see `lua/settle.lua`
-_NUMBERS: Final = struct.Struct(">BBQBQBIQB")
+_NUMBERS: Final = struct.Struct(">BBBBIBQQQ")
 
 
 #: one that a newer version has learnt is as good as none
@@ -225,14 +225,15 @@ class Consumer:
                 _NUMBERS.pack(
                     s.state,
                     admitted.stream,
-                    admitted.entry,
                     s.attempted,
-                    s.due_ms,
                     s.signal,
                     min(max(s.latency_ms, 0), 0xFFFFFFFF),
-                    s.pause_ms,
                     s.learnt,
+                    s.pause_ms,
+                    admitted.entry,
+                    s.due_ms,
                 ),
+                admitted.entry,
                 admitted.id.sequence,
                 s.record.pack(admitted.id.accepted_ms) if s.record is not None else b"",
                 outcome.pack(s.outcome) if s.outcome is not None else b"",

@@ -1,6 +1,6 @@
 -- admit: hand deliveries to a worker that their hosts can take now; park the others in their hosts' lanes.
 -- What is handed out stays in a stream, in flight, until settled.
--- uses: hosts, endings, lines
+-- uses: hosts, calm, endings, lines
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  packed terms of all hosts
@@ -24,25 +24,61 @@ local result, more = { 0, {} }, false
 local READS = 4 * left + 64
 local reads = 0
 
-local function hand(h, stream, number, sequence, record)
+local function hand(stream, number, sequence, record, dialect)
   local n = #result
-  result[n + 1], result[n + 2], result[n + 3], result[n + 4], result[n + 5] = stream, number, sequence, record, 1
-  result[n + 6] = dialect_of(h)
+  result[n + 1], result[n + 2], result[n + 3], result[n + 4], result[n + 5], result[n + 6] =
+    stream, number, sequence, record, 1, dialect
   left = left - 1
+end
+
+-- Hosts of these deliveries, in order; false for what is no delivery.
+local function hosts_of(sequences)
+  local names = {}
+  for i = 1, #sequences do names[i] = host_of(fetch(sequences[i])) end
+  prefetch_hosts(names)
+  return names
 end
 
 -- What comes out of a line while its host has no room goes straight to its lane. `planned`: how many of a host have
 -- passed here and are not handed out yet; nobody who came before them waits.
 local planned = {}
 local function parks(sequence, record)
-  local name = host_name(inbox_of(record))
-  local h = host(name)
-  local before, lane = planned[name] or 0, priority_of(record)
-  if h[LANE[lane]] == 0 and not spilled_first(h, lane, sequence) and room(h) > before then
+  local name = host_of(record)
+  local before, free = planned[name] or 0, calm_room(name)
+  if not free then
+    local h, lane = host(name), priority_of(record)
+    free = h[LANE[lane]] == 0 and not spilled_first(h, lane, sequence) and room(h) or 0
+  end
+  if free > before then
     planned[name] = before + 1
     return false
   end
-  park(h, sequence, record, false)
+  park(host(name), sequence, record, false)
+  return true
+end
+
+-- One off a ready stream goes to its host, or waits for it. Whether it goes.
+local function goes(stream, entry, sequence, record, name)
+  local before = planned[name] or 0
+  local free, dialect = calm_room(name, stream == 1, true)
+  if not free then
+    -- Who came before goes first. A host that answers gets one urgent more than it has shown to take: it does not
+    -- wait for the rest to end.
+    local h, lane = host(name), priority_of(record)
+    local spare = stream == 1 and h.success > 0 and 1 or 0
+    free = (h[LANE[lane]] == 0 or before > 0) and not spilled_first(h, lane, sequence) and room(h, spare) or 0
+    if free > 0 then
+      depart(h)
+      dialect = dialect_of(h)
+    end
+  end
+  if free <= 0 then
+    drop(stream, entry)
+    park(host(name), sequence, record, false)
+    return false
+  end
+  if before > 0 then planned[name] = before - 1 end
+  hand(stream, string.match(entry, '^%d+'), sequence, record, dialect)
   return true
 end
 
@@ -54,41 +90,26 @@ local function from_stream(stream, share)
     local wanted = math.min(share - given, READS - reads)
     local entries = take(stream, worker, wanted)
     reads = reads + #entries
-    local sequences, names = {}, {}
-    for i, entry in ipairs(entries) do sequences[i] = entry[2] and entry[2][2] or '' end
-    prefetch(sequences)
-    for i, sequence in ipairs(sequences) do
-      local record = fetch(sequence)
-      names[i] = is_record(record) and host_name(inbox_of(record))
+    local sequences = {}
+    for i = 1, #entries do
+      local fields = entries[i][2]
+      sequences[i] = fields and fields[2] or ''
     end
-    prefetch_hosts(names)
-    for i, entry in ipairs(entries) do
-      local sequence = sequences[i]
+    prefetch(sequences)
+    local names = hosts_of(sequences)
+    for i = 1, #entries do
+      local sequence, entry = sequences[i], entries[i][1]
       local record = fetch(sequence)
-      if not names[i] or string.byte(record, 1) ~= S_READY then
+      if not names[i] or string.byte(record) ~= S_READY then
         -- Not one of ours, or of a delivery that has gone on: nothing is owed for it.
-        drop(stream, entry[1])
+        drop(stream, entry)
         count('strays', 1)
-      else
-        local h = host(names[i])
-        -- Who came before goes first. A host that answers gets one urgent more than it has shown to take: it
-        -- does not wait for the rest to end.
-        local spare = stream == 1 and h.success > 0 and 1 or 0
-        local is_planned = (planned[names[i]] or 0) > 0
-        local lane = priority_of(record)
-        if (h[LANE[lane]] == 0 or is_planned) and not spilled_first(h, lane, sequence) and room(h, spare) > 0 then
-          if is_planned then planned[names[i]] = planned[names[i]] - 1 end
-          depart(h)
-          hand(h, stream, string.match(entry[1], '^(%d+)-'), sequence, record)
-          given = given + 1
-        else
-          drop(stream, entry[1])
-          park(h, sequence, record, false)
-        end
+      elseif goes(stream, entry, sequence, record, names[i]) then
+        given = given + 1
       end
     end
     if #entries < wanted then
-      local more_of_it, ended = refill(stream, wanted - #entries, terms.window, parks)
+      local more_of_it, ended = refill(stream, wanted - #entries, terms.window, hosts_of, parks)
       if more_of_it == 0 then return given, ended end
     end
   end
@@ -190,7 +211,7 @@ local function from_lanes(names, share)
       local record = moved(out[i][2], S_READY, tonumber(number))
       store(out[i][1], record)
       count('woken:' .. priority_of(record), 1)
-      hand(out[i][3], WOKEN, number, out[i][1], record)
+      hand(WOKEN, number, out[i][1], record, dialect_of(out[i][3]))
     end
   end
 end
@@ -231,7 +252,7 @@ flush()
 if ARGV[9] ~= '0' then
   local messages, seen, all = result[2], {}, ARGV[9] == '1'
   for i = 6, #result, 6 do
-    local number = (all or priority_of(result[i]) == 1) and text(message_of(result[i]))
+    local number = (all or string.byte(result[i], 3) == 1) and text(message_of(result[i]))
     if number and not seen[number] then
       local message = call('HMGET', P .. ':message:' .. number, 'b', 'm')
       if message[1] and message[2] then

@@ -25,7 +25,7 @@ for stream, key in ipairs(STREAM) do
       local entry = call('XRANGE', key, item[1], item[1])[1]
       local record = entry and fetch(entry[2][2])
       if is_record(record) then
-        local name = host_name(inbox_of(record))
+        local name = host_of(record)
         held[name] = (held[name] or 0) + 1
       end
     end

@@ -29,7 +29,7 @@ end
 local function let_others_go(record)
   local group = call('HGET', P .. ':message:' .. text(message_of(record)), 'g')
   if not group or group == '' then return end
-  local name = chain(group, host_name(inbox_of(record)))
+  local name = chain(group, host_of(record))
   if call('HINCRBY', FOLLOWED, name, -1) > 0 then return end
   call('HDEL', FOLLOWED, name)
   local key = P .. ':held:' .. name

@@ -48,7 +48,7 @@ local function held_back(sequence, record, host_key)
   local group = call('HGET', P .. ':message:' .. text(message), 'g')
   if not group or group == '' then return false end
   local index = call('GET', group_key(group))
-  local name = host_name(inbox_of(record))
+  local name = host_of(record)
   local waits = must_wait(group, index, name, host_key, message)
   join(group, index, tonumber(sequence), { host_key }, keep)
   if waits then call('RPUSH', P .. ':held:' .. chain(group, name), sequence) end

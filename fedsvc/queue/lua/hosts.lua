@@ -34,12 +34,20 @@ local function host_name(inbox)
   return string.match(inbox, '^%a+://([^/?:[]+)') or string.match(inbox, '^%a+://%[(.-)%]') or ''
 end
 
+-- Host of a delivery, read where its record has the inbox, which has a path; false if it is no record.
+local function host_of(record)
+  return record and #record >= 28
+    and (string.match(record, '^%a+://([^/?:[]+)', 29) or string.match(record, '^%a+://%[(.-)%]', 29) or '')
+end
+
 local function lanes(h) return h.lane1 + h.lane2 + h.lane3 end
 -- Those of them that wait because the host is down.
 local function shut(h) return h.circuit ~= CLOSED and lanes(h) or 0 end
 
 -- Load several at once; false stands for none.
 local loaded = {}
+-- Names of those whose state in `loaded` is newer than Redis's, by number and as keys: see calm.lua.
+local calm = {}
 local function prefetch_hosts(names)
   local missing = {}
   for i = 1, #names do
@@ -67,7 +75,7 @@ local function host(name)
     pause, probe, since, success, failure, recovered, cut, barrier, dialect, spoke, gone = struct.unpack(HOST, packed)
   -- All at once: a table that grows field by field costs as much as all else that is done for a host.
   h = {
-    name = name, changed = false, max = terms.limit, rate = terms.rate, burst = terms.burst, circuit = circuit,
+    name = name, changed = calm[name] or false, max = terms.limit, rate = terms.rate, burst = terms.burst, circuit = circuit,
     flags = flags, turn = turn, flying = flying, failures = failures, opens = opens, lane1 = lane1, lane2 = lane2,
     lane3 = lane3, limit = limit, latency = latency, usual = usual, tokens = tokens, filled = filled, pause = pause,
     probe = probe, since = since, success = success, failure = failure, recovered = recovered, cut = cut,
@@ -86,7 +94,7 @@ local function host(name)
     end
   end
   h.shut = shut(h)
-  hosts[name] = h
+  hosts[name], calm[name] = h, nil
   return h
 end
 
@@ -118,9 +126,10 @@ end
 -- `spare`: how many beyond what it has shown to take well, within its maximum.
 local function room(h, spare)
   if h.pause > NOW_MS then return 0, h.pause end
+  h.pause = 0
   if h_has(h, H_PAUSED) then
     h_set(h, H_PAUSED, false)
-    h.pause, h.changed = 0, true
+    h.changed = true
   end
   if h.circuit == OPEN then
     -- A clock that was set back must not put the probe off for longer than an interval.
@@ -338,6 +347,10 @@ local function save_hosts()
       end
       h.changed = false
     end
+  end
+  for i = 1, #calm do
+    local name = calm[i]
+    if calm[name] then batch[n + 1], batch[n + 2], n = name, loaded[name], n + 2 end
   end
   in_parts('HSET', HOSTS, batch)
   in_parts('ZADD', WAKE, wake)

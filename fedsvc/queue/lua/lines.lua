@@ -46,8 +46,9 @@ local function line_up(priority, origin, names)
 end
 
 -- Up to about `wanted` deliveries go on from lines to the ready stream, by turns; those that `parks(sequence,
--- record)` takes do not. How many did, and whether there are no lines any more.
-local function refill(priority, wanted, window, parks)
+-- record)` takes do not, for which `prepare(sequences)` comes first. How many did, and whether there are no lines
+-- any more.
+local function refill(priority, wanted, window, prepare, parks)
   if in_lines(priority) <= 0 then return 0, true end
   local turns, quantum = turns_key(priority), math.min(QUANTUM, window)
   local gone_on, looked = 0, 0
@@ -61,6 +62,7 @@ local function refill(priority, wanted, window, parks)
     local names = call('LPOP', key, quantum) or {}
     looked = looked + #names
     prefetch(names)
+    prepare(names)
     local live, left = {}, 0
     for _, name in ipairs(names) do
       local record = fetch(name)

@@ -22,7 +22,7 @@ for i, sequence in ipairs(ARGV) do
         local entry = text(place) .. '-0'
         if in_flight(priority_of(record), entry) or in_flight(WOKEN, entry) then flying = 1 end
       elseif state == S_PARKED and place == IN_LANE then
-        due = call('ZSCORE', WAKE, host_name(inbox_of(record))) or ''
+        due = call('ZSCORE', WAKE, host_of(record)) or ''
       elseif state == S_RETRY or state == S_SCHEDULED then
         due = call('ZSCORE', RETRY, sequence) or ''
       elseif state == S_DEAD then

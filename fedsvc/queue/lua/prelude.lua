@@ -55,8 +55,8 @@ local function text(number) return string.format('%d', number) end
 -- be appended in the order of their numbers. Written down by flush().
 local last_number
 local function allocate(count)
-  last_number = last_number or tonumber(call('GET', SEQUENCE) or '0')
-  local first = math.max(last_number + 1, NOW_US)
+  local first = (last_number or tonumber(call('GET', SEQUENCE) or '0')) + 1
+  if first < NOW_US then first = NOW_US end
   last_number = first + count - 1
   return first
 end
@@ -108,7 +108,7 @@ local function drop(stream, entry)
   local list = dropped[stream]
   list[#list + 1] = entry
 end
-local function release(message) released[message] = (released[message] or 0) + 1 end
+local function release(message, many) released[message] = (released[message] or 0) + (many or 1) end
 
 -- How many messages need a registered key, so that none is deleted before its time. Written at once.
 local KEY_USES = P .. ':key-uses'

@@ -1,13 +1,14 @@
 -- settle: end the flight of some deliveries, each by itself, all in one step.
--- uses: hosts, endings
+-- uses: hosts, calm, endings
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  packed terms of all hosts
--- ARGV[2...] in groups of 4, for each delivery:
+-- ARGV[2...] in groups of 5, for each delivery:
 --   packed numbers: state u8 (what becomes of it: 4 retry, 6 delivered, 7 dead, 8 cancelled, 9 superseded,
---     10 expired), stream of its entry u8, entry's number u64, attempted u8 (1 if an attempt was made),
---     due u64 (ms, for a retry), signal u8 (how the answer bears on the host, see hosts.lua), latency u32 (ms),
---     pause u64 (ms that the host wants to be left alone), dialect u8 (how it wants to be signed to, if learnt)
+--     10 expired), stream of its entry u8, attempted u8 (1 if an attempt was made), signal u8 (how the answer bears
+--     on the host, see hosts.lua), latency u32 (ms), dialect u8 (how it wants to be signed to, if learnt), pause u64
+--     (ms that the host wants to be left alone), number of its entry u64, due u64 (ms, for a retry)
+--   number of its entry
 --   sequence
 --   record     for a retry or dead letter: the whole new record
 --   payload    packed outcome, for all but a retry
@@ -18,7 +19,7 @@
 -- Result: {1 if hosts have room again for what waits in their lanes, indexes (0-based) of those passed over, and
 -- if circuits have opened or closed a list of host, 'opened' or 'closed', ...}.
 
-local WIDTH = 4
+local WIDTH = 5
 
 -- What failed lately, for those who look at a host. Nothing is kept of what was delivered: SQL has it.
 local failed = {}
@@ -37,68 +38,101 @@ local function key_of(payload)
   return good and type(parts) == 'table' and parts[7] or ''
 end
 
+-- Told of an attempt that the host took; then only what is done for every delivery is left to do.
+local WELL = ANSWERED + TOOK
+
 read_terms(ARGV[1])
 local result = { 0 }
 local total = (#ARGV - 1) / WIDTH
 
-local sequences, landed_already = {}, {}
-for i = 0, total - 1 do sequences[i + 1] = ARGV[3 + i * WIDTH] end
+local sequences, names, landed_already = {}, {}, {}
+for i = 1, total do sequences[i] = ARGV[WIDTH * i - 1] end
 prefetch(sequences)
-local names = {}
-for i, sequence in ipairs(sequences) do
-  local stored = fetch(sequence)
-  names[i] = is_record(stored) and host_name(inbox_of(stored))
-end
+for i = 1, total do names[i] = host_of(fetch(sequences[i])) end
 prefetch_hosts(names)
 
-for i = 0, total - 1 do
-  local at = 1 + i * WIDTH
-  local state, stream, entry, attempted, due, signal, latency, pause, dialect =
-    struct.unpack('>BBI8BI8BI4I8B', ARGV[at + 1])
-  local sequence = ARGV[at + 2]
-  local stored, name = fetch(sequence), text(entry)
-  -- Its record names the entry by which it is in flight. One that makes no sense names none.
-  local known = is_record(stored) and string.byte(stored, 1) == S_READY and place_of(stored) == entry
-  if landed_already[name] or not known and not (is_record(stored) and in_flight(stream, name)) then
-    if not is_record(stored) then drop(stream, name) end
-    result[#result + 1] = i
+-- What an answer tells of a host that needs a closer look, and what becomes of the delivery then.
+local function closely(at, name, sequence, stored, state, attempted, signal, latency, dialect, pause)
+  local due = struct.unpack('>I8', ARGV[at], 26)
+  local record, payload = ARGV[at + 3], ARGV[at + 4]
+  local h = host(name)
+  local was_closed = h.circuit == CLOSED
+  landed(h, signal, latency, pause)
+  if dialect > 0 then h.dialect, h.spoke = dialect, NOW_MS end
+  if has_bit(signal, GONE_INBOX) then
+    tell('INBOX_GONE', name, inbox_of(stored))
+    if has(stored, FLAG_SHARED_INBOX) then shared_inbox_gone(h) end
+  end
+  if has_bit(signal, KEY_REJECTED) then tell('KEY_REJECTED', name, key_of(payload)) end
+  if attempted == 1 and #record > 0 and state ~= S_DELIVERED then note_failure(name, sequence, record) end
+  -- Others may have marked it while it was on its way.
+  if #record > 0 then record = string.sub(record, 1, 1) .. string.sub(stored, 2, 2) .. string.sub(record, 3) end
+  local parks = (state == S_RETRY or state == S_DEAD) and not was_closed and has_bit(signal, FAILED)
+  if (state == S_RETRY or parks) and (has(stored, FLAG_CANCEL) or has(stored, FLAG_SUPERSEDE)) then
+    local cancelled = has(stored, FLAG_CANCEL)
+    conclude(sequence, record, cancelled and S_CANCELLED or S_SUPERSEDED,
+      payload_of(sequence, record, cancelled and R_CANCELLED or R_SUPERSEDED))
+  elseif parks then
+    -- The host is down, which uses up nobody's retries, not even the last: back to where it came from.
+    local tries = string.sub(stored, 6, 6)
+    park(h, sequence, string.sub(record, 1, 5) .. tries .. string.sub(record, 7), h.opens % 4 ~= 0 or h.opens == 0)
+  elseif state == S_RETRY then
+    store(sequence, record)
+    call('ZADD', RETRY, text(due), sequence)
+    waiting(record, 1)
+    if has(record, FLAG_EXPIRES) then call('ZADD', P .. ':expiry', text(deadline_ms(record)), sequence) end
   else
-    drop(stream, name)
-    landed_already[name] = true
-    local record, payload = ARGV[at + 3], ARGV[at + 4]
-    local h = host(names[i + 1])
+    conclude(sequence, #record > 0 and record or stored, state, payload)
+  end
+end
+
+-- What conclude does with one that was delivered; what is counted is counted together, by message.
+local delivered, delivered_of = 0, {}
+local function conclude_delivered(sequence, stored, flags, message, payload)
+  local number = allocate(1)
+  call('XADD', OUTCOMES, text(number), 'd', sequence, 's', S_DELIVERED, 'o', payload)
+  store(sequence, struct.pack('>BI8', S_DELIVERED, number))
+  delivered = delivered + 1
+  delivered_of[message] = (delivered_of[message] or 0) + 1
+  if flags % (2 * FLAG_FOLLOWED) >= FLAG_FOLLOWED then let_others_go(stored) end
+end
+local function count_delivered()
+  if delivered == 0 then return end
+  for message, many in pairs(delivered_of) do
+    owe(origin_of(message), -many)
+    release(message, many)
+  end
+  count('outcomes', delivered)
+  count(COUNTER_OF[S_DELIVERED], delivered)
+  tally('d', delivered)
+end
+
+local tried = 0
+for i = 1, total do
+  local at = WIDTH * i - 3
+  local state, stream, attempted, signal, latency, dialect, pause, number =
+    struct.unpack('>BBBBI4BI8I8', ARGV[at])
+  local entry, sequence, name = ARGV[at + 1], sequences[i], names[i]
+  local stored, was, flags, message, place = fetch(sequence), nil, nil, nil, nil
+  if name then was, flags, message, place = struct.unpack('>BBxxxxxxxxI8I8', stored) end
+  -- Its record names the entry by which it is in flight. One that makes no sense names none.
+  if landed_already[entry] or (place ~= number or was ~= S_READY) and not (name and in_flight(stream, entry)) then
+    if not name then drop(stream, entry) end
+    result[#result + 1] = i - 1
+  else
+    drop(stream, entry)
+    landed_already[entry] = true
     if stream == WOKEN then count('woken:' .. priority_of(stored), -1) end
-    local was_closed = h.circuit == CLOSED
-    landed(h, signal, latency, pause)
-    if dialect > 0 then h.dialect, h.spoke = dialect, NOW_MS end
-    if attempted == 1 then tally('t', 1) end
-    if has_bit(signal, GONE_INBOX) then
-      tell('INBOX_GONE', h.name, inbox_of(stored))
-      if has(stored, FLAG_SHARED_INBOX) then shared_inbox_gone(h) end
-    end
-    if has_bit(signal, KEY_REJECTED) then tell('KEY_REJECTED', h.name, key_of(payload)) end
-    if attempted == 1 and #record > 0 and state ~= S_DELIVERED then note_failure(h.name, sequence, record) end
-    -- Others may have marked it while it was on its way.
-    if #record > 0 then record = string.sub(record, 1, 1) .. string.sub(stored, 2, 2) .. string.sub(record, 3) end
-    local parks = (state == S_RETRY or state == S_DEAD) and not was_closed and has_bit(signal, FAILED)
-    if (state == S_RETRY or parks) and (has(stored, FLAG_CANCEL) or has(stored, FLAG_SUPERSEDE)) then
-      local cancelled = has(stored, FLAG_CANCEL)
-      conclude(sequence, record, cancelled and S_CANCELLED or S_SUPERSEDED,
-        payload_of(sequence, record, cancelled and R_CANCELLED or R_SUPERSEDED))
-    elseif parks then
-      -- The host is down, which uses up nobody's retries, not even the last: back to where it came from.
-      local tries = string.sub(stored, 6, 6)
-      park(h, sequence, string.sub(record, 1, 5) .. tries .. string.sub(record, 7), h.opens % 4 ~= 0 or h.opens == 0)
-    elseif state == S_RETRY then
-      store(sequence, record)
-      call('ZADD', RETRY, text(due), sequence)
-      waiting(record, 1)
-      if has(record, FLAG_EXPIRES) then call('ZADD', P .. ':expiry', text(deadline_ms(record)), sequence) end
+    tried = tried + attempted
+    if state == S_DELIVERED and signal == WELL and dialect + pause == 0 and calm_landed(name, latency) then
+      conclude_delivered(sequence, stored, flags, message, ARGV[at + 4])
     else
-      conclude(sequence, #record > 0 and record or stored, state, payload)
+      closely(at, name, sequence, stored, state, attempted, signal, latency, dialect, pause)
     end
   end
 end
+count_delivered()
+if tried > 0 then tally('t', tried) end
 keep_failures()
 save_hosts()
 flush()
