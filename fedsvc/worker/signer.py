@@ -1,9 +1,9 @@
 """Signing off the event loop.
 
 An RSA-2048 signature takes about 0.3 ms. Processes of their own sign, in threads, beside the loop that sends.
-Threads of this process would cost more: each signature has to win the interpreter's lock back from a loop that is busy, which takes
-80 µs of CPU, and the loop waits too. What is asked for in one turn of the loop goes out together, and comes
-back in shares. What is urgent passes what waits.
+Threads of this process would cost more: each signature has to win the interpreter's lock back from a loop
+that is busy, which takes 80 µs of CPU, and the loop waits too. What is asked for in one turn of the loop goes
+out together, and comes back in shares. What is urgent passes what waits.
 
 Signed in place is what an Ed25519 key signs, which takes less than the way there and back; the only signature
 that is asked for; and all of them while no process is ready: at first, and after one was lost.
