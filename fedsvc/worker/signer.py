@@ -46,9 +46,9 @@ class _Job:
 
 
 class Signer:
-    """Signs in up to `processes` processes of so many `threads` each, which are started when there is work for
-    them. Made in the event loop that it belongs to. A caller waits for its own signature, so that no more jobs are held than
-    deliveries are under way."""
+    """Signs in up to `processes` processes of so many `threads` each, which are started when there is work
+    for them. Made in the event loop that it belongs to. A caller waits for its own signature, so that no more
+    jobs are held than deliveries are under way."""
 
     #: signatures that a process has before it, above which another one is started
     BUSY: Final = 24
