@@ -1,8 +1,8 @@
 """The process that signs for a worker process: keys and digests come by a socket, signatures leave by it.
 
-Run as `python -m fedsvc.worker.signing_process FD THREADS`, by `signer.py` alone. It opens nothing, keeps nothing
-and ends with its worker; a worker that loses it starts another one. Several threads sign: the interpreter's lock
-is released meanwhile, and nothing here holds it for long. All numbers are big-endian:
+Run as `python -m fedsvc.worker.signing_process FD THREADS`, by `signer.py` alone. It opens nothing, keeps
+nothing and ends with its worker; a worker that loses it starts another one. Several threads sign: the lock of
+the interpreter is released meanwhile, and nothing here holds it for long. All numbers are big-endian:
 
     job      kind u8 (0, or 1 if urgent), slot u16, number u32, SHA-256 of what is to be signed (32 bytes)
     key      kind u8 (2), slot u16, length u32, filler (32 bytes); then the key, PKCS#8 DER
