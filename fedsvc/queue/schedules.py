@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -78,12 +79,18 @@ class Schedules:
             raise _missing(id)
         return _schedule(id, raw)
 
-    async def list(self, *, after: str, limit: int) -> list[Schedule]:
-        """By id, past that one."""
+    async def page(self, *, after: str, limit: int) -> tuple[list[Schedule], str]:
+        """Up to `limit` by id, past that one, less those that cannot be read; and the id past which the next
+        page begins, "" if there is none."""
         start = f"({after}" if after else "-"
-        ids = await self._link.call("ZRANGE", f"{self._prefix}:all", start, "+", "BYLEX", "LIMIT", 0, limit)
-        found = [await self._link.call("HMGET", self._key(id.decode()), *_FIELDS) for id in ids]
-        return [*self._readable(ids, found)]
+        names = await self._link.call(
+            "ZRANGE", f"{self._prefix}:all", start, "+", "BYLEX", "LIMIT", 0, limit + 1
+        )
+        ids, more = names[:limit], len(names) > limit
+        found = await asyncio.gather(
+            *(self._link.call("HMGET", self._key(id.decode()), *_FIELDS) for id in ids)
+        )
+        return [*self._readable(ids, found)], ids[-1].decode() if more else ""
 
     async def due(self, now_ms: int) -> Sequence[Schedule]:
         """Those to be run, or taken up, by then."""

@@ -39,6 +39,10 @@ from fedsvc.v1 import operations_service_pb2 as pb
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MAX_DESCRIPTION: Final = 512
 _MAX_REQUEST_ID: Final = 128
+#: schedules that are read at once, and bytes of them in a page, about: each may have FEDSVC_MAX_FAN_OUT
+#: inboxes, and who reads the answers may take no more than 4 MiB, which is gRPC's default
+_SLICE: Final = 20
+_PAGE_BYTES: Final = 3 * 1024 * 1024
 #: times that somebody else may change a schedule while it is being changed
 _TRIES: Final = 10
 
@@ -71,14 +75,24 @@ class ScheduleDesk:
 
     @rpc
     async def ListSchedules(self, request: pb.ListSchedulesRequest, context: Any) -> pb.ListSchedulesResponse:
-        size = pages.page_size(request.page_size)
+        left = pages.page_size(request.page_size)
         after = pages.decode(request.page_token, "schedules", read=pages.text) or ""
-        found = await self._schedules.list(after=after, limit=size + 1)
-        response = pb.ListSchedulesResponse(
-            schedules=[convert.schedule(s) for s in found[:size] if _visible(s)]
-        )
-        if len(found) > size:
-            response.next_page_token = pages.encode(found[size - 1].id, "schedules")
+        response, size = pb.ListSchedulesResponse(), 0
+        while left > 0:
+            found, following = await self._schedules.page(after=after, limit=min(left, _SLICE))
+            for schedule in filter(_visible, found):
+                shown = convert.schedule(schedule)
+                size += shown.ByteSize()
+                if size > _PAGE_BYTES and response.schedules:
+                    response.next_page_token = pages.encode(after, "schedules")
+                    return response
+                response.schedules.append(shown)
+                after = schedule.id
+            left -= _SLICE
+            after = following
+            if not following:
+                return response
+        response.next_page_token = pages.encode(after, "schedules")
         return response
 
     @rpc

@@ -2068,7 +2068,9 @@ class ListSchedulesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most so many; 0 stands for 100, more than 1000 for 1000."""
+    """At most so many; 0 stands for 100, more than 1000 for 1000. Fewer if they are large:
+    a page ends before 3 MiB.
+    """
     page_token: _builtins.str
     """From the response before."""
     def __init__(
