@@ -12,8 +12,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from fedsvc.config_types import Address
 from fedsvc.errors import ConfigurationError
 
-#: connections at a time, of one process
+#: connections at a time, of one process; and of these from one address, so that who comes from another, and
+#: asks for our health, finds room
 MOST: Final = 512
+MOST_OF_ONE: Final = 384
 #: seconds for a request's head to come, and for which an idle connection is kept; proxies keep theirs for 60
 PATIENCE_S: Final = 75.0
 #: seconds that requests under way get when the process stops
@@ -33,11 +35,32 @@ class _BadRequests(logging.Filter):
 _log.addFilter(_BadRequests())
 
 
-class _Full(asyncio.Protocol):
-    """A connection that is one too many."""
+class _Door(asyncio.Protocol):
+    """A connection that has just come: it becomes one of `server`'s, or is closed if it is one too many."""
+
+    def __init__(self, server: web.Server) -> None:
+        self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
+        if self._is_one_too_many(transport):
+            transport.close()
+            return
+        handler = self._server()
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
+
+    def _is_one_too_many(self, transport: asyncio.BaseTransport) -> bool:
+        there = self._server.connections
+        if MOST_OF_ONE <= len(there) < MOST:
+            host = _host(transport)
+            return sum(_host(handler.transport) == host for handler in there) >= MOST_OF_ONE
+        return len(there) >= MOST
+
+
+def _host(transport: asyncio.BaseTransport | None) -> str:
+    """Where it comes from; empty if it has gone."""
+    name = transport.get_extra_info("peername") if transport is not None else None
+    return str(name[0]) if name else ""
 
 
 class _Site(web.BaseSite):
@@ -53,12 +76,8 @@ class _Site(web.BaseSite):
         await super().start()
         server = self._runner.server
         assert server is not None
-
-        def connection() -> asyncio.Protocol:
-            return server() if len(server.connections) < MOST else _Full()
-
         self._server = await asyncio.get_running_loop().create_server(
-            connection, self._address.host, self._address.port, backlog=MOST, reuse_address=True
+            lambda: _Door(server), self._address.host, self._address.port, backlog=MOST, reuse_address=True
         )
 
 

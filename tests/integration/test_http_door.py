@@ -55,9 +55,12 @@ GARBAGE = {
 
 
 @asynccontextmanager
-async def connected(at: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def connected(
+    at: str, by: str = "127.0.0.1"
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection from the address `by`."""
     host, _, port = at.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer = await asyncio.open_connection(host, int(port), local_addr=(by, 0))
     try:
         async with asyncio.timeout(20):
             yield reader, writer
@@ -143,6 +146,24 @@ async def test_of_too_many_connections_the_last_are_closed_and_make_room_again(
                 writer.write(HEAD)
             async with connected(at) as (reader, _):
                 assert await reader.read() == b""
+        async with asyncio.timeout(10):
+            while not await alive(at):
+                pass
+
+
+async def test_one_address_does_not_get_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_door, "MOST_OF_ONE", 3)
+    async with listening() as at:
+        async with AsyncExitStack() as held:
+            for _ in range(3):
+                _, writer = await held.enter_async_context(connected(at))
+                writer.write(HEAD)
+            async with connected(at) as (reader, _):
+                assert await reader.read() == b""
+            for _ in range(2):
+                reader, writer = await held.enter_async_context(connected(at, "127.0.0.2"))
+                writer.write(HEAD + b"\r\n")
+                assert (await reader.read(4096)).startswith(b"HTTP/1.1 200")
         async with asyncio.timeout(10):
             while not await alive(at):
                 pass
