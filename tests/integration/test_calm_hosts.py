@@ -138,6 +138,17 @@ async def link(valkey: ValkeyServer) -> AsyncIterator[Link]:
     await made.close()
 
 
+def answer(dice: random.Random) -> tuple[tuple[DeliveryState, Reason], dict[str, Any]]:
+    """Of an inbox."""
+    state, reason, signal = dice.choice(ANSWERS)
+    more = {"signal": signal, "latency_ms": dice.choice([1, 12, 900, 70_000]), "wait_ms": 500}
+    if dice.random() < 0.1:
+        more["pause_ms"] = 2000
+    if dice.random() < 0.1:
+        more["learnt"] = Dialect(1)
+    return (state, reason), more
+
+
 def settings(dice: random.Random) -> dict[str, str]:
     return {
         "FEDSVC_HOST_CONCURRENCY": dice.choice(["1", "4", "8"]),
@@ -182,17 +193,27 @@ async def test_the_short_way_and_the_long_way_come_to_the_same(link: Link, names
             assert handed[0] == handed[1]
             for held, each in zip(flying, handed, strict=True):
                 held += each.admitted
-        for at in sorted(dice.sample(range(len(flying[0])), dice.randint(0, len(flying[0]))), reverse=True):
-            (outcome, reason, signal), latency = dice.choice(ANSWERS), dice.choice([1, 12, 900, 70_000])
-            pause, learnt = dice.choice([0] * 9 + [2000]), dice.choice([Dialect(0)] * 9 + [Dialect(1)])
+        for partition in range(PARTITIONS):
+            batches = [
+                [admitted for admitted in held if admitted.id.partition == partition] for held in flying
+            ]
+            many = dice.randint(0, len(batches[0]))
+            answers = [answer(dice) for _ in range(many)]
             settled = [
-                await queue.settle(
-                    held.pop(at), outcome, reason, signal=signal, latency_ms=latency, wait_ms=500,
-                    pause_ms=pause, learnt=learnt,
+                await queue.consumer("a").settle(
+                    partition,
+                    [
+                        await queue.settlement(admitted, *told, **more)
+                        for admitted, (told, more) in zip(batch, answers, strict=False)
+                    ],
                 )
-                for queue, held in zip(queues, flying, strict=True)
-            ]  # fmt: skip
-            assert settled[0] == settled[1]
+                for queue, batch in zip(queues, batches, strict=True)
+                if many
+            ]
+            assert settled[:1] == settled[1:]
+            for held, batch in zip(flying, batches, strict=True):
+                for admitted in batch[:many]:
+                    held.remove(admitted)
         assert await queues[0].contents() == await queues[1].contents()
         passed = dice.choice([0, 1, 40, 3000])
         for queue in queues:

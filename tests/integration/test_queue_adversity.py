@@ -13,7 +13,7 @@ from servers.valkey import valkey_server
 
 from fedsvc.domain.delivery import DeliveryState, Reason
 from fedsvc.errors import FedsvcError, QueueCorrupt, QueueUnavailable
-from fedsvc.queue.consumer import Consumer, Settled, Settlement
+from fedsvc.queue.consumer import Consumer, Settled, Settlement, Signal
 from fedsvc.queue.server_info import record_partitions
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.settler import Settler
@@ -359,3 +359,20 @@ async def test_no_settlement_is_lost_when_redis_goes_away_among_those_tried_one_
     assert len(settler) == 0
     assert len(settled) == 5
     await queue.is_whole(delivered=5)
+
+
+@pytest.mark.parametrize("stale_first", [True, False])
+async def test_one_delivery_may_be_settled_twice_in_a_batch(queue: Queue, stale_first: bool) -> None:
+    """As when the answer to its first settlement was lost, and it was handed out again meanwhile."""
+    await queue.enqueue("1")
+    (stale,) = await queue.admit(10)
+    await queue.fail(stale, wait_ms=1)
+    await queue.pass_time(10)
+    await queue.promote()
+    (fresh,) = await queue.admit(10)
+    assert (fresh.id, fresh.entry != stale.entry) == (stale.id, True)
+    taken = Signal.ANSWERED | Signal.TOOK
+    batch = [await queue.settlement(each, DeliveryState.DELIVERED, signal=taken) for each in (stale, fresh)]
+    settled = await queue.consumer("a").settle(fresh.id.partition, batch if stale_first else batch[::-1])
+    assert settled.passed_over == {0 if stale_first else 1}
+    await queue.is_whole(delivered=1)

@@ -116,7 +116,7 @@ class Queue:
         )
         return [admitted for answer in answers for admitted in answer.admitted]
 
-    async def settle(
+    async def settlement(
         self,
         admitted: Admitted,
         state: DeliveryState,
@@ -128,7 +128,7 @@ class Queue:
         latency_ms: int = 5,
         pause_ms: int = 0,
         learnt: Dialect = Dialect.UNKNOWN,
-    ) -> Settled:
+    ) -> Settlement:
         now_ms = await self.now_ms()
         attempt = Attempt(now_ms, 5, 200, reason)
         record = admitted.record.tried(attempt, state)
@@ -140,10 +140,22 @@ class Queue:
             reason, 200,
             history=record.history,
         )  # fmt: skip
-        settlement = Settlement(
+        return Settlement(
             admitted, state, True, record, now_ms + wait_ms, outcome, signal, latency_ms, pause_ms,
             learnt,
         )  # fmt: skip
+
+    async def settle(
+        self,
+        admitted: Admitted,
+        state: DeliveryState,
+        reason: Reason = Reason.OK,
+        *,
+        worker: str = "a",
+        **more: Any,
+    ) -> Settled:
+        """`more`: as for `settlement`."""
+        settlement = await self.settlement(admitted, state, reason, worker=worker, **more)
         return await self.consumer(worker).settle(admitted.id.partition, [settlement])
 
     async def deliver(self, admitted: Admitted, *, latency_ms: int = 5) -> None:

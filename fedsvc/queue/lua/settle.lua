@@ -8,7 +8,7 @@
 --     10 expired), stream of its entry u8, attempted u8 (1 if an attempt was made), signal u8 (how the answer bears
 --     on the host, see hosts.lua), latency u32 (ms), dialect u8 (how it wants to be signed to, if learnt), pause u64
 --     (ms that the host wants to be left alone), number of its entry u64, due u64 (ms, for a retry)
---   number of its entry
+--   number of its entry, as text
 --   sequence
 --   record     for a retry or dead letter: the whole new record
 --   payload    packed outcome, for all but a retry
@@ -112,8 +112,11 @@ for i = 1, total do
   local at = WIDTH * i - 3
   local state, stream, attempted, signal, latency, dialect, pause, number =
     struct.unpack('>BBBBI4BI8I8', ARGV[at])
-  local entry, sequence, name = ARGV[at + 1], sequences[i], names[i]
-  local stored, was, flags, message, place = fetch(sequence), nil, nil, nil, nil
+  local entry, sequence = ARGV[at + 1], sequences[i]
+  local stored = fetch(sequence)
+  -- It may have ended since its host was looked for: one delivery can be among them twice.
+  local name = is_record(stored) and names[i]
+  local was, flags, message, place
   if name then was, flags, message, place = struct.unpack('>BBxxxxxxxxI8I8', stored) end
   -- Its record names the entry by which it is in flight. One that makes no sense names none.
   if landed_already[entry] or (place ~= number or was ~= S_READY) and not (name and in_flight(stream, entry)) then
