@@ -96,21 +96,32 @@ class SigningProcess:
 
     def _sign(self) -> None:
         """What each thread does, until the end."""
+        try:
+            self._sign_what_comes()
+        except OSError:
+            pass  # the other side is gone, as a rule
+        finally:
+            # Whatever it was: the worker waits for what this one has taken. It learns by the end of the whole
+            # process that it will not come.
+            if not self._ended:
+                with suppress(OSError):
+                    self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _sign_what_comes(self) -> None:
         answers: list[bytes] = []
-        with suppress(OSError):  # the other side is gone, which `run` is told too
-            while not self._ended:
-                with self._changed:
-                    jobs = self._urgent or self._normal
-                    if not jobs and not answers:
-                        self._changed.wait_for(lambda: self._urgent or self._normal or self._ended)
-                        continue
-                    urgent, job = jobs is self._urgent, jobs.popleft() if jobs else None
-                if job is not None:
-                    answers.append(_answer(job))
-                # Waking the worker costs a tenth of a signature.
-                if len(answers) >= SHARE or urgent or job is None:
-                    self._send(b"".join(answers))
-                    answers.clear()
+        while not self._ended:
+            with self._changed:
+                jobs = self._urgent or self._normal
+                if not jobs and not answers:
+                    self._changed.wait_for(lambda: self._urgent or self._normal or self._ended)
+                    continue
+                urgent, job = jobs is self._urgent, jobs.popleft() if jobs else None
+            if job is not None:
+                answers.append(_answer(job))
+            # Waking the worker costs a tenth of a signature.
+            if len(answers) >= SHARE or urgent or job is None:
+                self._send(b"".join(answers))
+                answers.clear()
 
     def _send(self, data: bytes) -> None:
         with self._sending:

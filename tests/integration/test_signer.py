@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -224,6 +225,7 @@ async def test_closing_ends_the_processes_and_tells_who_still_waits(key: Any) ->
     signer = Signer(1, 2)
     await ready(signer, key)
     process = signer._processes[0]._process
+    process.send_signal(signal.SIGSTOP)  # else it may have signed some by then
     asked = [asyncio.create_task(signer.sign(key, b"%d" % n)) for n in range(200)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -338,3 +340,34 @@ def test_a_key_that_cannot_be_read_signs_nothing(rsa_key: PrivateKey, der: bytes
 def _new_pem() -> bytes:
     key = rsa.generate_private_key(65537, 2048)
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+class Unwell:
+    """A socket that fails to send its answers once, as when the kernel has no memory for them."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self._real, self._sent = real, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def sendall(self, data: bytes) -> None:
+        self._sent += 1
+        if self._sent == 2:  # the first says that it is ready
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+        self._real.sendall(data)
+
+
+def test_a_process_of_which_a_thread_is_lost_ends(rsa_key: PrivateKey) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(10)
+        unwell: Any = Unwell(theirs)
+        thread = threading.Thread(target=SigningProcess(unwell, 2).run)
+        thread.start()
+        assert ours.recv(ANSWER.size) == ANSWER.pack(0, 0)
+        ours.sendall(given(to_storable(rsa_key)) + jobs(*[NORMAL] * 40))
+        while ours.recv(65_536):
+            pass
+        thread.join(10)
+        assert not thread.is_alive()
