@@ -114,7 +114,7 @@ class Authenticate(grpc.aio.ServerInterceptor):
             self._note(method, "UNAUTHENTICATED")
             raise Unauthenticated("a token is needed: metadata authorization, `Bearer <token>`")
         digest = self._tokens.digest(token.strip())
-        known = self._tokens.identify_digest(digest)
+        known = self._tokens.identify(digest)
         if known is None:
             self._note(method, "UNAUTHENTICATED")
             raise Unauthenticated("the token is not known")
@@ -124,7 +124,7 @@ class Authenticate(grpc.aio.ServerInterceptor):
         except PermissionDenied:
             self._note(method, "PERMISSION_DENIED", known.name)
             raise
-        return known, lambda: self._tokens.identify_digest(digest)
+        return known, lambda: self._tokens.identify(digest)
 
     def _note(self, method: str, code: str, name: str = "") -> None:
         REFUSED.labels(code).inc()

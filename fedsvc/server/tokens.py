@@ -117,17 +117,13 @@ class TokenBook:
         """How many there are, each with one token or several."""
         return self._callers
 
-    def identify(self, token: str) -> Caller | None:
-        """Whose token this is; None if nobody's. All are compared, each in constant time."""
-        return self.identify_digest(self.digest(token))
-
     @staticmethod
     def digest(token: str) -> bytes:
-        """What `identify_digest` takes."""
+        """Of what a caller says is its token, however long: what `identify` takes."""
         return digest_of(token[:_LONGEST])
 
-    def identify_digest(self, digest: bytes) -> Caller | None:
-        """As `identify`, by the SHA-256 of the token."""
+    def identify(self, digest: bytes) -> Caller | None:
+        """Whose token has this digest; None if nobody's. All are compared, each in constant time."""
         self._look()
         found: Caller | None = None
         for entry in self._entries:

@@ -146,7 +146,7 @@ def test_the_application_may_what_it_needs_for_its_origin_and_operators_the_rest
     book = TokenBook(settings)
     assert not book.open
     shown = [(secrets_dir / name).read_text().strip() for name in ("token", "operator-token")]
-    application, operator = (book.identify(token) for token in shown)
+    application, operator = (book.identify(book.digest(token)) for token in shown)
     assert application is not None
     assert operator is not None
     assert (application.scopes, application.origins) == (

@@ -170,7 +170,7 @@ def _who(request: web.Request, parts: Parts) -> tuple[Session, Caller | None]:
         return session or parts.sessions.begin(), ANYBODY
     if session is None or not session.digest:
         return session or parts.sessions.begin(), None
-    return session, parts.tokens.identify_digest(session.digest)
+    return session, parts.tokens.identify(session.digest)
 
 
 def _remember(visit: Visit, response: web.StreamResponse) -> None:

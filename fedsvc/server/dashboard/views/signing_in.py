@@ -6,12 +6,8 @@ import structlog
 from aiohttp import web
 
 from fedsvc.server.dashboard.visit import Visit, seen, to
-from fedsvc.server.tokens import digest_of
 
 log = structlog.get_logger(__name__)
-
-#: characters of a token that are looked at
-_LONGEST = 512
 
 
 async def page(visit: Visit) -> web.Response:
@@ -21,8 +17,9 @@ async def page(visit: Visit) -> web.Response:
 
 
 async def enter(visit: Visit) -> web.Response:
-    digest = digest_of(visit.field("token")[:_LONGEST])
-    if visit.parts.tokens.identify_digest(digest) is None:
+    tokens = visit.parts.tokens
+    digest = tokens.digest(visit.field("token"))
+    if tokens.identify(digest) is None:
         return _refuse(visit)
     visit.session = visit.parts.sessions.begin(digest)
     return seen(_next(visit.field("next")))
