@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -20,6 +20,7 @@ from fedsvc.config_types import Address
 from fedsvc.domain.keys import KeyCipher
 from fedsvc.embedded import DataDir, EmbeddedServer
 from fedsvc.errors import ConfigurationError, FedsvcError
+from fedsvc.ports import check_ports
 from fedsvc.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -36,21 +37,22 @@ class NotReady(FedsvcError):
     """A part of `fedsvc dev` did not come up."""
 
 
-def run(data_dir: Path, overrides: dict[str, Any], announce: Callable[[str], None]) -> int:
+def run(data_dir: Path, settings: Settings, announce: Callable[[str], None]) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code. `announce` is told the line that says it serves.
 
     Raises ConfigurationError, EmbeddedFailed, ArchiveUnavailable, NotReady.
     """
-    return asyncio.run(_run(data_dir, overrides, announce))
+    return asyncio.run(_run(data_dir, settings, announce))
 
 
-async def _run(path: Path, overrides: dict[str, Any], announce: Callable[[str], None]) -> int:
+async def _run(path: Path, settings: Settings, announce: Callable[[str], None]) -> int:
     data_dir = DataDir(path)
     data_dir.open()
     valkey: EmbeddedServer | None = None
     supervisor: Supervisor | None = None
     try:
-        settings = _settings(data_dir.path, overrides)
+        check_ports(settings)  # after the directory: a second `fedsvc dev` finds both taken
+        settings = _completed(settings, data_dir.path)
         check_authorities("FEDSVC_CA_FILE", settings.ca_file)
         supervisor = Supervisor(settings.shutdown_grace + _EXTRA_GRACE, _LAST_GRACE)
         supervisor.handle_signals(partial(_say_what_is_waited_for, settings.shutdown_grace))
@@ -104,13 +106,14 @@ async def _ready(supervisor: Supervisor, *children: Child) -> None:
         await asyncio.gather(stopped, ready, return_exceptions=True)
 
 
-def _settings(data_dir: Path, overrides: dict[str, Any]) -> Settings:
-    """The environment's, with what `dev` brings where it says nothing."""
+def _completed(settings: Settings, data_dir: Path) -> Settings:
+    """With what `dev` brings where the environment says nothing."""
+    brought: dict[str, str] = {}
     if "DATABASE_URL" not in os.environ:
-        overrides = {**overrides, "database_url": f"sqlite:///{data_dir / 'archive.db'}"}
+        brought["database_url"] = f"sqlite:///{data_dir / 'archive.db'}"
     if not {"FEDSVC_KEY_ENCRYPTION_KEYS", "FEDSVC_KEY_ENCRYPTION_KEYS_FILE"} & set(os.environ):
-        overrides = {**overrides, "key_encryption_keys_file": str(key_file(data_dir))}
-    return Settings.from_environment(**overrides)
+        brought["key_encryption_keys_file"] = str(key_file(data_dir))
+    return settings.model_copy(update=brought)
 
 
 def key_file(data_dir: Path) -> Path:

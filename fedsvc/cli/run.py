@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from fedsvc.cli.output import emit
-from fedsvc.cli.ports import check_ports
 from fedsvc.config import Settings
 from fedsvc.errors import FedsvcError
 from fedsvc.lifeline import die_with
+from fedsvc.ports import check_ports
 
 _LISTEN = click.option("--listen", metavar="HOST:PORT", help="Where to speak gRPC (FEDSVC_LISTEN).")
 _HTTP_LISTEN = click.option(
@@ -70,17 +70,6 @@ def _telling(status: Any) -> Iterator[Any]:
         raise
 
 
-def _check_places(data_dir: Path, settings: Settings) -> None:
-    """Raises ConfigurationError if others have the directory or a port: in this order, since a second
-    `fedsvc dev` finds both so."""
-    from fedsvc.embedded import DataDir
-
-    held = DataDir(data_dir)
-    held.open()
-    held.close()
-    check_ports(settings)
-
-
 def _log_format(as_json: bool) -> str | None:
     """None leaves it to the settings."""
     return "json" if as_json else None
@@ -121,17 +110,15 @@ def dev(data_dir: Path, listen: str | None, http_listen: str | None, insecure: b
     from fedsvc import dev as everything
     from fedsvc import logs
 
-    overrides: dict[str, Any] = {"listen": listen, "http_listen": http_listen, "insecure": insecure or None}
-    settings = Settings.from_environment(**overrides)
+    settings = Settings.from_environment(listen=listen, http_listen=http_listen, insecure=insecure or None)
     logs.configure(settings, "dev")
     _check_handlers()
-    _check_places(data_dir, settings)
 
     def announce(line: str) -> None:
         told = dict(part.split("=", 1) for part in line.split(": ", 1)[1].split())
         everything.say(json.dumps({"ready": True, **told}) if as_json else line)
 
-    return everything.run(data_dir, overrides, announce)
+    return everything.run(data_dir, settings, announce)
 
 
 @click.command()
