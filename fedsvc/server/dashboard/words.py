@@ -160,16 +160,16 @@ def plain(value: Any) -> str:
 
 def chosen(given: operations_service_pb2.DeadLetterFilter) -> list[tuple[str, str]]:
     """What a filter of dead letters asks for, named as its form does; of one that takes all, that it does."""
-    told = [
-        ("host", given.host),
-        ("type", given.activity_type),
-        ("actor", given.actor),
-        ("reason", word("reason", given.reason) if given.reason else ""),
-        ("HTTP status", str(given.http_status or "")),
-        ("from", moment(given.start_time)["shown"] if given.HasField("start_time") else ""),
-        ("until", moment(given.end_time)["shown"] if given.HasField("end_time") else ""),
-    ]
-    return [(name, value) for name, value in told if value] or [("filter", "all")]
+    asked = {
+        "host": given.host,
+        "activity_type": given.activity_type,
+        "actor": given.actor,
+        "reason": term("reason", given.reason).removeprefix("REASON_") if given.reason else "",
+        "status": given.http_status,
+        "start_ms": given.start_time.seconds * 1000,
+        "end_ms": given.end_time.seconds * 1000,
+    }
+    return _filter(asked) or [("filter", "all")]
 
 
 def details(given: Struct) -> list[tuple[str, str]]:
@@ -180,7 +180,7 @@ def details(given: Struct) -> list[tuple[str, str]]:
 def _detail(name: str, value: Any) -> tuple[str, str]:
     said = name.replace("_", " ")
     if isinstance(value, dict):
-        return said, ", ".join(_filter_part(name, value[name]) for name in _FILTER if name in value) or "all"
+        return said, ", ".join(f"{part} {asked}" for part, asked in _filter(value)) or "all"
     if isinstance(value, bool):
         return said, "yes" if value else "no"
     if name.endswith("_s") and isinstance(value, float):
@@ -188,16 +188,21 @@ def _detail(name: str, value: Any) -> tuple[str, str]:
     return said, plain(value)
 
 
-#: parts of a filter as the audit has them, and as `chosen` says and orders them
+#: parts of a filter of dead letters as the audit has them, and as its form names and orders them
 _FILTER: Final = {
     "host": "host", "activity_type": "type", "actor": "actor", "reason": "reason", "status": "HTTP status",
     "start_ms": "from", "end_ms": "until",
 }  # fmt: skip
 
 
-def _filter_part(name: str, value: Any) -> str:
+def _filter(given: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is asked for; of a filter as the audit has it."""
+    return [(said, _asked(name, given[name])) for name, said in _FILTER.items() if given.get(name)]
+
+
+def _asked(name: str, value: Any) -> str:
     if name == "reason":
-        value = str(value).replace("_", " ").lower()
-    elif name.endswith("_ms"):
-        value = moment(Timestamp(seconds=int(value) // 1000))["shown"]
-    return f"{_FILTER[name]} {plain(value)}"
+        return str(value).replace("_", " ").lower()
+    if name.endswith("_ms"):
+        return moment(Timestamp(seconds=int(value) // 1000))["shown"]
+    return plain(value)
