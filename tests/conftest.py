@@ -14,6 +14,7 @@ import pytest
 import uvloop
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from servers.postgres import PostgresServer, postgres_server
 from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.domain.keys import KeyCipher
@@ -49,6 +50,13 @@ def pytest_asyncio_loop_factories(
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     """One real server for all tests that do not hurt it."""
     with valkey_server(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    """A real server for the tests of one module, which may stop and start it."""
+    with postgres_server() as server:
         yield server
 
 

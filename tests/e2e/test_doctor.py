@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from servers.certificates import authority
-from servers.postgres import PostgresServer, postgres_server
+from servers.postgres import PostgresServer
 from servers.processes import Fedsvc
 from servers.topologies import Node, free_ports, until
 from servers.valkey import ValkeyServer, valkey_server
@@ -28,12 +28,6 @@ from fedsvc.queue.keystore import KeyStore, key_cipher
 from fedsvc.queue.link import Link
 
 TOKEN_ENTRY = "app:deliver:*:" + "0" * 64
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -16,17 +16,11 @@ from typing import Any
 import pytest
 from fedsvc_client import AsyncFedsvcClient, DeliveryState
 from servers.inbox import InboxServer
-from servers.postgres import PostgresServer, postgres_server
+from servers.postgres import PostgresServer
 from servers.processes import Fedsvc
 from servers.valkey import ValkeyServer, valkey_server
 
 KEY_ID = "https://me.example/u/ada#main-key"
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from fedsvc_client import FedsvcClient
+from fedsvc_client.outbox import Outbox
 from servers.browser import TOKENS, Browser, browsing, chosen
 from servers.front import Front, front
+from servers.postgres import PostgresServer
 from servers.queue import Queue, open_queue
+from servers.scripted import Scripted, scripted
 from servers.valkey import ValkeyServer
 
 from fedsvc.config import Settings
@@ -68,3 +73,41 @@ async def browser(environment: dict[str, str]) -> AsyncIterator[Browser]:
     """Of the dashboard of a server without tokens."""
     async with front(chosen(environment)) as server, browsing(server) as opened:
         yield opened
+
+
+@pytest.fixture
+def script() -> Iterator[Scripted]:
+    """A server that does as the test tells it."""
+    with scripted() as script:
+        yield script
+
+
+@pytest.fixture
+def client(script: Scripted) -> Iterator[FedsvcClient]:
+    """Of that server."""
+    with FedsvcClient(script.target, timeout=2) as client:
+        yield client
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
+    """An application's database, of both kinds."""
+    if request.param == "sqlite":
+        engine = sa.create_engine(f"sqlite:///{tmp_path}/app.db", connect_args={"timeout": 30})
+        # What is tested here needs no disk.
+        sa.event.listen(engine, "connect", lambda dbapi, _: dbapi.execute("PRAGMA synchronous=OFF"))
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres")
+        engine = sa.create_engine(server.url.replace("postgresql:", "postgresql+psycopg:"))
+    yield engine
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE IF EXISTS fedsvc_outbox"))
+    engine.dispose()
+
+
+@pytest.fixture
+def outbox(engine: sa.Engine) -> Outbox:
+    """In that database."""
+    outbox = Outbox()
+    outbox.table.metadata.create_all(engine)
+    return outbox

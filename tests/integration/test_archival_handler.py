@@ -6,13 +6,13 @@ import asyncio
 import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.postgres import PostgresServer, postgres_server
+from servers.postgres import PostgresServer
 from servers.processes import Fedsvc
 from servers.valkey import ValkeyServer
 from sqlalchemy import func, select, text
@@ -36,12 +36,6 @@ from fedsvc.worker.beats import Beats
 
 PARTITIONS = 4
 START = 1_763_900_000_000_000
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with postgres_server() as server:
-        yield server
 
 
 class WatchedArchive(Archive):

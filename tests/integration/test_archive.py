@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from servers.postgres import PostgresServer, postgres_server
+from servers.postgres import PostgresServer
 from servers.processes import Fedsvc
 from sqlalchemy import text
 
@@ -29,12 +29,6 @@ from fedsvc.errors import ArchiveUnavailable
 #: the advisory lock of migrations on PostgreSQL
 LOCK = 7_203_116_502_184_471
 ACTIVITY = "https://me.example/activities/1"
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

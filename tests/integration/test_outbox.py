@@ -1,11 +1,9 @@
-"""The client's outbox: what is committed is handed over once and in order, whatever the server and other
-relays do."""
+"""The client's outbox: what is committed is handed over once and in order."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,95 +12,11 @@ import flask
 import flask_sqlalchemy
 import pytest
 import sqlalchemy as sa
-from fedsvc_client import FedsvcClient, InvalidRequest, PermissionDenied, Unavailable
+from fedsvc_client import FedsvcClient, InvalidRequest
 from fedsvc_client.outbox import Outbox, Relay, Round, SqlCursor
-from fedsvc_client.outbox._claims import Claims
-from grpc import StatusCode
-from servers.postgres import postgres_server
-from servers.scripted import Refused, Scripted, scripted
+from servers.outbox import ADA, BOB, activity, arrived, inbox, rows, write
+from servers.scripted import Scripted
 from sqlalchemy.orm import Session
-
-from fedsvc.v1 import types_pb2
-
-ADA, BOB = "https://me.example/u/ada#main-key", "https://me.example/u/bob#main-key"
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with postgres_server() as server:
-        yield server.url.replace("postgresql:", "postgresql+psycopg:")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
-    if request.param == "sqlite":
-        engine = sa.create_engine(f"sqlite:///{tmp_path}/app.db", connect_args={"timeout": 30})
-        # What is tested here needs no disk.
-        sa.event.listen(engine, "connect", lambda dbapi, _: dbapi.execute("PRAGMA synchronous=OFF"))
-    else:
-        engine = sa.create_engine(request.getfixturevalue("postgres"))
-    yield engine
-    with engine.begin() as connection:
-        connection.execute(sa.text("DROP TABLE IF EXISTS fedsvc_outbox"))
-    engine.dispose()
-
-
-@pytest.fixture
-def outbox(engine: sa.Engine) -> Outbox:
-    outbox = Outbox()
-    outbox.table.metadata.create_all(engine)
-    return outbox
-
-
-@pytest.fixture
-def script() -> Iterator[Scripted]:
-    with scripted() as script:
-        yield script
-
-
-@pytest.fixture
-def client(script: Scripted) -> Iterator[FedsvcClient]:
-    with FedsvcClient(script.target, timeout=2) as client:
-        yield client
-
-
-def activity(name: Any) -> dict[str, str]:
-    return {
-        "id": f"https://me.example/{name}",
-        "type": "Like",
-        "actor": "https://me.example/u/ada",
-        "object": "o",
-    }
-
-
-def inbox(number: int) -> str:
-    return f"https://h{number}.example/inbox"
-
-
-def write(engine: sa.Engine, outbox: Outbox, name: Any, host: int = 0, key_id: str = ADA, **more: Any) -> str:
-    with engine.begin() as connection:
-        return outbox.queue_activity(connection, activity(name), inbox(host), key_id=key_id, **more)
-
-
-def change(engine: sa.Engine, outbox: Outbox, **values: Any) -> None:
-    """Of all rows: how tests move the clock."""
-    with engine.begin() as connection:
-        connection.execute(outbox.table.update().values(**values))
-
-
-def rows(engine: sa.Engine, outbox: Outbox) -> list[Any]:
-    with engine.begin() as connection:
-        return list(connection.execute(sa.select(outbox.table).order_by(outbox.table.c.id)))
-
-
-def arrived(script: Scripted) -> list[str]:
-    """Names of activities in the order in which they came, again and again."""
-    found = []
-    for call in script.calls:
-        for item in getattr(call, "requests", None) or [call]:
-            if item.DESCRIPTOR.name != "ListDeliveriesRequest":
-                found.append(json.loads(item.activity)["id"].rsplit("/", 1)[1])
-    return found
 
 
 def test_an_activity_is_handed_over_if_and_only_if_its_transaction_was_committed(
@@ -195,141 +109,6 @@ def test_an_ordering_key_orders_across_signing_keys(
     assert arrived(script) == [str(n) for n in range(6)]
 
 
-def test_a_poisonous_row_is_put_aside_with_the_reason_and_blocks_nothing(
-    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
-) -> None:
-    def judge(request: Any) -> None:
-        if b"/poison" in request.activity:
-            raise Refused(
-                StatusCode.INVALID_ARGUMENT, "has no id", reason="INVALID_ACTIVITY", field="activity"
-            )
-
-    script.judge = judge
-    for name in ("first", "poison", "second"):
-        write(engine, outbox, name)
-    unreadable = write(engine, outbox, "unreadable")
-    with engine.begin() as connection:
-        of_it = outbox.table.c.request_id == unreadable
-        connection.execute(outbox.table.update().where(of_it).values(options="{"))
-    write(engine, outbox, "third")
-    relay = Relay(engine, client, outbox)
-    assert relay.run(until_empty=True) == Round(claimed=5, sent=3, put_aside=2)
-    assert [n for n in arrived(script) if n != "poison"] == ["first", "second", "third"]
-    with engine.begin() as connection:
-        aside = outbox.put_aside(connection)
-        assert [(a.inboxes, a.attempts) for a in aside] == [((inbox(0),), 1), ((inbox(0),), 1)]
-        assert "has no id" in aside[0].reason
-        assert "cannot be read" in aside[1].reason
-        assert (outbox.status(connection).waiting, outbox.status(connection).put_aside) == (0, 2)
-    script.judge = lambda request: None
-    with engine.begin() as connection:
-        assert outbox.retry(connection, [aside[0].id]) == 1
-    assert relay.run(until_empty=True).sent == 1
-    assert arrived(script)[-1] == "poison"
-
-
-def test_overload_holds_up_a_lane_only_and_uses_up_no_attempts(
-    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
-) -> None:
-    def judge(request: Any) -> None:
-        if request.signing_key.key_id == ADA:
-            raise Refused(StatusCode.RESOURCE_EXHAUSTED, "enough for now", reason="ORIGIN_BACKLOG")
-
-    script.judge = judge
-    for number in range(3):
-        write(engine, outbox, f"a{number}")
-        write(engine, outbox, f"b{number}", key_id=BOB)
-    relay = Relay(engine, client, outbox, max_attempts=2)
-    for _ in range(5):
-        relay.run(until_empty=True)
-        change(engine, outbox, due_ms=0)
-    assert [n for n in arrived(script) if n[0] == "b"] == ["b0", "b1", "b2"]
-    assert "a1" not in arrived(script)
-    left = rows(engine, outbox)
-    assert [(row.attempts, row.state) for row in left] == [(0, 0)] * 3
-    assert "enough for now" in left[0].reason
-    script.judge = lambda request: None
-    relay.run(until_empty=True)
-    assert list(dict.fromkeys(n for n in arrived(script) if n[0] == "a")) == ["a0", "a1", "a2"]
-
-
-def test_what_fails_again_and_again_is_put_aside_after_a_while(
-    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
-) -> None:
-    def judge(request: Any) -> None:
-        if b"/bad" in request.activity:
-            raise Refused(StatusCode.FAILED_PRECONDITION, "a handler is broken", reason="HANDLER_FAILED")
-
-    script.judge = judge
-    write(engine, outbox, "bad")
-    write(engine, outbox, "good")
-    relay = Relay(engine, client, outbox, max_attempts=3)
-    waits = []
-    for attempt in (1, 2):
-        before = rows(engine, outbox)[0].due_ms
-        assert relay.run_once().later >= 1
-        row = rows(engine, outbox)[0]
-        assert row.attempts == attempt
-        waits.append(row.due_ms - max(before, row.called_ms))
-        assert relay.run_once() == Round(), "not before it is due, and nothing of its lane"
-        change(engine, outbox, due_ms=row.called_ms)
-    assert 900 < waits[0] < waits[1], "longer each time"
-    assert relay.run_once() == Round(claimed=2, sent=1, put_aside=1)
-    assert relay.run_once() == Round()
-    (row,) = rows(engine, outbox)
-    assert (row.state, row.reason) == (1, "HANDLER_FAILED: a handler is broken")
-    change(engine, outbox, aside_ms=0)
-    Relay(engine, client, outbox).run_once()
-    assert rows(engine, outbox) == [], "what was put aside long ago is deleted"
-
-
-@pytest.mark.parametrize(
-    ("code", "reason", "raised"),
-    [
-        (StatusCode.UNAVAILABLE, "", Unavailable),
-        (StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", PermissionDenied),
-    ],
-)
-def test_a_server_that_takes_nothing_costs_no_row_an_attempt(
-    engine: sa.Engine,
-    outbox: Outbox,
-    script: Scripted,
-    code: StatusCode,
-    reason: str,
-    raised: type[Exception],
-) -> None:
-    def judge(request: Any) -> None:
-        raise Refused(code, "not now", reason=reason)
-
-    script.judge = judge
-    write(engine, outbox, "one")
-    with FedsvcClient(script.target, timeout=0.2) as client:
-        relay = Relay(engine, client, outbox)
-        for _ in range(3):
-            with pytest.raises(raised):
-                relay.run_once()
-        (row,) = rows(engine, outbox)
-        assert (row.attempts, row.state, row.lease_until_ms) == (0, 0, 0)
-        script.judge = lambda request: None
-        assert relay.run_once() == Round(claimed=1, sent=1)
-
-
-def test_rows_of_a_relay_that_died_are_called_again_under_the_same_names(
-    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
-) -> None:
-    names = [write(engine, outbox, number) for number in range(3)]
-    died = Claims(engine, outbox.table, 60_000)
-    taken = died.take(10, 10)
-    client.queue_activity(bytes(taken[0].activity), inbox(0), key_id=ADA, request_id=taken[0].request_id)
-    relay = Relay(engine, client, outbox)
-    assert relay.run_once() == Round(), "it may live"
-    change(engine, outbox, lease_until_ms=1)
-    assert relay.run(until_empty=True).sent == 3
-    assert [call.request_id for call in script.calls] == [names[0], *names]
-    assert len(script.accepted) == 3
-    died.sent(taken[0].lease_owner, [row.id for row in taken])
-
-
 def test_several_relays_double_nothing_and_keep_the_order(
     engine: sa.Engine, outbox: Outbox, script: Scripted
 ) -> None:
@@ -359,47 +138,6 @@ def test_several_relays_double_nothing_and_keep_the_order(
     for lane in range(6):
         of_lane = [int(n.split("-")[1]) for n in came if n.startswith(f"{lane}-")]
         assert of_lane == sorted(of_lane)
-
-
-def test_what_was_in_hand_long_ago_is_looked_up_before_it_is_sent(
-    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
-) -> None:
-    for name in ("known", "unknown"):
-        write(engine, outbox, name, host=1)
-    with engine.begin() as connection:
-        outbox.fan_out(connection, activity("half"), map(inbox, range(4)), key_id=ADA, request_id="fan")
-    change(engine, outbox, called_ms=1)
-    for name, host in (("known", "H1"), ("half", "h0"), ("half", "h2")):
-        script.known.append(
-            types_pb2.Delivery(activity_id=activity(name)["id"], inbox=f"https://{host}.example:443/inbox")
-        )
-    assert Relay(engine, client, outbox).run(until_empty=True).sent == 3
-    calls = [call for call in script.calls if call.DESCRIPTOR.name != "ListDeliveriesRequest"]
-    assert arrived(script) == ["unknown", "half"]
-    assert (list(calls[1].inboxes), calls[1].request_id) == ([inbox(1), inbox(3)], "fan.rest")
-
-
-def test_a_name_that_the_server_has_heard_for_another_call_counts_as_sent(
-    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
-) -> None:
-    def judge(request: Any) -> None:
-        raise Refused(StatusCode.ALREADY_EXISTS, "it belongs to another call", reason="REQUEST_ID_REUSED")
-
-    script.judge = judge
-    for number in range(3):
-        write(engine, outbox, number, host=number)
-    assert Relay(engine, client, outbox).run_once().sent == 3
-
-
-def test_a_function_that_fails_to_find_a_key_shows_none(
-    engine: sa.Engine, outbox: Outbox, client: FedsvcClient
-) -> None:
-    def keys(key_id: str) -> str:
-        raise LookupError("SECRET PEM")
-
-    write(engine, outbox, "one")
-    assert Relay(engine, client, outbox, keys=keys).run_once().later == 1
-    assert rows(engine, outbox)[0].reason == "finding the key failed: LookupError"
 
 
 def test_a_lease_that_is_over_before_a_call_may_be_is_refused(
@@ -451,62 +189,3 @@ def test_a_cursor_of_outcomes_lives_in_a_row(engine: sa.Engine) -> None:
     assert (SqlCursor(engine).load(), other.load()) == ("c2", "c9")
     with engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE fedsvc_cursor"))
-
-
-@pytest.mark.parametrize(
-    "values",
-    [{"options": '{"of_a_newer_version": true}'}, {"options": "[]"}, {"inboxes": "null"}, {"inboxes": "?"}],
-)
-def test_a_row_that_cannot_be_read_does_not_end_the_relay(
-    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted, values: dict[str, str]
-) -> None:
-    write(engine, outbox, "odd")
-    change(engine, outbox, **values)
-    write(engine, outbox, "next", host=1, key_id=BOB)
-    assert Relay(engine, client, outbox).run(until_empty=True) == Round(claimed=2, sent=1, put_aside=1)
-    assert arrived(script) == ["next"]
-
-
-def test_a_row_that_is_too_large_for_the_server_is_put_aside_in_the_end(
-    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
-) -> None:
-    with engine.begin() as connection:
-        large = activity("large") | {"content": "x" * 5 * 1024 * 1024}
-        outbox.queue_activity(connection, large, inbox(0), key_id=ADA)
-    write(engine, outbox, "next")
-    relay = Relay(engine, client, outbox, max_attempts=2)
-    for _ in range(3):
-        relay.run_once()
-        change(engine, outbox, due_ms=0)
-    assert arrived(script) == ["next"]
-    assert [row.reason[:17] for row in rows(engine, outbox)] == ["MESSAGE_TOO_LARGE"]
-
-
-def test_a_relay_that_slept_past_its_lease_touches_nothing_of_others(
-    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
-) -> None:
-    write(engine, outbox, "first")
-    slow, other = (Relay(engine, client, outbox, lease=2.1) for _ in range(2))
-
-    def slept(_: Any) -> None:
-        script.judge = lambda _: None
-        change(engine, outbox, lease_until_ms=0)
-        assert other.run_once() == Round(claimed=1, sent=1)
-        write(engine, outbox, "second")  # on SQLite it has the id that the first had
-
-    script.judge = slept
-    slow.run_once()
-    assert [row.request_id for row in rows(engine, outbox)], "what was never sent is still there"
-    slow.run(until_empty=True)
-    assert arrived(script)[-1] == "second"
-
-
-def test_a_client_that_was_closed_is_no_fault_of_a_row(
-    engine: sa.Engine, outbox: Outbox, script: Scripted
-) -> None:
-    write(engine, outbox, "waits")
-    closed = FedsvcClient(script.target, timeout=2)
-    closed.close()
-    with pytest.raises(Unavailable, match="closed"):
-        Relay(engine, closed, outbox).run_once()
-    assert [row.state for row in rows(engine, outbox)] == [0]

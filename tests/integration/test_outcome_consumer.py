@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,6 @@ from servers.scripted import Scripted, scripted
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import operations_service_pb2 as operations_pb
 from fedsvc.v1 import types_pb2
-
-
-@pytest.fixture
-def script() -> Iterator[Scripted]:
-    with scripted() as script:
-        yield script
 
 
 def dead(number: int, answer: str = "", status: int = 404, host: str = "lemmy.example") -> Any:

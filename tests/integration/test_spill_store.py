@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +22,6 @@ from fedsvc.queue.record import Record
 HOST = "down.example"
 TABLES = (spilled_batches, spilled_deliveries, spilled_messages, spilled_needs)
 LARGEST = 2**53 - 1
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
