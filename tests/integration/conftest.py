@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from fedsvc_client import FedsvcClient
 from fedsvc_client.outbox import Outbox
+from servers.archiving import System, opened
 from servers.browser import TOKENS, Browser, browsing, chosen
 from servers.front import Front, front
 from servers.postgres import PostgresServer
@@ -111,3 +112,18 @@ def outbox(engine: sa.Engine) -> Outbox:
     outbox = Outbox()
     outbox.table.metadata.create_all(engine)
     return outbox
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an archive, of both kinds."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'archive.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.url
+
+
+@pytest.fixture
+async def system(database_url: str, valkey: ValkeyServer, namespace: str) -> AsyncIterator[System]:
+    async with opened(database_url, valkey, namespace) as system:
+        yield system

@@ -1,4 +1,4 @@
-"""What takes outcomes from the queue to SQL, and what forgets them there when their time is over."""
+"""What takes outcomes from the queue to SQL."""
 
 from __future__ import annotations
 
@@ -6,135 +6,23 @@ import asyncio
 import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
+from servers.archiving import PARTITIONS, START, System, opened, stop, until
 from servers.postgres import PostgresServer
-from servers.processes import Fedsvc
 from servers.valkey import ValkeyServer
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from fedsvc.archive import migrate
-from fedsvc.archive.archive import Archive
-from fedsvc.archive.engine import create_engine
-from fedsvc.archive.tables import deliveries
 from fedsvc.config import Settings
-from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Priority, Reason
+from fedsvc.domain.delivery import Delivery
 from fedsvc.domain.events import HostEvent
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
-from fedsvc.queue import outcome
-from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.outcomes import OutcomeLog
 from fedsvc.worker.archival_handler import ArchivalHandler
-from fedsvc.worker.archive_purger import ArchivePurger
-from fedsvc.worker.beats import Beats
-
-PARTITIONS = 4
-START = 1_763_900_000_000_000
-
-
-class WatchedArchive(Archive):
-    """Knows how many outcomes each transaction had."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(create_engine(settings))
-        self.transactions: list[int] = []
-
-    async def record(self, outcomes: Sequence[Delivery]) -> int:
-        recorded = await super().record(outcomes)
-        self.transactions.append(len(outcomes))
-        return recorded
-
-
-class System:
-    """A queue's outcomes, an archive, and what goes between them."""
-
-    def __init__(self, settings: Settings, link: Link) -> None:
-        self.settings = settings
-        self.link = link
-        self.keys = Keys(settings.namespace)
-        self.outcomes = OutcomeLog(link, self.keys, settings)
-        self.archive = WatchedArchive(settings)
-        self.beats = Beats("archive")
-
-    def handler(self, name: str = "a", outcomes: OutcomeLog | None = None) -> ArchivalHandler:
-        return ArchivalHandler(self.settings, outcomes or self.outcomes, self.archive, self.beats, name)
-
-    def purger(self, now_ms: int, name: str = "a") -> ArchivePurger:
-        return ArchivePurger(self.settings, self.outcomes, self.archive, lambda: now_ms, name)
-
-    async def end(self, partition: int, number: int, state: int = DeliveryState.DELIVERED) -> None:
-        """A delivery ends, in the words of the queue; state 0 is no outcome but an event."""
-        sequence = START + number
-        delivery = Delivery(
-            DeliveryId(partition, sequence), DeliveryState.DELIVERED, "https://me.example/1", "Like",
-            "https://me.example/u/a", "https://h.example/inbox", f"h{number}.example", "me.example",
-            "https://me.example/u/a#k", Priority.NORMAL, 1, Reason.OK, 202,
-        )  # fmt: skip
-        await self.link.call(
-            "XADD", self.keys.partition(partition).outcomes, f"{sequence + 5_000_000}-0",
-            "d", sequence if state else 0, "s", int(state),
-            "o", outcome.pack(delivery) if state else b'["HOST_DOWN","h.example"]',
-        )  # fmt: skip
-
-    async def end_many(self, partition: int, numbers: range) -> None:
-        for number in numbers:
-            await self.end(partition, number)
-
-    async def positions(self) -> list[int]:
-        """Per partition: the number of the delivery up to which all is archived, or less than 0."""
-        positions = await asyncio.gather(*(self.outcomes.position(p) for p in range(PARTITIONS)))
-        return [max(-1, position - START - 5_000_000) for position in positions]
-
-    async def rows(self) -> int:
-        async with self.archive.engine.connect() as connection:
-            return (await connection.execute(select(func.count()).select_from(deliveries))).scalar_one()
-
-    async def close(self) -> None:
-        await self.archive.close()
-        await self.link.close()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'archive.db'}"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.url
-
-
-@asynccontextmanager
-async def opened(database_url: str, valkey: ValkeyServer, namespace: str) -> AsyncIterator[System]:
-    settings = Settings.from_environment(
-        {
-            "DATABASE_URL": database_url,
-            "REDIS_URL": valkey.url,
-            "FEDSVC_NAMESPACE": namespace,
-            "FEDSVC_PARTITIONS": str(PARTITIONS),
-        }
-    )
-    await asyncio.to_thread(migrate.upgrade, settings)
-    system = System(settings, Link.from_settings(settings))
-    async with system.archive.engine.begin() as connection:
-        await connection.execute(text("DELETE FROM deliveries"))
-    try:
-        yield system
-    finally:
-        await system.close()
-
-
-@pytest.fixture
-async def system(database_url: str, valkey: ValkeyServer, namespace: str) -> AsyncIterator[System]:
-    async with opened(database_url, valkey, namespace) as system:
-        yield system
-
-
-# What is archived
 
 
 async def test_what_ended_is_archived_once_and_the_position_moves(system: System) -> None:
@@ -239,9 +127,6 @@ async def test_an_event_that_is_not_as_it_should_be_blocks_nothing(system: Syste
     await system.handler().round()
     assert await system.positions() == [2, -1, -1, -1]
     assert await system.rows() == 1
-
-
-# What goes wrong
 
 
 def die_after_sql(environment: dict[str, str]) -> None:
@@ -369,96 +254,3 @@ async def test_after_an_outage_of_sql_all_is_caught_up_with_in_full_transactions
         # One may have begun while the outcomes still came.
         assert max(system.archive.transactions) <= ArchivalHandler.MAX_TRANSACTION
         assert len(system.archive.transactions) <= 2 + 1
-
-
-# What is forgotten
-
-
-def ended(number: int, state: DeliveryState, completed_ms: int) -> Delivery:
-    return Delivery(
-        DeliveryId(number % PARTITIONS, START + number), state, "https://me.example/1", "Like", "", "", "",
-        "", "", Priority.BULK, completed_ms=completed_ms, outcome=START + number,
-    )  # fmt: skip
-
-
-async def fill(system: System, count: int) -> None:
-    """One of each state ended at each millisecond from 1 on."""
-    states = [state for state in DeliveryState if state.is_terminal]
-    await system.archive.record(
-        [ended(len(states) * n + k, state, n + 1) for n in range(count) for k, state in enumerate(states)]
-    )
-
-
-async def test_each_category_has_its_own_retention(system: System) -> None:
-    await fill(system, 100)
-    settings = system.settings
-    assert not await system.purger(settings.archive_retention * 1000 + 51).round()
-    counts = await system.archive.count_by_activity("https://me.example/1")
-    kept = {DeliveryState.DEAD: 100, DeliveryState.PURGED: 100}
-    assert counts == {state: kept.get(state, 50) for state in DeliveryState if state.is_terminal}
-    assert not await system.purger(settings.archive_dead_retention * 1000 + 51).round()
-    counts = await system.archive.count_by_activity("https://me.example/1")
-    assert counts == {DeliveryState.DEAD: 50, DeliveryState.PURGED: 50}
-
-
-async def test_one_worker_purges_in_batches_until_nothing_is_due(system: System) -> None:
-    await fill(system, 200)
-    now_ms = system.settings.archive_dead_retention * 1000 + 1000
-    assert await system.outcomes.lead(0, "a")
-    assert not await system.purger(now_ms, "b").round()
-    assert await system.rows() == 1200
-    assert await system.purger(now_ms, "a").round()
-    assert await system.rows() == 700
-    running = asyncio.create_task(system.purger(now_ms, "a").run())
-    async with asyncio.timeout(20):
-        while await system.rows():
-            await asyncio.sleep(0.01)
-    await stop(running)
-
-
-async def test_sql_that_is_away_only_delays_the_purge(
-    postgres: PostgresServer, valkey: ValkeyServer, namespace: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ArchivePurger, "AWAY", 0.05)
-    async with opened(postgres.url, valkey, namespace) as system:
-        await fill(system, 10)
-        await asyncio.to_thread(postgres.stop)
-        with capture_logs() as logs:
-            purger = system.purger(system.settings.archive_dead_retention * 1000 + 1000)
-            running = asyncio.create_task(purger.run())
-            try:
-                await until(lambda: any(entry["event"] == "purge_away" for entry in logs))
-            finally:
-                await asyncio.to_thread(postgres.start)
-            async with asyncio.timeout(20):
-                while await system.rows():
-                    await asyncio.sleep(0.01)
-            await stop(running)
-        assert len([entry for entry in logs if entry["event"] == "purge_away"]) == 1
-
-
-async def test_a_worker_purges(
-    valkey: ValkeyServer, namespace: str, tmp_path: Path, encryption_key: str
-) -> None:
-    async with opened(f"sqlite:///{tmp_path / 'archive.db'}", valkey, namespace) as system:
-        await fill(system, 10)
-        environment = system.settings.to_environment() | {
-            "FEDSVC_KEY_ENCRYPTION_KEYS": encryption_key,
-            "FEDSVC_HTTP_LISTEN": "127.0.0.1:0",
-        }
-        with Fedsvc(tmp_path, "worker", settings=environment):
-            async with asyncio.timeout(60):
-                while await system.rows():
-                    await asyncio.sleep(0.05)
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-async def stop(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task], timeout=20)
-    assert task.cancelled()
