@@ -253,3 +253,11 @@ async def dead_letters(queue: Queue, count: int, reason: Reason = Reason.GONE) -
         await queue.enqueue(f"d{n}", inbox=n % 3)
     for admitted in await queue.admit_everywhere():
         await queue.settle(admitted, DeliveryState.DEAD, reason)
+
+
+async def die(queue: Queue, name: str, count: int, reason: Reason = Reason.GONE) -> None:
+    """So many new dead letters, at six hosts."""
+    for n in range(count):
+        await queue.enqueue(f"{name}-{n}", inbox=n % 6)
+    for admitted in await queue.admit_everywhere():
+        await queue.settle(admitted, DeliveryState.DEAD, reason)
