@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,6 +13,7 @@ from fedsvc_client import FedsvcClient
 from fedsvc_client.outbox import Outbox
 from servers.archiving import System, opened
 from servers.browser import TOKENS, Browser, browsing, chosen
+from servers.calls import queue_request
 from servers.front import Front, front
 from servers.postgres import PostgresServer
 from servers.queue import Queue, open_queue
@@ -52,6 +55,12 @@ async def server(environment: dict[str, str]) -> AsyncIterator[Front]:
     """A server that knows nothing else."""
     async with front(Settings.from_environment(environment)) as running:
         yield running
+
+
+@pytest.fixture
+def request_of(rsa_pem: str) -> Any:
+    """A good QueueActivityRequest, with changes."""
+    return partial(queue_request, pem=rsa_pem)
 
 
 @pytest.fixture

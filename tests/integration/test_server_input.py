@@ -18,80 +18,21 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from servers.calls import ACTIVITY, KEY_ID, details, fan_out, refused
 from servers.front import Front
 from structlog.testing import capture_logs
 
 from fedsvc.domain.integrity import with_proof
 from fedsvc.domain.keys import load_private_key
 from fedsvc.server import intake
-from fedsvc.server.app import SERVICES
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import operations_service_pb2, types_pb2
 
-KEY_ID = "https://me.example/u/ada#main-key"
-ACTIVITY = {
-    "id": "https://me.example/1",
-    "type": "Like",
-    "actor": "https://me.example/u/ada",
-    "object": "https://other.example/1",
-}
 WEAK = rsa.generate_private_key(65537, 1024)
 
 
 def encode(key: Any, form: PrivateFormat = PrivateFormat.PKCS8) -> str:
     return str(key.private_bytes(Encoding.PEM, form, NoEncryption()).decode())
-
-
-@pytest.fixture
-def request_of(rsa_pem: str) -> Any:
-    """A good QueueActivityRequest, with changes."""
-
-    def build(
-        *,
-        activity: bytes | dict[str, Any] = ACTIVITY,
-        inbox: str = "https://a.example/inbox",
-        pem: str = rsa_pem,
-        key_id: str = KEY_ID,
-        request_id: str = "",
-        **options: Any,
-    ) -> pb.QueueActivityRequest:
-        body = activity if isinstance(activity, bytes) else json.dumps(activity).encode()
-        return pb.QueueActivityRequest(
-            activity=body,
-            inbox=inbox,
-            signing_key=pb.SigningKey(key_id=key_id, private_key_pem=pem),
-            options=pb.DeliveryOptions(**options),
-            request_id=request_id,
-        )
-
-    return build
-
-
-def details(error: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo, list[str]]:
-    """ErrorInfo, and the fields that BadRequest names."""
-    info, fields = error_details_pb2.ErrorInfo(), []
-    trailers = dict(tuple(pair) for pair in error.trailing_metadata() or ())
-    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
-    assert status.message == error.details()
-    for detail in status.details:
-        bad = error_details_pb2.BadRequest()
-        detail.Unpack(info)
-        if detail.Unpack(bad):
-            fields += [violation.field for violation in bad.field_violations]
-    return info, fields
-
-
-async def refused(call: Any, field: str, reason: str) -> str:
-    """The call is refused for this field; returns the words."""
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await call
-    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT, error.value.details()
-    info, fields = details(error.value)
-    assert (fields, info.reason, info.domain) == ([field], reason, "fedsvc")
-    return str(error.value.details())
 
 
 def ahead(seconds: float) -> Timestamp:
@@ -247,36 +188,6 @@ async def test_an_empty_or_too_large_batch_is_refused(server: Front, request_of:
     await refused(queue(many), "requests", "INVALID_ARGUMENT")
 
 
-def fan_out(
-    request: pb.QueueActivityRequest, inboxes: list[str], request_id: str = ""
-) -> pb.FanOutActivityRequest:
-    return pb.FanOutActivityRequest(
-        activity=request.activity,
-        inboxes=inboxes,
-        signing_key=request.signing_key,
-        options=request.options,
-        request_id=request_id,
-    )
-
-
-async def test_a_fan_out_takes_what_is_good_and_tells_the_rest_by_index(
-    server: Front, request_of: Any
-) -> None:
-    inboxes = [
-        "https://a.example/i",
-        "nonsense",
-        "https://A.example/i",
-        "https://b.example/i",
-        "ftp://c.example/",
-    ]
-    response = await server.delivery.FanOutActivity(fan_out(request_of(), inboxes))
-    assert (response.accepted, response.duplicates, response.activity_id) == (2, 1, ACTIVITY["id"])
-    assert [(r.index, r.inbox, r.error.field) for r in response.rejected] == [
-        (1, "nonsense", "inboxes[1]"),
-        (4, "ftp://c.example/", "inboxes[4]"),
-    ]
-
-
 async def test_a_fan_out_to_nobody_or_too_many_is_refused(server: Front, request_of: Any) -> None:
     call = server.delivery.FanOutActivity
     await refused(call(fan_out(request_of(), [])), "inboxes", "INVALID_ARGUMENT")
@@ -284,45 +195,6 @@ async def test_a_fan_out_to_nobody_or_too_many_is_refused(server: Front, request
     told = await refused(call(fan_out(request_of(), many)), "inboxes", "INVALID_ARGUMENT")
     assert "50001" in told
     assert "50000" in told
-
-
-async def test_a_call_that_is_repeated_under_its_name_gets_the_first_answer(
-    server: Front, request_of: Any
-) -> None:
-    request = request_of(request_id="single")
-    first = await server.delivery.QueueActivity(request)
-    assert await server.delivery.QueueActivity(request) == first
-    inboxes = [f"https://h{n}.example/inbox" for n in range(3000)]
-    fan = fan_out(request_of(activity=ACTIVITY | {"id": "https://me.example/2"}), inboxes, "fan")
-    first_fan = await server.delivery.FanOutActivity(fan)
-    assert first_fan.accepted == 3000
-    assert await server.delivery.FanOutActivity(fan) == first_fan
-    items = [request_of(activity=ACTIVITY | {"id": f"https://me.example/b{n}"}) for n in range(3)]
-    batch = pb.QueueActivitiesRequest(requests=items, request_id="batch")
-    assert await server.delivery.QueueActivities(batch) == await server.delivery.QueueActivities(batch)
-    stats = await server.operations.GetQueueStats(operations_service_pb2.GetQueueStatsRequest())
-    assert (stats.accepted, stats.conserved) == (3004, True)
-
-
-async def test_the_name_of_a_batch_is_checked_and_told(server: Front, request_of: Any) -> None:
-    for bad in ("x" * 129, "a\nb", "\0"):
-        batch = pb.QueueActivitiesRequest(requests=[request_of()], request_id=bad)
-        await refused(server.delivery.QueueActivities(batch), "request_id", "INVALID_ARGUMENT")
-    batch = pb.QueueActivitiesRequest(requests=[request_of()], request_id="x" * 128)
-    (result,) = (await server.delivery.QueueActivities(batch)).results
-    assert result.accepted.delivery.request_id == "x" * 128 + "#0"
-    asked = pb.GetDeliveryRequest(delivery_id=result.accepted.delivery.delivery_id)
-    assert (await server.delivery.GetDelivery(asked)).delivery.request_id == "x" * 128 + "#0"
-
-
-async def test_a_name_that_belongs_to_another_call_is_refused(server: Front, request_of: Any) -> None:
-    await server.delivery.QueueActivity(request_of(request_id="name"))
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await server.delivery.QueueActivity(
-            request_of(request_id="name", activity=ACTIVITY | {"id": "https://me.example/other"})
-        )
-    assert error.value.code() is grpc.StatusCode.ALREADY_EXISTS
-    assert details(error.value)[0].reason == "REQUEST_ID_REUSED"
 
 
 async def test_an_integrity_proof_needs_an_ed25519_key_of_the_same_host(
@@ -375,62 +247,6 @@ async def test_bad_lookups_are_refused(server: Front) -> None:
     await refused(listing(pb.ListDeliveriesRequest(activity_id=of, states=[unknown])), "states", reason)
 
 
-async def test_recipients_are_listed_in_stable_pages(server: Front, request_of: Any) -> None:
-    inboxes = [f"https://h{n}.example/inbox" for n in range(25)]
-    await server.delivery.FanOutActivity(fan_out(request_of(), inboxes))
-    found: list[str] = []
-    token, pages = "", 0
-    while True:
-        page = await server.delivery.ListDeliveries(
-            pb.ListDeliveriesRequest(activity_id=ACTIVITY["id"], page_size=10, page_token=token)
-        )
-        pages += 1
-        found += [d.inbox for d in page.deliveries]
-        assert bool(page.summary) is (pages == 1)
-        token = page.next_page_token
-        if not token:
-            break
-    assert (pages, sorted(found)) == (3, sorted(inboxes))
-    only = await server.delivery.ListDeliveries(
-        pb.ListDeliveriesRequest(activity_id=ACTIVITY["id"], page_size=-1)
-    )
-    assert [(c.state, c.count) for c in only.summary] == [(types_pb2.DELIVERY_STATE_READY, 25)]
-    assert not only.deliveries
-
-
-async def test_figures_are_told_by_priority(server: Front, request_of: Any) -> None:
-    for number, (kind, inboxes) in enumerate((("Like", 1), ("Create", 2), ("Announce", 3))):
-        activity = ACTIVITY | {"id": f"https://me.example/{number}", "type": kind}
-        urls = [f"https://h{n}.example/inbox" for n in range(inboxes)]
-        await server.delivery.FanOutActivity(fan_out(request_of(activity=activity), urls))
-    stats = await server.operations.GetQueueStats(operations_service_pb2.GetQueueStatsRequest())
-    assert [(p.priority, p.ready, p.in_flight) for p in stats.priorities] == [(1, 1, 0), (2, 2, 0), (3, 3, 0)]
-    assert (stats.accepted, stats.pending, stats.conserved) == (6, 6, True)
-    assert (stats.partitions, stats.consumers, stats.redis.version != "") == (16, 0, True)
-    assert stats.rates[0].accepted_per_second == pytest.approx(6 / 60)
-    memory = await server.operations.GetMemoryStatus(operations_service_pb2.GetMemoryStatusRequest())
-    assert memory.used_bytes > 0
-    assert memory.eviction_policy == "noeviction"
-    retries = await server.operations.GetRetryStats(operations_service_pb2.GetRetryStatsRequest())
-    assert (retries.retry, retries.due, len(retries.histogram)) == (0, 0, 8)
-
-
-async def test_health_is_told_overall_and_by_service(server: Front) -> None:
-    health: Any = health_pb2_grpc.HealthStub(server.channel)
-    for name in ("", *SERVICES):
-        answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING
-
-
-async def test_reflection_lists_the_services(server: Front) -> None:
-    stubs: Any = reflection_pb2_grpc
-    stub = stubs.ServerReflectionStub(server.channel)
-    messages: Any = reflection_pb2
-    asked = iter([messages.ServerReflectionRequest(list_services="")])
-    async for answer in stub.ServerReflectionInfo(asked):
-        assert set(SERVICES) <= {service.name for service in answer.list_services_response.service}
-
-
 async def test_a_key_that_is_not_the_actors_is_warned_of_once(server: Front, request_of: Any) -> None:
     foreign = {**ACTIVITY, "actor": "https://me.example/u/somebody-else"}
     with capture_logs() as logged:
@@ -458,23 +274,3 @@ async def test_a_proof_of_an_enormous_activity_holds_up_nobody(
         sent = request_of(activity=ACTIVITY | {"content": content}, pem=pem, integrity_proof=True)
         await server.delivery.QueueActivity(sent)
     assert threads == [True, False]
-
-
-async def test_a_fan_out_to_10000_is_told_in_a_few_numbers(server: Front, rsa_pem: str) -> None:
-    signed = pb.SigningKey(key_id=KEY_ID, private_key_pem=rsa_pem)
-    request = pb.FanOutActivityRequest(
-        activity=json.dumps(ACTIVITY).encode(),
-        inboxes=[f"https://h{number}.example/inbox" for number in range(10_000)],
-        signing_key=signed,
-    )
-    assert (await server.delivery.FanOutActivity(request)).accepted == 10_000
-    asked = pb.ListDeliveriesRequest(activity_id=ACTIVITY["id"], page_size=-1)
-    told = await server.delivery.ListDeliveries(asked)
-    assert {c.state: c.count for c in told.summary} == {types_pb2.DELIVERY_STATE_READY: 10_000}
-    assert told.ByteSize() < 50, "and no more than that"
-    for number in range(40):
-        cancelled = pb.CancelDeliveriesRequest(host=f"h{number}.example")
-        assert (await server.delivery.CancelDeliveries(cancelled)).cancelled == 1
-    told = await server.delivery.ListDeliveries(asked)
-    ended = {types_pb2.DELIVERY_STATE_READY: 9960, types_pb2.DELIVERY_STATE_CANCELLED: 40}
-    assert {c.state: c.count for c in told.summary} == ended

@@ -1,0 +1,150 @@
+"""What callers get for good calls, through the real server: the first answer again, pages, figures."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from servers.calls import ACTIVITY, KEY_ID, details, fan_out, refused
+from servers.front import Front
+
+from fedsvc.server.app import SERVICES
+from fedsvc.v1 import delivery_service_pb2 as pb
+from fedsvc.v1 import operations_service_pb2, types_pb2
+
+
+async def test_a_fan_out_takes_what_is_good_and_tells_the_rest_by_index(
+    server: Front, request_of: Any
+) -> None:
+    inboxes = [
+        "https://a.example/i",
+        "nonsense",
+        "https://A.example/i",
+        "https://b.example/i",
+        "ftp://c.example/",
+    ]
+    response = await server.delivery.FanOutActivity(fan_out(request_of(), inboxes))
+    assert (response.accepted, response.duplicates, response.activity_id) == (2, 1, ACTIVITY["id"])
+    assert [(r.index, r.inbox, r.error.field) for r in response.rejected] == [
+        (1, "nonsense", "inboxes[1]"),
+        (4, "ftp://c.example/", "inboxes[4]"),
+    ]
+
+
+async def test_a_call_that_is_repeated_under_its_name_gets_the_first_answer(
+    server: Front, request_of: Any
+) -> None:
+    request = request_of(request_id="single")
+    first = await server.delivery.QueueActivity(request)
+    assert await server.delivery.QueueActivity(request) == first
+    inboxes = [f"https://h{n}.example/inbox" for n in range(3000)]
+    fan = fan_out(request_of(activity=ACTIVITY | {"id": "https://me.example/2"}), inboxes, "fan")
+    first_fan = await server.delivery.FanOutActivity(fan)
+    assert first_fan.accepted == 3000
+    assert await server.delivery.FanOutActivity(fan) == first_fan
+    items = [request_of(activity=ACTIVITY | {"id": f"https://me.example/b{n}"}) for n in range(3)]
+    batch = pb.QueueActivitiesRequest(requests=items, request_id="batch")
+    assert await server.delivery.QueueActivities(batch) == await server.delivery.QueueActivities(batch)
+    stats = await server.operations.GetQueueStats(operations_service_pb2.GetQueueStatsRequest())
+    assert (stats.accepted, stats.conserved) == (3004, True)
+
+
+async def test_the_name_of_a_batch_is_checked_and_told(server: Front, request_of: Any) -> None:
+    for bad in ("x" * 129, "a\nb", "\0"):
+        batch = pb.QueueActivitiesRequest(requests=[request_of()], request_id=bad)
+        await refused(server.delivery.QueueActivities(batch), "request_id", "INVALID_ARGUMENT")
+    batch = pb.QueueActivitiesRequest(requests=[request_of()], request_id="x" * 128)
+    (result,) = (await server.delivery.QueueActivities(batch)).results
+    assert result.accepted.delivery.request_id == "x" * 128 + "#0"
+    asked = pb.GetDeliveryRequest(delivery_id=result.accepted.delivery.delivery_id)
+    assert (await server.delivery.GetDelivery(asked)).delivery.request_id == "x" * 128 + "#0"
+
+
+async def test_a_name_that_belongs_to_another_call_is_refused(server: Front, request_of: Any) -> None:
+    await server.delivery.QueueActivity(request_of(request_id="name"))
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await server.delivery.QueueActivity(
+            request_of(request_id="name", activity=ACTIVITY | {"id": "https://me.example/other"})
+        )
+    assert error.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert details(error.value)[0].reason == "REQUEST_ID_REUSED"
+
+
+async def test_recipients_are_listed_in_stable_pages(server: Front, request_of: Any) -> None:
+    inboxes = [f"https://h{n}.example/inbox" for n in range(25)]
+    await server.delivery.FanOutActivity(fan_out(request_of(), inboxes))
+    found: list[str] = []
+    token, pages = "", 0
+    while True:
+        page = await server.delivery.ListDeliveries(
+            pb.ListDeliveriesRequest(activity_id=ACTIVITY["id"], page_size=10, page_token=token)
+        )
+        pages += 1
+        found += [d.inbox for d in page.deliveries]
+        assert bool(page.summary) is (pages == 1)
+        token = page.next_page_token
+        if not token:
+            break
+    assert (pages, sorted(found)) == (3, sorted(inboxes))
+    only = await server.delivery.ListDeliveries(
+        pb.ListDeliveriesRequest(activity_id=ACTIVITY["id"], page_size=-1)
+    )
+    assert [(c.state, c.count) for c in only.summary] == [(types_pb2.DELIVERY_STATE_READY, 25)]
+    assert not only.deliveries
+
+
+async def test_figures_are_told_by_priority(server: Front, request_of: Any) -> None:
+    for number, (kind, inboxes) in enumerate((("Like", 1), ("Create", 2), ("Announce", 3))):
+        activity = ACTIVITY | {"id": f"https://me.example/{number}", "type": kind}
+        urls = [f"https://h{n}.example/inbox" for n in range(inboxes)]
+        await server.delivery.FanOutActivity(fan_out(request_of(activity=activity), urls))
+    stats = await server.operations.GetQueueStats(operations_service_pb2.GetQueueStatsRequest())
+    assert [(p.priority, p.ready, p.in_flight) for p in stats.priorities] == [(1, 1, 0), (2, 2, 0), (3, 3, 0)]
+    assert (stats.accepted, stats.pending, stats.conserved) == (6, 6, True)
+    assert (stats.partitions, stats.consumers, stats.redis.version != "") == (16, 0, True)
+    assert stats.rates[0].accepted_per_second == pytest.approx(6 / 60)
+    memory = await server.operations.GetMemoryStatus(operations_service_pb2.GetMemoryStatusRequest())
+    assert memory.used_bytes > 0
+    assert memory.eviction_policy == "noeviction"
+    retries = await server.operations.GetRetryStats(operations_service_pb2.GetRetryStatsRequest())
+    assert (retries.retry, retries.due, len(retries.histogram)) == (0, 0, 8)
+
+
+async def test_health_is_told_overall_and_by_service(server: Front) -> None:
+    health: Any = health_pb2_grpc.HealthStub(server.channel)
+    for name in ("", *SERVICES):
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_reflection_lists_the_services(server: Front) -> None:
+    stubs: Any = reflection_pb2_grpc
+    stub = stubs.ServerReflectionStub(server.channel)
+    messages: Any = reflection_pb2
+    asked = iter([messages.ServerReflectionRequest(list_services="")])
+    async for answer in stub.ServerReflectionInfo(asked):
+        assert set(SERVICES) <= {service.name for service in answer.list_services_response.service}
+
+
+async def test_a_fan_out_to_10000_is_told_in_a_few_numbers(server: Front, rsa_pem: str) -> None:
+    signed = pb.SigningKey(key_id=KEY_ID, private_key_pem=rsa_pem)
+    request = pb.FanOutActivityRequest(
+        activity=json.dumps(ACTIVITY).encode(),
+        inboxes=[f"https://h{number}.example/inbox" for number in range(10_000)],
+        signing_key=signed,
+    )
+    assert (await server.delivery.FanOutActivity(request)).accepted == 10_000
+    asked = pb.ListDeliveriesRequest(activity_id=ACTIVITY["id"], page_size=-1)
+    told = await server.delivery.ListDeliveries(asked)
+    assert {c.state: c.count for c in told.summary} == {types_pb2.DELIVERY_STATE_READY: 10_000}
+    assert told.ByteSize() < 50, "and no more than that"
+    for number in range(40):
+        cancelled = pb.CancelDeliveriesRequest(host=f"h{number}.example")
+        assert (await server.delivery.CancelDeliveries(cancelled)).cancelled == 1
+    told = await server.delivery.ListDeliveries(asked)
+    ended = {types_pb2.DELIVERY_STATE_READY: 9960, types_pb2.DELIVERY_STATE_CANCELLED: 40}
+    assert {c.state: c.count for c in told.summary} == ended
