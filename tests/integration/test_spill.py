@@ -7,90 +7,26 @@ from pathlib import Path
 
 import pytest
 from servers.queue import HOUR_MS, Queue, open_queue
+from servers.spilling import EMPTY, FULL, HOST, Desk, spilling
 from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.spill_store import SpillStore
 from fedsvc.archive.tables import metadata
 from fedsvc.config import Settings
-from fedsvc.domain.delivery import DeliveryId, DeliveryState, Reason
+from fedsvc.domain.delivery import DeliveryState, Reason
 from fedsvc.domain.relations import Relation
 from fedsvc.errors import QueueUnavailable
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.durability import Durability
 from fedsvc.queue.host_list import HostList, HostOrder
-from fedsvc.queue.server_info import ServerInfo
-from fedsvc.queue.spill import Spill
-from fedsvc.worker.beats import Beats
-from fedsvc.worker.memory import MemoryWatch
 from fedsvc.worker.spiller import Spiller
-
-HOST = "h0.example"
-FULL = ServerInfo("valkey", "8", 80, 80, 80, 1.0, 100, "noeviction", True, True, True)
-EMPTY = ServerInfo("valkey", "8", 10, 80, 80, 1.0, 100, "noeviction", True, True, True)
-
-
-class Desk:
-    """A queue with a spiller at hand. Memory is as full as a test says."""
-
-    def __init__(self, queue: Queue, store: SpillStore) -> None:
-        self.queue = queue
-        self.store = store
-        self.spill = Spill(queue.link, queue.keys, queue.settings)
-        self.memory = MemoryWatch(queue.settings)
-        self.spiller = Spiller(queue.settings, self.spill, store, self.memory, Beats("spill"))
-
-    async def rounds(self) -> None:
-        while await self.spiller.round():
-            pass
-
-    async def down(self, backlog: int) -> list[DeliveryId]:
-        """Host 0 is down for an hour, and so many wait for it."""
-        queue = self.queue
-        for number in range(5):
-            await queue.enqueue(f"bad{number}", path=f"/{number}")
-            (admitted,) = await queue.admit(100)
-            await queue.fail(admitted, wait_ms=1000 * HOUR_MS)
-        await queue.pass_time(HOUR_MS)
-        sent = []
-        for number in range(backlog):
-            queued = await queue.enqueue(f"n{number}", kind="Announce", priority=queue.BULK)
-            sent.append(queued.id)
-        while await self.parked() < backlog - 1:
-            for admitted in await queue.admit(100):  # the probe that is due
-                await queue.fail(admitted)
-        return sent
-
-    async def parked(self) -> int:
-        return (await self.queue.conserved()).parked
-
-    async def recover(self) -> list[DeliveryId]:
-        """The host answers again and takes all. Returns what it got, in order."""
-        queue, got = self.queue, []
-        await queue.hosts.seen(HOST)
-        idle = 0
-        while idle < 20:
-            taken = await queue.admit(100)
-            idle = 0 if taken else idle + 1
-            for admitted in taken:
-                got.append(admitted.id)
-                await queue.deliver(admitted)
-            await self.spiller.round()
-            await queue.pass_time(1000)
-        return got
 
 
 @pytest.fixture
 async def desk(valkey: ValkeyServer, namespace: str, tmp_path: Path) -> AsyncIterator[Desk]:
-    settings = Settings.from_environment({"DATABASE_URL": f"sqlite:///{tmp_path}/archive.db"})
-    engine = create_engine(settings)
-    try:
-        async with engine.begin() as connection:
-            await connection.run_sync(metadata.create_all)
-        async with open_queue(valkey.url, namespace) as queue:
-            yield Desk(queue, SpillStore(engine))
-    finally:
-        await engine.dispose()
+    async with spilling(valkey.url, namespace, tmp_path) as desk:
+        yield desk
 
 
 async def test_a_backlog_goes_to_sql_when_memory_is_short_and_comes_back_in_order(desk: Desk) -> None:
@@ -309,66 +245,6 @@ async def test_what_has_ended_in_a_lane_keeps_nothing_else_from_going_to_sql(des
     assert await desk.recover() == left
 
 
-async def test_what_is_in_sql_is_cancelled_when_it_comes_back(desk: Desk) -> None:
-    sent = await desk.down(300)
-    desk.memory.note(FULL)
-    await desk.rounds()
-    canceller = Canceller(desk.queue.link, desk.queue.keys, desk.queue.settings)
-    assert await canceller.cancel([sent[5], sent[6]]) == (0, 2, 0)
-    got = await desk.recover()
-    assert got == [id for id in sent if id not in (sent[5], sent[6])]
-    assert (await desk.queue.get(sent[5])).state is DeliveryState.CANCELLED
-    await desk.queue.conserved()
-
-
-async def test_all_of_a_host_are_cancelled_those_in_sql_as_well(desk: Desk) -> None:
-    await desk.down(300)
-    desk.memory.note(FULL)
-    await desk.rounds()
-    canceller = Canceller(desk.queue.link, desk.queue.keys, desk.queue.settings)
-    cancelled = await canceller.cancel_host(HOST)
-    assert (cancelled.cancelled, cancelled.in_flight) == (6, 299), (
-        "one in the lane, five wait for their retry"
-    )
-    assert await desk.recover() == []
-    stats = await desk.queue.conserved()
-    assert (stats.counter("cancelled"), stats.pending) == (305, 0)
-
-
-async def test_what_is_in_sql_does_not_outlive_its_time(desk: Desk) -> None:
-    await desk.down(150)
-    desk.memory.note(FULL)
-    await desk.rounds()
-    desk.memory.note(EMPTY)
-    await desk.queue.pass_time(50 * HOUR_MS)
-    await desk.rounds()
-    await desk.queue.promote()
-    for _ in range(10):
-        for admitted in await desk.queue.admit(100):
-            await desk.queue.fail(admitted)
-        await desk.queue.pass_time(HOUR_MS)
-    stats = await desk.queue.conserved()
-    assert stats.counter("dead") >= 150
-    assert stats.parked == 0
-
-
-async def test_a_batch_that_is_cancelled_does_not_wait_for_those_before_it(desk: Desk) -> None:
-    queue = desk.queue
-    await desk.down(1)
-    for origin in (A, B):
-        for number in range(desk.spill.BATCH):
-            await queue.enqueue(f"{origin}{number}", kind="Announce", priority=queue.BULK, origin=origin)
-    while await desk.parked() < 2 * desk.spill.BATCH:
-        for admitted in await queue.admit(100):
-            await queue.fail(admitted)
-    desk.memory.note(FULL)
-    await desk.rounds()
-    canceller = Canceller(queue.link, queue.keys, queue.settings)
-    await canceller.cancel_host(HOST, origins=ONLY_B)
-    await desk.rounds()
-    assert (await queue.conserved()).counter("cancelled") == desk.spill.BATCH
-
-
 async def test_order_holds_across_sql(desk: Desk) -> None:
     """A delivery that waits for one that is in SQL goes on waiting."""
     queue = desk.queue
@@ -382,66 +258,3 @@ async def test_order_holds_across_sql(desk: Desk) -> None:
     got = await desk.recover()
     assert got.index(first.id) < got.index(second.id)
     await queue.conserved()
-
-
-A, B = "a.example", "b.example"
-ONLY_A, ONLY_B = frozenset({A}), frozenset({B})
-
-
-async def of_two_origins(desk: Desk) -> tuple[list[DeliveryId], list[DeliveryId]]:
-    """Those of A and those of B that are in SQL, in one batch."""
-    queue = desk.queue
-    await desk.down(1)  # the one to probe with
-    of: dict[str, list[DeliveryId]] = {A: [], B: []}
-    for number in range(150):
-        origin = A if number % 3 == 0 else B
-        queued = await queue.enqueue(f"x{number}", kind="Announce", priority=queue.BULK, origin=origin)
-        of[origin].append(queued.id)
-    while await desk.parked() < 150:
-        for admitted in await queue.admit(100):
-            await queue.fail(admitted)
-    desk.memory.note(FULL)
-    await desk.rounds()
-    assert (await queue.conserved()).counter("spilled") == 150
-    return of[A], of[B]
-
-
-async def test_in_sql_too_an_origin_sees_and_cancels_only_its_own(desk: Desk) -> None:
-    queue = desk.queue
-    mine, theirs = await of_two_origins(desk)
-    assert await queue.reader.get(theirs[0], ONLY_A) is None
-    shown = await queue.reader.get(mine[0], ONLY_A)
-    assert shown is not None
-    assert (shown.state, shown.origin) == (DeliveryState.PARKED, A)
-    canceller = Canceller(queue.link, queue.keys, queue.settings)
-    assert await canceller.cancel([mine[0], theirs[0]], origins=ONLY_A) == (0, 1, 1)
-    got = await desk.recover()
-    assert set(got) >= {*mine[1:], *theirs}
-    assert mine[0] not in got
-    assert (await queue.get(mine[0])).state is DeliveryState.CANCELLED
-
-
-async def test_of_a_host_only_an_origins_own_are_cancelled_in_sql_too(desk: Desk) -> None:
-    queue = desk.queue
-    mine, theirs = await of_two_origins(desk)
-    canceller = Canceller(queue.link, queue.keys, queue.settings)
-    assert await canceller.cancel_host(HOST, origins=ONLY_A) == (0, len(mine), 0)
-    assert await canceller.cancel_host(HOST, origins=ONLY_A) == (0, 0, 0), "nothing is told twice"
-    got = await desk.recover()
-    assert set(got) >= set(theirs)
-    assert not set(got) & set(mine)
-    assert {(await queue.get(id)).state for id in mine} == {DeliveryState.CANCELLED}
-    await queue.conserved()
-
-
-async def test_a_batch_of_which_each_origin_wants_nothing_more_comes_back_at_once(desk: Desk) -> None:
-    queue = desk.queue
-    await of_two_origins(desk)
-    canceller = Canceller(queue.link, queue.keys, queue.settings)
-    partition = queue.partition_of(0)
-    await canceller.cancel_host(HOST, origins=ONLY_A)
-    assert await desk.spill.due(partition, 10) == [], "the rest of it has to wait for its host"
-    await canceller.cancel_host(HOST, origins=ONLY_B)
-    assert len(await desk.spill.due(partition, 10)) == 1
-    await desk.rounds()
-    assert (await queue.conserved()).counter("spilled") == 0

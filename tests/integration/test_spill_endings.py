@@ -1,0 +1,142 @@
+"""What ends while it is in SQL: cancelled, or past its time; of one origin or of all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from servers.queue import HOUR_MS
+from servers.spilling import EMPTY, FULL, HOST, Desk, spilling
+from servers.valkey import ValkeyServer
+
+from fedsvc.domain.delivery import DeliveryId, DeliveryState
+from fedsvc.queue.canceller import Canceller
+
+A, B = "a.example", "b.example"
+ONLY_A, ONLY_B = frozenset({A}), frozenset({B})
+
+
+@pytest.fixture
+async def desk(valkey: ValkeyServer, namespace: str, tmp_path: Path) -> AsyncIterator[Desk]:
+    async with spilling(valkey.url, namespace, tmp_path) as desk:
+        yield desk
+
+
+async def test_what_is_in_sql_is_cancelled_when_it_comes_back(desk: Desk) -> None:
+    sent = await desk.down(300)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    canceller = Canceller(desk.queue.link, desk.queue.keys, desk.queue.settings)
+    assert await canceller.cancel([sent[5], sent[6]]) == (0, 2, 0)
+    got = await desk.recover()
+    assert got == [id for id in sent if id not in (sent[5], sent[6])]
+    assert (await desk.queue.get(sent[5])).state is DeliveryState.CANCELLED
+    await desk.queue.conserved()
+
+
+async def test_all_of_a_host_are_cancelled_those_in_sql_as_well(desk: Desk) -> None:
+    await desk.down(300)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    canceller = Canceller(desk.queue.link, desk.queue.keys, desk.queue.settings)
+    cancelled = await canceller.cancel_host(HOST)
+    assert (cancelled.cancelled, cancelled.in_flight) == (6, 299), (
+        "one in the lane, five wait for their retry"
+    )
+    assert await desk.recover() == []
+    stats = await desk.queue.conserved()
+    assert (stats.counter("cancelled"), stats.pending) == (305, 0)
+
+
+async def test_what_is_in_sql_does_not_outlive_its_time(desk: Desk) -> None:
+    await desk.down(150)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    desk.memory.note(EMPTY)
+    await desk.queue.pass_time(50 * HOUR_MS)
+    await desk.rounds()
+    await desk.queue.promote()
+    for _ in range(10):
+        for admitted in await desk.queue.admit(100):
+            await desk.queue.fail(admitted)
+        await desk.queue.pass_time(HOUR_MS)
+    stats = await desk.queue.conserved()
+    assert stats.counter("dead") >= 150
+    assert stats.parked == 0
+
+
+async def test_a_batch_that_is_cancelled_does_not_wait_for_those_before_it(desk: Desk) -> None:
+    queue = desk.queue
+    await desk.down(1)
+    for origin in (A, B):
+        for number in range(desk.spill.BATCH):
+            await queue.enqueue(f"{origin}{number}", kind="Announce", priority=queue.BULK, origin=origin)
+    while await desk.parked() < 2 * desk.spill.BATCH:
+        for admitted in await queue.admit(100):
+            await queue.fail(admitted)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    canceller = Canceller(queue.link, queue.keys, queue.settings)
+    await canceller.cancel_host(HOST, origins=ONLY_B)
+    await desk.rounds()
+    assert (await queue.conserved()).counter("cancelled") == desk.spill.BATCH
+
+
+async def of_two_origins(desk: Desk) -> tuple[list[DeliveryId], list[DeliveryId]]:
+    """Those of A and those of B that are in SQL, in one batch."""
+    queue = desk.queue
+    await desk.down(1)  # the one to probe with
+    of: dict[str, list[DeliveryId]] = {A: [], B: []}
+    for number in range(150):
+        origin = A if number % 3 == 0 else B
+        queued = await queue.enqueue(f"x{number}", kind="Announce", priority=queue.BULK, origin=origin)
+        of[origin].append(queued.id)
+    while await desk.parked() < 150:
+        for admitted in await queue.admit(100):
+            await queue.fail(admitted)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    assert (await queue.conserved()).counter("spilled") == 150
+    return of[A], of[B]
+
+
+async def test_in_sql_too_an_origin_sees_and_cancels_only_its_own(desk: Desk) -> None:
+    queue = desk.queue
+    mine, theirs = await of_two_origins(desk)
+    assert await queue.reader.get(theirs[0], ONLY_A) is None
+    shown = await queue.reader.get(mine[0], ONLY_A)
+    assert shown is not None
+    assert (shown.state, shown.origin) == (DeliveryState.PARKED, A)
+    canceller = Canceller(queue.link, queue.keys, queue.settings)
+    assert await canceller.cancel([mine[0], theirs[0]], origins=ONLY_A) == (0, 1, 1)
+    got = await desk.recover()
+    assert set(got) >= {*mine[1:], *theirs}
+    assert mine[0] not in got
+    assert (await queue.get(mine[0])).state is DeliveryState.CANCELLED
+
+
+async def test_of_a_host_only_an_origins_own_are_cancelled_in_sql_too(desk: Desk) -> None:
+    queue = desk.queue
+    mine, theirs = await of_two_origins(desk)
+    canceller = Canceller(queue.link, queue.keys, queue.settings)
+    assert await canceller.cancel_host(HOST, origins=ONLY_A) == (0, len(mine), 0)
+    assert await canceller.cancel_host(HOST, origins=ONLY_A) == (0, 0, 0), "nothing is told twice"
+    got = await desk.recover()
+    assert set(got) >= set(theirs)
+    assert not set(got) & set(mine)
+    assert {(await queue.get(id)).state for id in mine} == {DeliveryState.CANCELLED}
+    await queue.conserved()
+
+
+async def test_a_batch_of_which_each_origin_wants_nothing_more_comes_back_at_once(desk: Desk) -> None:
+    queue = desk.queue
+    await of_two_origins(desk)
+    canceller = Canceller(queue.link, queue.keys, queue.settings)
+    partition = queue.partition_of(0)
+    await canceller.cancel_host(HOST, origins=ONLY_A)
+    assert await desk.spill.due(partition, 10) == [], "the rest of it has to wait for its host"
+    await canceller.cancel_host(HOST, origins=ONLY_B)
+    assert len(await desk.spill.due(partition, 10)) == 1
+    await desk.rounds()
+    assert (await queue.conserved()).counter("spilled") == 0
