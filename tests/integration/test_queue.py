@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
-from itertools import count
-from typing import Any
 
 import pytest
 from servers.queue import HOUR_MS, Queue
 
 from fedsvc.domain.delivery import DeliveryState, Priority, Reason
-from fedsvc.domain.keys import KeyCipher, load_private_key, to_storable
-from fedsvc.errors import ConfigurationError, KeyUnavailable, QueueUnavailable, RequestIdReused
+from fedsvc.errors import ConfigurationError, RequestIdReused
 from fedsvc.queue.consumer import Messages, Shares
 from fedsvc.queue.format import FORMAT, formats_of, record_format
-from fedsvc.queue.keystore import KeyStore
-from fedsvc.queue.link import Link
 from fedsvc.queue.server_info import record_partitions
 
 
@@ -315,41 +309,6 @@ async def test_an_emptied_redis_is_used_like_a_new_one(queue: Queue) -> None:
     await queue.is_whole(in_flight=1)
 
 
-async def test_scripts_that_redis_forgot_are_loaded_again(queue: Queue) -> None:
-    await queue.enqueue("1")
-    await queue.link.call("SCRIPT", "FLUSH")
-    results = await asyncio.gather(*(queue.enqueue(f"{n}") for n in range(2, 20)))
-    assert len({r.id for r in results}) == 18
-    await queue.is_whole(ready=19)
-
-
-async def test_concurrent_calls_share_a_round_trip(queue: Queue) -> None:
-    await queue.link.call("SET", queue.keys.bell, 0)
-    before = await queue.reads()
-    for _ in range(20):
-        await queue.link.call("INCR", queue.keys.bell)
-    after_one_by_one = await queue.reads()
-    values = await asyncio.gather(*(queue.link.call("INCR", queue.keys.bell) for _ in range(200)))
-    assert values == list(range(21, 221))
-    assert after_one_by_one - before > 20
-    # ten times as many: one read, one that asks for the number, and what a write may be split into
-    assert await queue.reads() - after_one_by_one <= 4
-
-
-async def test_more_calls_than_fit_a_batch_are_all_answered(queue: Queue) -> None:
-    number = Link.MAX_BATCH * (Link.MAX_FLIGHTS + 2)
-    values = await asyncio.gather(*(queue.link.call("INCR", queue.keys.bell) for _ in range(number)))
-    assert sorted(values) == list(range(1, number + 1))
-
-
-async def test_calls_of_a_closed_link_end_at_once(queue: Queue) -> None:
-    waiting = asyncio.gather(*(queue.link.call("PING") for _ in range(3)), return_exceptions=True)
-    await queue.link.close()
-    assert all(a == b"PONG" or isinstance(a, QueueUnavailable) for a in await waiting)
-    with pytest.raises(QueueUnavailable):
-        await queue.link.call("PING")
-
-
 async def test_the_number_of_partitions_cannot_change(queue: Queue) -> None:
     await record_partitions(queue.link, queue.keys, queue.settings)
     other = queue.settings.model_copy(update={"partitions": 5})
@@ -367,64 +326,6 @@ async def test_formats_are_written_down_once_and_a_neighbour_may_be_newer(queue:
     await queue.link.call("HSET", queue.keys.formats, FORMAT + 2, "9.0.0")
     with pytest.raises(ConfigurationError, match=rf"in format {FORMAT + 2}, of fedsvc 9.0.0"):
         await record_format(queue.link, queue.keys)
-
-
-async def test_a_key_is_stored_encrypted_and_stored_again_when_it_is_lost(queue: Queue, rsa_pem: str) -> None:
-    key = load_private_key(rsa_pem)
-    cipher, clock = KeyCipher.from_setting(KeyCipher.generate()), count(step=KeyStore.FRESH)
-    store = KeyStore(queue.link, queue.keys, cipher, lifetime_s=100, clock=lambda: next(clock))
-    name = queue.keys.private_key(key.fingerprint)
-    with pytest.raises(KeyUnavailable):
-        await store.fetch(key.fingerprint)
-    for _ in range(2):
-        await store.ensure(key)
-        stored: Any = b"".join(await queue.link.call("HGETALL", name))
-        der = to_storable(key)
-        assert b"PRIVATE" not in stored
-        # no stretch of the key, as bytes or as text of a PEM
-        assert not any(der[at : at + 8] in stored for at in range(len(der) - 8))
-        assert not any(line.encode() in stored for line in rsa_pem.splitlines())
-        assert (await store.fetch(key.fingerprint)).sign(b"x") == key.sign(b"x")
-        await queue.empty()
-    await store.ensure(key)
-    stranger = KeyStore(queue.link, queue.keys, KeyCipher.from_setting(KeyCipher.generate()), lifetime_s=1)
-    with pytest.raises(KeyUnavailable):
-        await stranger.fetch(key.fingerprint)
-
-
-async def test_a_key_lives_on_while_it_is_used_and_is_not_written_again(queue: Queue, rsa_pem: str) -> None:
-    key = load_private_key(rsa_pem)
-    cipher, now = KeyCipher.from_setting(KeyCipher.generate()), 0.0
-    store = KeyStore(queue.link, queue.keys, cipher, lifetime_s=100, clock=lambda: now)
-    name = queue.keys.private_key(key.fingerprint)
-    await store.ensure(key)
-    sealed = await queue.link.call("HGET", name, "sealed")
-    await queue.link.call("EXPIRE", name, 10)
-    await store.ensure(key)
-    assert await queue.link.call("TTL", name) <= 10, "a moment ago it was there"
-    now += KeyStore.FRESH
-    await store.ensure(key)
-    assert await queue.link.call("TTL", name) > 90
-    assert await queue.link.call("HGET", name, "sealed") == sealed
-
-
-async def test_a_key_is_stored_anew_under_a_new_key_encryption_key(queue: Queue, rsa_pem: str) -> None:
-    key = load_private_key(rsa_pem)
-    former, new = KeyCipher.generate(), KeyCipher.generate()
-
-    def store_with(*secrets: str) -> KeyStore:
-        return KeyStore(queue.link, queue.keys, KeyCipher.from_setting(",".join(secrets)), lifetime_s=100)
-
-    await store_with(former).ensure(key)
-    await store_with(new, former).fetch(key.fingerprint)
-    await store_with(new, former).ensure(key)
-    assert (await store_with(new).fetch(key.fingerprint)).fingerprint == key.fingerprint
-    # the one that sealed it is gone for good: the next call brings the private key back
-    another = KeyCipher.generate()
-    with pytest.raises(KeyUnavailable):
-        await store_with(another).fetch(key.fingerprint)
-    await store_with(another).ensure(key)
-    assert (await store_with(another).fetch(key.fingerprint)).fingerprint == key.fingerprint
 
 
 async def test_an_activity_is_summed_up_without_its_rows(queue: Queue) -> None:
