@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from pathlib import Path
 import pytest
 from servers.certificates import authority
 from servers.postgres import PostgresServer
-from servers.processes import Fedsvc
+from servers.processes import Fedsvc, run
 from servers.topologies import Node, free_ports, until
 from servers.valkey import ValkeyServer, valkey_server
 
@@ -61,14 +59,6 @@ def settings(
     }
     migrate.upgrade(Settings.from_environment(told))
     return told
-
-
-def run(
-    settings: dict[str, str], *arguments: str, directory: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("FEDSVC_")} | settings
-    command = [sys.executable, "-m", "fedsvc", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=kept, cwd=directory)
 
 
 def test_the_doctor_finds_nothing_wrong_where_nothing_is(settings: dict[str, str]) -> None:

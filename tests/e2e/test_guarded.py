@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from servers.certificates import authority
 from servers.inbox import InboxServer
-from servers.processes import Fedsvc
+from servers.processes import Fedsvc, run
 
 from fedsvc.domain.keys import load_private_key
 from fedsvc.v1 import operations_service_pb2 as operations_pb
@@ -28,16 +25,6 @@ KEY_ID = "https://me.example/u/ada#main-key"
 #: no worker has seen it before it is replaced: what they know of a key is good for some seconds
 BOB = "https://me.example/u/bob#main-key"
 AUTHORITY = authority("of an operator")
-
-
-def run(
-    settings: dict[str, str], *arguments: str, given: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("FEDSVC_")}
-    return subprocess.run(
-        [sys.executable, "-m", "fedsvc", *arguments],
-        capture_output=True, text=True, timeout=60, env=kept | settings, input=given,
-    )  # fmt: skip
 
 
 def told(settings: dict[str, str], *arguments: str, given: str | None = None) -> Any:

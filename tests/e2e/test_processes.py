@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +14,7 @@ import pytest
 from fedsvc_client import AsyncFedsvcClient, DeliveryState
 from servers.inbox import InboxServer
 from servers.postgres import PostgresServer
-from servers.processes import Fedsvc
+from servers.processes import Fedsvc, run
 from servers.valkey import ValkeyServer, valkey_server
 
 KEY_ID = "https://me.example/u/ada#main-key"
@@ -44,12 +41,6 @@ def settings(
         "FEDSVC_ALLOW_HTTP": "true",
         "FEDSVC_ALLOWED_CIDRS": "127.0.0.0/8",
     }
-
-
-def run(settings: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("FEDSVC_")}
-    command = [sys.executable, "-m", "fedsvc", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=kept | settings)
 
 
 def activity(number: int) -> dict[str, Any]:

@@ -104,6 +104,22 @@ class Fedsvc:
         process.stdout.close()
 
 
+def run(
+    settings: Mapping[str, str], *arguments: str, directory: Path | None = None, given: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A command that ends by itself, with these settings and no others; `given` is its standard input."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FEDSVC_")}
+    return subprocess.run(
+        [sys.executable, "-m", "fedsvc", *arguments],
+        capture_output=True, text=True, timeout=60, env={**kept, **settings}, cwd=directory, input=given,
+    )  # fmt: skip
+
+
+def fedsvc(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The same, as one types it."""
+    return run(settings, *arguments)
+
+
 def descendants(pid: int) -> dict[int, str]:
     """pid -> command line, of all processes below `pid` (Linux)."""
     parents: dict[int, list[int]] = {}
