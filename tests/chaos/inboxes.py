@@ -18,7 +18,7 @@ class Inboxes:
         self._refuse = int(refuse * 2**32)
         self._tries: Counter[tuple[str, str]] = Counter()
         self._runner: web.AppRunner | None = None
-        self._hosts = hosts
+        self.hosts = hosts
         self.port = 0
         #: how often each activity was taken, by host and activity id
         self.taken: Counter[tuple[str, str]] = Counter()
@@ -42,7 +42,7 @@ class Inboxes:
         return f"127.1.{number // 250}.{number % 250 + 1}"
 
     def url(self, number: int) -> str:
-        return f"http://{self.host(number % self._hosts)}:{self.port}/inbox"
+        return f"http://{self.host(number % self.hosts)}:{self.port}/inbox"
 
     async def _post(self, request: web.Request) -> web.Response:
         id = orjson.loads(await request.read())["id"]
