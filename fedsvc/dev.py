@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from fedsvc.brought import said
 from fedsvc.children import Child
 from fedsvc.config import Settings
 from fedsvc.config_files import check_authorities
@@ -56,7 +57,7 @@ async def _run(path: Path, settings: Settings, announce: Callable[[str], None]) 
         check_authorities("FEDSVC_CA_FILE", settings.ca_file)
         supervisor = Supervisor(settings.shutdown_grace + _EXTRA_GRACE, _LAST_GRACE)
         supervisor.handle_signals(partial(_say_what_is_waited_for, settings.shutdown_grace))
-        if "REDIS_URL" not in os.environ:
+        if not said("redis_url"):
             valkey = EmbeddedServer(data_dir.path)
             await valkey.start()
             if supervisor.stopping:
@@ -68,7 +69,7 @@ async def _run(path: Path, settings: Settings, announce: Callable[[str], None]) 
             supervisor.add("server", lambda: Child.start("server", ("server", "--reflection"), environment)),
             supervisor.add("worker", lambda: Child.start("worker", _WORKER, environment)),
         )
-        if "DATABASE_URL" not in os.environ:
+        if not said("database_url"):
             await asyncio.to_thread(_migrate, settings)
         await _ready(supervisor, server, worker)
         if not supervisor.stopping:
@@ -109,9 +110,9 @@ async def _ready(supervisor: Supervisor, *children: Child) -> None:
 def _completed(settings: Settings, data_dir: Path) -> Settings:
     """With what `dev` brings where the environment says nothing."""
     brought: dict[str, str] = {}
-    if "DATABASE_URL" not in os.environ:
+    if not said("database_url"):
         brought["database_url"] = f"sqlite:///{data_dir / 'archive.db'}"
-    if not {"FEDSVC_KEY_ENCRYPTION_KEYS", "FEDSVC_KEY_ENCRYPTION_KEYS_FILE"} & set(os.environ):
+    if not said("key_encryption_keys_file"):
         brought["key_encryption_keys_file"] = str(key_file(data_dir))
     return settings.model_copy(update=brought)
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+from fedsvc.brought import BROUGHT, said
+
 #: where `fedsvc dev` puts everything if nothing is said
 _USUAL: Final = Path("fedsvc-data")
-#: what it brings, and the settings that say it instead
-_BROUGHT: Final[Mapping[str, frozenset[str]]] = {
-    "redis_url": frozenset({"REDIS_URL", "FEDSVC_REDIS_URL_FILE"}),
-    "database_url": frozenset({"DATABASE_URL", "FEDSVC_DATABASE_URL_FILE"}),
-    "key_encryption_keys_file": frozenset({"FEDSVC_KEY_ENCRYPTION_KEYS", "FEDSVC_KEY_ENCRYPTION_KEYS_FILE"}),
-}
 
 
 @dataclass(frozen=True)
@@ -28,7 +22,7 @@ class Instance:
     @classmethod
     def at_hand(cls) -> Self | None:
         """The one on ./fedsvc-data, where the environment names no other place; None if none runs."""
-        if any(names & set(os.environ) for names in _BROUGHT.values()):
+        if any(map(said, BROUGHT)):
             return None
         return cls.named(_USUAL)
 
@@ -52,4 +46,4 @@ class Instance:
             "database_url": f"sqlite:///{self.data_dir / 'archive.db'}",
             "key_encryption_keys_file": str(self.data_dir / "key-encryption-keys"),
         }
-        return {field: told for field, told in brought.items() if not _BROUGHT[field] & set(os.environ)}
+        return {field: told for field, told in brought.items() if not said(field)}

@@ -29,7 +29,8 @@ from fedsvc_client import (
     Unavailable,
 )
 from servers.inbox import InboxServer
-from servers.processes import Fedsvc, fedsvc
+from servers.processes import Fedsvc, fedsvc, run
+from servers.valkey import ValkeyServer
 
 from fedsvc.domain.keys import load_private_key
 
@@ -289,6 +290,23 @@ async def test_a_second_ctrl_c_does_not_wait_for_an_inbox_that_hangs_and_nothing
                 assert not (await client.get_delivery(queued.delivery_id)).state.is_final
                 assert (await client.get_queue_stats()).conserved
             never.set()
+
+
+def test_what_files_say_in_place_of_variables_is_not_brought(
+    tmp_path: Path, valkey: ValkeyServer, namespace: str
+) -> None:
+    urls = {"FEDSVC_REDIS_URL_FILE": valkey.url, "FEDSVC_DATABASE_URL_FILE": f"sqlite:///{tmp_path}/own.db"}
+    settings = {"FEDSVC_NAMESPACE": namespace, "FEDSVC_PARTITIONS": "2"}
+    for name, url in urls.items():
+        (tmp_path / name).write_text(url)
+        settings[name] = str(tmp_path / name)
+    assert run(settings, "migrate").returncode == 0
+    listen = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
+    with Fedsvc(tmp_path, "dev", "--data-dir", "data", *listen, settings=settings) as dev:
+        dev.ready()
+        with valkey.client() as redis:
+            assert redis.get(f"{namespace}:partitions") == b"2"
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"lock", "key-encryption-keys"}
 
 
 def test_health_readiness_and_metrics_are_served(dev: Fedsvc) -> None:
