@@ -8,7 +8,8 @@ from typing import Final
 
 import click
 
-from fedsvc.cli.output import TIME_HELP, Column, Moment, emit, json_option, show_table, whole_numbers
+from fedsvc.cli.output import TIME_HELP, Column, Moment, json_option, whole_numbers
+from fedsvc.cli.pages import page_options, show_page
 from fedsvc.cli.target import connect, target_option
 
 _COLUMNS: Final = (
@@ -25,8 +26,7 @@ _COLUMNS: Final = (
 @click.option("--action", default="", help="Only this, such as host.pause.")
 @click.option("--since", type=Moment(), help=f"At or after: {TIME_HELP}")
 @click.option("--until", type=Moment(), help=f"Before: {TIME_HELP}")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
-@click.option("--page-token", default="", help="Go on where a list before ended.")
+@page_options()
 @target_option
 @json_option
 def audit(
@@ -49,10 +49,9 @@ def audit(
             page_size=limit,
             page_token=page_token,
         )
-    if as_json:
-        emit(page, True, "")
-        return
-    show_table(
+    show_page(
+        page,
+        as_json,
         _COLUMNS,
         (
             (
@@ -66,5 +65,3 @@ def audit(
         ),
         none="Nothing was changed.",
     )
-    if page.next_page_token:
-        click.echo(f"There are more: --page-token {page.next_page_token}")

@@ -12,6 +12,7 @@ import click
 from fedsvc.cli.completion import activity_types, one_of, reasons
 from fedsvc.cli.delivery_text import delivery_text
 from fedsvc.cli.output import TIME_HELP, Column, Moment, counted, emit, json_option, plain, show_table
+from fedsvc.cli.pages import limit_option, page_options, show_page
 from fedsvc.cli.target import connect, target_option
 from fedsvc.domain.classify import clean
 
@@ -81,8 +82,7 @@ def dead() -> None:
 
 @dead.command("list")
 @filter_options
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
-@click.option("--page-token", default="", help="Go on where a list before ended.")
+@page_options()
 @target_option
 @json_option
 def list_(limit: int, page_token: str, target: str | None, as_json: bool, **given: Any) -> None:
@@ -94,10 +94,9 @@ def list_(limit: int, page_token: str, target: str | None, as_json: bool, **give
     """
     with connect(target) as client:
         page = client.list_dead_letters(_chosen(given), page_size=limit, page_token=page_token)
-    if as_json:
-        emit(page, True, "")
-        return
-    show_table(
+    show_page(
+        page,
+        as_json,
         _COLUMNS,
         (
             (
@@ -112,9 +111,8 @@ def list_(limit: int, page_token: str, target: str | None, as_json: bool, **give
             for letter in page.dead_letters
         ),
         none="There are none here." if page.next_page_token else "There are no dead letters.",
+        more="There may be more",
     )
-    if page.next_page_token:
-        click.echo(f"There may be more: --page-token {page.next_page_token}")
 
 
 @dead.command()
@@ -262,7 +260,7 @@ def _told(o: Operation) -> str:
 
 
 @dead.command()
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
+@limit_option(20)
 @target_option
 @json_option
 def operations(limit: int, target: str | None, as_json: bool) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
 from fedsvc.cli.delivery_text import delivery_text
-from fedsvc.cli.output import Column, counted, emit, json_option, show_table
+from fedsvc.cli.output import Column, counted, emit, json_option
+from fedsvc.cli.pages import page_options, show_page
 from fedsvc.cli.target import connect, target_option
-
-if TYPE_CHECKING:
-    from fedsvc_client import DeliveryPage
 
 _STATES: Final = (
     "ready",
@@ -46,8 +44,7 @@ def deliveries() -> None:
 @deliveries.command("list")
 @click.argument("activity_id")
 @click.option("--state", "states", type=click.Choice(_STATES), multiple=True, help="Only these.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
-@click.option("--page-token", default="", help="Go on where a list before ended.")
+@page_options()
 @target_option
 @json_option
 def list_(
@@ -63,18 +60,11 @@ def list_(
         page = client.list_deliveries(
             activity_id, page_size=limit, page_token=page_token, states=[s.upper() for s in states]
         )
-    if as_json:
-        emit(page, True, "")
-        return
-    _show(page)
-    if page.next_page_token:
-        click.echo(f"There are more: --page-token {page.next_page_token}")
-
-
-def _show(page: DeliveryPage) -> None:
-    if page.summary:
+    if page.summary and not as_json:
         click.echo(", ".join(f"{number:,} {state.lower()}" for state, number in page.summary.items()))
-    show_table(
+    show_page(
+        page,
+        as_json,
         _COLUMNS,
         (
             (

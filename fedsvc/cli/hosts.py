@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from fedsvc.cli.output import Column, Number, age, emit, json_option, moment, show_table
+from fedsvc.cli.output import Column, Number, age, emit, json_option, moment
+from fedsvc.cli.pages import page_options, show_page
 from fedsvc.cli.target import connect, target_option
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ def hosts() -> None:
 @click.argument("name_contains", default="")
 @click.option("--sort", type=click.Choice(_ORDERS), default="backlog", show_default=True, help="By what.")
 @click.option("--state", "states", type=click.Choice(_STATES), multiple=True, help="Only these.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
-@click.option("--page-token", default="", help="Go on where a list before ended.")
+@page_options()
 @target_option
 @json_option
 def list_(
@@ -60,10 +60,9 @@ def list_(
         page = client.list_hosts(
             order=sort, states=states, name_contains=name_contains, page_size=limit, page_token=page_token
         )
-    if as_json:
-        emit(page, True, "")
-        return
-    show_table(
+    show_page(
+        page,
+        as_json,
         _COLUMNS,
         (
             (
@@ -80,8 +79,6 @@ def list_(
         ),
         none="There are no such hosts.",
     )
-    if page.next_page_token:
-        click.echo(f"There are more: --page-token {page.next_page_token}")
 
 
 @hosts.command()

@@ -6,7 +6,8 @@ from typing import BinaryIO, Final
 
 import click
 
-from fedsvc.cli.output import Column, emit, json_option, show_table
+from fedsvc.cli.output import Column, emit, json_option
+from fedsvc.cli.pages import page_options, show_page
 from fedsvc.cli.target import connect, target_option
 from fedsvc.errors import ConfigurationError
 
@@ -53,20 +54,16 @@ def put(key_id: str, key_file: BinaryIO, rotate: bool, target: str | None, as_js
 
 @keys.command("list")
 @click.option("--origin", default="", metavar="HOST", help="Only those of this instance.")
-@click.option(
-    "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many."
-)
-@click.option("--page-token", default="", help="Go on where a list before ended.")
+@page_options(100)
 @target_option
 @json_option
 def list_(origin: str, limit: int, page_token: str, target: str | None, as_json: bool) -> None:
     """List registered keys; nothing secret is shown."""
     with connect(target) as client:
         page = client.list_keys(origin=origin, page_size=limit, page_token=page_token)
-    if as_json:
-        emit(page, True, "")
-        return
-    show_table(
+    show_page(
+        page,
+        as_json,
         _COLUMNS,
         (
             (
@@ -80,8 +77,6 @@ def list_(origin: str, limit: int, page_token: str, target: str | None, as_json:
         ),
         none="There are no registered keys.",
     )
-    if page.next_page_token:
-        click.echo(f"There are more: --page-token {page.next_page_token}")
 
 
 @keys.command()

@@ -16,9 +16,9 @@ from fedsvc.cli.output import (
     emit,
     json_option,
     moment,
-    show_table,
     whole_numbers,
 )
+from fedsvc.cli.pages import page_options, show_page
 from fedsvc.cli.target import connect, target_option
 
 if TYPE_CHECKING:
@@ -43,20 +43,16 @@ def schedules() -> None:
 
 
 @schedules.command("list")
-@click.option(
-    "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many."
-)
-@click.option("--page-token", default="", help="Go on where a list before ended.")
+@page_options(100)
 @target_option
 @json_option
 def list_(limit: int, page_token: str, target: str | None, as_json: bool) -> None:
     """List schedules by id."""
     with connect(target) as client:
         page = client.list_schedules(page_size=limit, page_token=page_token)
-    if as_json:
-        emit(page, True, "")
-        return
-    show_table(
+    show_page(
+        page,
+        as_json,
         _COLUMNS,
         (
             (
@@ -71,8 +67,6 @@ def list_(limit: int, page_token: str, target: str | None, as_json: bool) -> Non
         ),
         none="There are no schedules.",
     )
-    if page.next_page_token:
-        click.echo(f"There are more: --page-token {page.next_page_token}")
 
 
 @schedules.command()
