@@ -68,5 +68,12 @@ def text(position: Any) -> str:
     return position
 
 
+def number_and_text(position: Any) -> tuple[int, str]:
+    """A position of both. Raises ValueError."""
+    if not isinstance(position, list) or len(position) != 2:
+        raise ValueError("is no number and text")
+    return number(position[0]), text(position[1])
+
+
 def _digest(arguments: tuple[object, ...]) -> str:
     return hashlib.blake2b(repr(arguments).encode(), digest_size=6).hexdigest()

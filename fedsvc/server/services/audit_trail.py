@@ -28,7 +28,7 @@ class AuditTrail:
         size = pages.page_size(request.page_size)
         start_ms, end_ms = (time_ms(request, field) for field in ("start_time", "end_time"))
         arguments = (request.principal, request.action, start_ms, end_ms)
-        before = pages.decode(request.page_token, *arguments, read=_position)
+        before = pages.decode(request.page_token, *arguments, read=pages.number_and_text)
         events = await self._events.list(
             principal=request.principal,
             action=request.action,
@@ -42,13 +42,6 @@ class AuditTrail:
             last = events[size - 1]
             response.next_page_token = pages.encode([last.time_ms, last.id], *arguments)
         return response
-
-
-def _position(position: Any) -> tuple[int, str]:
-    """Time and id of an event. Raises ValueError."""
-    if not isinstance(position, list) or len(position) != 2:
-        raise ValueError("is no time and id")
-    return pages.number(position[0]), pages.text(position[1])
 
 
 def _check_name(field: str, name: str) -> None:

@@ -96,7 +96,7 @@ class DeadLetterDesk:
         self, request: pb.ListOperationsRequest, context: Any
     ) -> pb.ListOperationsResponse:
         size = pages.page_size(request.page_size)
-        after = pages.decode(request.page_token, "operations", read=_created)
+        after = pages.decode(request.page_token, "operations", read=pages.number_and_text)
         found = await self._operations.list(after=after, limit=size + 1)
         response = pb.ListOperationsResponse(operations=[await self._shown(o) for o in found[:size]])
         if len(found) > size:
@@ -183,10 +183,3 @@ def _position(position: Any) -> Position:
     if not isinstance(position, list) or len(position) != 2:
         raise ValueError("is no place in the list")
     return Position(pages.number(position[0]), pages.number(position[1]))
-
-
-def _created(position: Any) -> tuple[int, str]:
-    """Raises ValueError."""
-    if not isinstance(position, list) or len(position) != 2:
-        raise ValueError("is no place in the list")
-    return pages.number(position[0]), pages.text(position[1])
