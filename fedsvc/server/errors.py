@@ -157,15 +157,10 @@ def rpc_stream(method: StreamMethod[Request, Response]) -> StreamMethod[Request,
                 async for response in responses:
                     yield response
             return
-        except FedsvcError as error:
-            status = status_of(error)
-            if status.code == code_pb2.INTERNAL:
-                log.error("rpc_failed", method=method.__name__, exc_info=error)
         except grpc.aio.AbortError:
             raise
-        except Exception as error:
-            status = status_of(error)
-            log.error("rpc_failed", method=method.__name__, exc_info=error)
+        except Exception as error:  # noqa: BLE001 - the caller is told
+            status = _failed(method.__name__, error)
         await abort(context, status)
 
     return wrapped
@@ -182,17 +177,20 @@ def rpc(method: Method[Request, Response]) -> Method[Request, Response]:
         try:
             async with asyncio.timeout(limit):
                 return await method(self, request, context)
-        except FedsvcError as error:
-            status = status_of(error)
-            if status.code == code_pb2.INTERNAL:
-                log.error("rpc_failed", method=method.__name__, exc_info=error)
-        except TimeoutError:
-            status = status_of(QueueUnavailable("no answer from Redis or the database in time"))
         except grpc.aio.AbortError:
             raise
-        except Exception as error:
-            status = status_of(error)
-            log.error("rpc_failed", method=method.__name__, exc_info=error)
+        except TimeoutError:
+            status = status_of(QueueUnavailable("no answer from Redis or the database in time"))
+        except Exception as error:  # noqa: BLE001 - the caller is told
+            status = _failed(method.__name__, error)
         return await abort(context, status)
 
     return wrapped
+
+
+def _failed(method: str, error: Exception) -> status_pb2.Status:
+    """What the caller is told; what he is not told is logged."""
+    status = status_of(error)
+    if status.code == code_pb2.INTERNAL:
+        log.error("rpc_failed", method=method, exc_info=error)
+    return status
