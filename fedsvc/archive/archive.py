@@ -8,10 +8,9 @@ from typing import Any, Final
 
 import orjson
 from sqlalchemy import ColumnElement, Dialect, delete, func, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from fedsvc.archive.engine import PING_TIMEOUT
+from fedsvc.archive.engine import PING_TIMEOUT, insert_into
 from fedsvc.archive.tables import deliveries
 from fedsvc.archive.transaction import DataRefused, transaction
 from fedsvc.domain.activity import activity_key
@@ -188,7 +187,7 @@ def storable(text: str) -> str:
 def _upsert(dialect: Dialect) -> str:
     """The statement that writes a row unless a newer one is there, as the driver takes it: its parameters are
     the table's columns, in order."""
-    insert = (postgresql if dialect.name == "postgresql" else sqlite).insert(deliveries)
+    insert = insert_into(deliveries, dialect)
     statement = insert.on_conflict_do_update(
         index_elements=list(_KEY),
         set_={c.name: insert.excluded[c.name] for c in deliveries.c if not c.primary_key},

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from fedsvc.archive.archive import delivery_of, storable
+from fedsvc.archive.engine import insert_into
 from fedsvc.archive.tables import deliveries, events
 from fedsvc.archive.transaction import transaction
 from fedsvc.domain.delivery import Delivery
@@ -22,8 +22,7 @@ class ArchivedLog:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        make = postgresql if engine.dialect.name == "postgresql" else sqlite
-        self._insert = make.insert(events).on_conflict_do_nothing()
+        self._insert = insert_into(events, engine.dialect).on_conflict_do_nothing()
 
     async def record(self, happened: Sequence[HostEvent]) -> None:
         """Written again, an event changes nothing."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import delete, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from fedsvc.archive.engine import insert_into
 from fedsvc.archive.tables import audit_events
 from fedsvc.archive.transaction import transaction
 from fedsvc.domain.audit import AuditEvent
@@ -20,8 +20,7 @@ class AuditLog:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        make = postgresql if engine.dialect.name == "postgresql" else sqlite
-        self._insert = make.insert(audit_events).on_conflict_do_nothing()
+        self._insert = insert_into(audit_events, engine.dialect).on_conflict_do_nothing()
 
     async def record(self, events: Sequence[AuditEvent]) -> None:
         """Written again, an event changes nothing."""

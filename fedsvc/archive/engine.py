@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 import aiosqlite
-from sqlalchemy import event
+from sqlalchemy import Dialect, Table, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from fedsvc.archive.address import parse
@@ -54,6 +55,11 @@ def create_engine(settings: Settings, *, statement_timeout: int = STATEMENT_TIME
         pool_recycle=1800,
         connect_args={"command_timeout": statement_timeout, **arguments},
     )
+
+
+def insert_into(table: Table, dialect: Dialect) -> postgresql.Insert | sqlite.Insert:
+    """Of both databases, one that can say what becomes of rows that are there."""
+    return postgresql.insert(table) if dialect.name == "postgresql" else sqlite.insert(table)
 
 
 async def _open_sqlite(*arguments: Any, **more: Any) -> aiosqlite.Connection:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Table, and_, delete, exists, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from fedsvc.archive.engine import insert_into
 from fedsvc.archive.tables import spilled_batches, spilled_deliveries, spilled_messages, spilled_needs
 from fedsvc.archive.transaction import transaction
 from fedsvc.domain.delivery import DeliveryId
@@ -215,7 +215,7 @@ class SpillStore:
         replaced: Sequence[str] = (),
     ) -> None:
         """Rows that are there already are left alone, but for the columns named as `replaced`."""
-        insert = (postgresql.insert if self._postgres else sqlite.insert)(table)
+        insert = insert_into(table, self.engine.dialect)
         if replaced:
             statement = insert.on_conflict_do_update(
                 index_elements=list(table.primary_key),
