@@ -83,3 +83,7 @@ class Message:
             )
         )
         return hashlib.sha256((self.source or self.digest).encode() + b"\0" + same.encode()).digest()[:16]
+
+
+#: in place of one of which nothing is known
+UNKNOWN: Final = Message(b"", "", "", "", "", "", "")

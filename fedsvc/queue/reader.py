@@ -16,7 +16,7 @@ from fedsvc.config import Settings
 from fedsvc.domain.activity import activity_key
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState
 from fedsvc.domain.inbox import host_key
-from fedsvc.domain.message import Message
+from fedsvc.domain.message import UNKNOWN, Message
 from fedsvc.errors import QueueCorrupt
 from fedsvc.queue import outcome
 from fedsvc.queue.keys import Keys
@@ -52,7 +52,6 @@ def sequences_of_group(index: bytes) -> Iterator[int]:
         at += _GROUP_SEGMENT.size + 8 * count
 
 
-_UNKNOWN: Final = Message(b"", "", "", "", "", "", "")
 #: None for all
 Origins = frozenset[str] | None
 
@@ -159,7 +158,7 @@ class Reader:
             return outcome.unpack(payload, id, record.state, record.place)
         if record.spilled:
             # It waits in SQL: only its state and its origin are known here.
-            unknown = replace(_UNKNOWN, origin=record.inbox)
+            unknown = replace(UNKNOWN, origin=record.inbox)
             return shown(id, replace(record, inbox=""), unknown, record.state)
         try:
             message = Message.unpack(b"", fields)

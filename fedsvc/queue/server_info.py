@@ -28,6 +28,11 @@ class ServerInfo:
     aof_written: bool
     master: bool
 
+    @property
+    def memory_share(self) -> float:
+        """Of what it may use; 0 without a limit."""
+        return self.used_memory / self.max_memory if self.max_memory else 0.0
+
 
 async def server_info(link: Link) -> ServerInfo:
     """Of one server; of a cluster, memory is that of all masters together, and the limit is such that it is

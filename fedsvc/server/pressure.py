@@ -29,8 +29,7 @@ class Pressure:
     def note(self, info: ServerInfo) -> None:
         """What Redis says of itself now."""
         was_critical = self._used >= self._critical
-        used = info.used_memory / info.max_memory if info.max_memory else 0.0
-        self._used = used
+        self._used = used = info.memory_share
         if not was_critical and used >= self._critical:
             log.warning("memory_critical", used=round(used, 3))
         elif was_critical and used < self._critical:

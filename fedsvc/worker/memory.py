@@ -14,7 +14,7 @@ class MemoryWatch:
 
     def note(self, info: ServerInfo) -> None:
         """What Redis says of itself now."""
-        self.used = info.used_memory / info.max_memory if info.max_memory else 0.0
+        self.used = info.memory_share
 
     @property
     def short(self) -> bool:

@@ -12,7 +12,7 @@ from fedsvc.config import Settings
 from fedsvc.domain.classify import Outcome, Verdict
 from fedsvc.domain.delivery import Attempt, DeliveryState, Reason
 from fedsvc.domain.knock import Dialect
-from fedsvc.domain.message import Message
+from fedsvc.domain.message import UNKNOWN, Message
 from fedsvc.domain.retry import DEFAULT_POLICY, GiveUp, RetryAt, decide
 from fedsvc.errors import HandlerFailed
 from fedsvc.handlers.registry import Registry
@@ -22,7 +22,6 @@ from fedsvc.queue.record import FLAG_CANCEL, FLAG_SUPERSEDE, shown
 log = structlog.get_logger(__name__)
 
 _TOOK: Final = Signal.ANSWERED | Signal.TOOK
-_NOTHING: Final = Message(b"", "", "", "", "", "", "")
 
 
 def signal_of(verdict: Verdict) -> Signal:
@@ -126,7 +125,7 @@ class Judge:
     def broken(self, admitted: Admitted, message: Message | None, reason: Reason, detail: str) -> Settlement:
         """A delivery that cannot be tried, ever: a dead letter, so that it blocks nothing."""
         verdict = Verdict(Outcome.PERMANENT, reason, detail=detail)
-        return self._ended(admitted, message or _NOTHING, DeliveryState.DEAD, verdict, None)
+        return self._ended(admitted, message or UNKNOWN, DeliveryState.DEAD, verdict, None)
 
     def _failed(
         self,
