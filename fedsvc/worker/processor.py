@@ -303,16 +303,16 @@ class Processor:
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._flying.discard(task)
-        if self._urgent:
-            self._rung.set()
-        if self._hot and self._places.worth:
-            self._turn.set()
+        self._made_room()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("delivery_crashed", exc_info=error)
 
     def _sent(self, admitted: Admitted) -> None:
         """Only its host has to do something yet."""
         self._places.sent((admitted.id.partition, admitted.entry))
+        self._made_room()
+
+    def _made_room(self) -> None:
         if self._urgent:
             self._rung.set()
         if self._hot and self._places.worth:
