@@ -16,6 +16,8 @@ from fedsvc.worker.transport import KEEP_ALIVE_S
 
 #: share of a core that a process may be busy on average: peaks and restarts need the rest
 BUSY: Final = 0.6
+#: share of a worker's places for deliveries under way (FEDSVC_CONCURRENCY) that may be taken on average
+TAKEN: Final = 0.7
 #: tries with more workers and masters each time
 TRIES: Final = 6
 DAY_S: Final = 86_400
@@ -64,7 +66,8 @@ def sized(load: Load, costs: Costs, poll: float, seed: int) -> Sized:
     server = load.per_second * costs.server_call + deliveries * costs.server_delivery
     handshakes = min(deliveries, load.hosts / KEEP_ALIVE_S)
     worker = deliveries * costs.worker_delivery + handshakes * costs.worker_handshake
-    workers, masters = max(1, math.ceil(worker / BUSY)), 1
+    places = _places(population, plan, load.seconds) / Settings.from_environment({}).concurrency
+    workers, masters = max(1, math.ceil(worker / BUSY), math.ceil(places / TAKEN)), 1
     concurrency = _host_concurrency(population, plan, load.seconds)
     for _ in range(TRIES):
         partitions = max(16, 2 ** math.ceil(math.log2(4 * max(workers, masters))))
@@ -75,11 +78,24 @@ def sized(load: Load, costs: Costs, poll: float, seed: int) -> Sized:
         full = outcome.busiest_master + polling > BUSY
         if not tired and not full:
             break
-        workers += tired
+        workers += tired and max(1, workers // 4)
         if full:
             needed = (outcome.redis_cores + polling * masters) / BUSY
             masters = max(masters + 1, math.ceil(needed))
     return _told(load, plant, outcome, polling, costs)
+
+
+def _places(population: Population, plan: Sequence[tuple[float, list[int]]], seconds: float) -> float:
+    """How many deliveries are under way to hosts that answer, on average."""
+    return (
+        sum(
+            population.hosts[index].answer_s
+            for _, recipients in plan
+            for index in recipients
+            if population.hosts[index].manner is not Manner.DEAD
+        )
+        / seconds
+    )
 
 
 def _host_concurrency(population: Population, plan: Sequence[tuple[float, list[int]]], seconds: float) -> int:
