@@ -135,38 +135,37 @@ async def test_a_form_that_does_not_come_is_given_up(server: Front, monkeypatch:
     assert (await answer(server.http, request)).startswith(b"HTTP/1.1 408")
 
 
+@asynccontextmanager
+async def three_held(at: str) -> AsyncIterator[AsyncExitStack]:
+    """Three connections of those that wait for a head, and no fourth from there; all end with the stack, and
+    then there is room again."""
+    async with AsyncExitStack() as held:
+        for _ in range(3):
+            _, writer = await held.enter_async_context(connected(at))
+            writer.write(HEAD)
+        async with connected(at) as (reader, _):
+            assert await reader.read() == b""
+        yield held
+    async with asyncio.timeout(10):
+        while not await alive(at):
+            pass
+
+
 async def test_of_too_many_connections_the_last_are_closed_and_make_room_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(http_door, "MOST", 3)
-    async with listening() as at:
-        async with AsyncExitStack() as held:
-            for _ in range(3):
-                _, writer = await held.enter_async_context(connected(at))
-                writer.write(HEAD)
-            async with connected(at) as (reader, _):
-                assert await reader.read() == b""
-        async with asyncio.timeout(10):
-            while not await alive(at):
-                pass
+    async with listening() as at, three_held(at):
+        pass
 
 
 async def test_one_address_does_not_get_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_door, "MOST_OF_ONE", 3)
-    async with listening() as at:
-        async with AsyncExitStack() as held:
-            for _ in range(3):
-                _, writer = await held.enter_async_context(connected(at))
-                writer.write(HEAD)
-            async with connected(at) as (reader, _):
-                assert await reader.read() == b""
-            for _ in range(2):
-                reader, writer = await held.enter_async_context(connected(at, "127.0.0.2"))
-                writer.write(HEAD + b"\r\n")
-                assert (await reader.read(4096)).startswith(b"HTTP/1.1 200")
-        async with asyncio.timeout(10):
-            while not await alive(at):
-                pass
+    async with listening() as at, three_held(at) as held:
+        for _ in range(2):
+            reader, writer = await held.enter_async_context(connected(at, "127.0.0.2"))
+            writer.write(HEAD + b"\r\n")
+            assert (await reader.read(4096)).startswith(b"HTTP/1.1 200")
 
 
 async def test_an_address_that_is_taken_is_told() -> None:
