@@ -78,7 +78,8 @@ def sized(load: Load, costs: Costs, poll: float, seed: int) -> Sized:
         full = outcome.busiest_master + polling > BUSY
         if not tired and not full:
             break
-        workers += tired and max(1, workers // 4)
+        if tired:
+            workers += max(1, workers // 4)
         if full:
             needed = (outcome.redis_cores + polling * masters) / BUSY
             masters = max(masters + 1, math.ceil(needed))

@@ -87,21 +87,20 @@ class Schedules:
             "ZRANGE", f"{self._prefix}:all", start, "+", "BYLEX", "LIMIT", 0, limit + 1
         )
         ids, more = names[:limit], len(names) > limit
-        found = await asyncio.gather(
-            *(self._link.call("HMGET", self._key(id.decode()), *_FIELDS) for id in ids)
-        )
-        return [*self._readable(ids, found)], ids[-1].decode() if more else ""
+        return await self._readable(ids), ids[-1].decode() if more else ""
 
     async def due(self, now_ms: int) -> Sequence[Schedule]:
         """Those to be run, or taken up, by then."""
         ids = await self._link.call(
             "ZRANGE", f"{self._prefix}:due", "-inf", now_ms, "BYSCORE", "LIMIT", 0, self.BATCH
         )
-        found = [await self._link.call("HMGET", self._key(id.decode()), *_FIELDS) for id in ids]
-        return self._readable(ids, found)
+        return await self._readable(ids)
 
-    def _readable(self, ids: Sequence[bytes], found: Sequence[Sequence[Any]]) -> Sequence[Schedule]:
+    async def _readable(self, ids: Sequence[bytes]) -> list[Schedule]:
         """One that a later version has written, or nobody, must not keep the others from running."""
+        found = await asyncio.gather(
+            *(self._link.call("HMGET", self._key(id.decode()), *_FIELDS) for id in ids)
+        )
         schedules = []
         for id, raw in zip((id.decode() for id in ids), found, strict=True):
             try:
