@@ -75,7 +75,7 @@ class StillQueue(Queue):
         if not new:
             return made
         if self.long:
-            change = ("if hosts[name] then return nil end", "do return nil end")
+            change = ("if hosts[name] or packed == nil then return nil end", "do return nil end")
         else:
             change = ("loaded[name] = packed\n", "loaded[name] = packed\ncall('INCR', P .. ':calm')\n")
         made._admit, made._settle = changed(Script("admit"), change), changed(Script("settle"), change)

@@ -31,14 +31,6 @@ local function hand(stream, number, sequence, record, dialect)
   left = left - 1
 end
 
--- Hosts of these deliveries, in order; false for what is no delivery.
-local function hosts_of(sequences)
-  local names = {}
-  for i = 1, #sequences do names[i] = host_of(fetch(sequences[i])) end
-  prefetch_hosts(names)
-  return names
-end
-
 -- What comes out of a line while its host has no room goes straight to its lane. `planned`: how many of a host have
 -- passed here and are not handed out yet; nobody who came before them waits.
 local planned = {}

@@ -14,16 +14,11 @@ local LANDING = '>I2BI2c16fffc28c8d'
 local ROOM_SIZE, LANDING_SIZE = 45, 77
 local NOTHING, ZERO = string.rep('\0', 16), string.rep('\0', 8)
 
--- Of one that is not known yet.
-local fresh
 local function state_of(name)
-  if hosts[name] then return nil end
   local packed = loaded[name]
-  if packed then return #packed == HOST_SIZE and packed or nil end
-  if packed == nil then return nil end
-  fresh = fresh or struct.pack(HOST, 0, 0, 0, 0, 0, 0, 0, 0, 0, terms.start, 0, 0, terms.burst, NOW_MS,
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-  return fresh
+  if hosts[name] or packed == nil then return nil end
+  packed = packed or new_host()
+  return #packed == HOST_SIZE and packed or nil
 end
 
 local function keep(name, packed)

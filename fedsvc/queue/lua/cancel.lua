@@ -28,7 +28,7 @@ for i = 4, #ARGV do
   elseif not is_record(record) then
     -- Of one that has ended neither host nor origin are here: who asks for some must not learn of others.
     if all or ARGV[2] == '' then result[3] = result[3] + 1 end
-  elseif ARGV[2] == '' or host_name(inbox_of(record)) == ARGV[2] and is_ours(record) then
+  elseif ARGV[2] == '' or host_of(record) == ARGV[2] and is_ours(record) then
     local at = 3
     if string.byte(record, 1) <= S_SCHEDULED then at = recall(sequence, record, S_CANCELLED) and 1 or 2 end
     result[at] = result[at] + 1

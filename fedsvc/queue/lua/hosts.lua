@@ -30,15 +30,12 @@ end
 
 local hosts, woken = {}, 0
 
-local function host_name(inbox)
-  return string.match(inbox, '^%a+://([^/?:[]+)') or string.match(inbox, '^%a+://%[(.-)%]') or ''
+-- Of an inbox, which begins `at` some place of a text, at its beginning if that is nil, and has a path.
+local function host_name(inbox, at)
+  return string.match(inbox, '^%a+://([^/?:[]+)', at) or string.match(inbox, '^%a+://%[(.-)%]', at) or ''
 end
-
--- Host of a delivery, read where its record has the inbox, which has a path; false if it is no record.
-local function host_of(record)
-  return record and #record >= 28
-    and (string.match(record, '^%a+://([^/?:[]+)', 29) or string.match(record, '^%a+://%[(.-)%]', 29) or '')
-end
+-- Of a delivery, read where its record has the inbox; false if it is no record.
+local function host_of(record) return is_record(record) and host_name(record, 29) end
 
 local function lanes(h) return h.lane1 + h.lane2 + h.lane3 end
 -- Those of them that wait because the host is down.
@@ -64,27 +61,40 @@ local function prefetch_hosts(names)
   end
 end
 
+-- Hosts of these deliveries, in order, all of them loaded; false for what is no delivery.
+local function hosts_of(sequences)
+  local names = {}
+  for i = 1, #sequences do names[i] = host_of(fetch(sequences[i])) end
+  prefetch_hosts(names)
+  return names
+end
+
+-- State of one that is not known yet: few at a time until it has answered, for a host that hangs must not hold more.
+local fresh
+local function new_host()
+  fresh = fresh or struct.pack(HOST, 0, 0, 0, 0, 0, 0, 0, 0, 0, terms.start, 0, 0, terms.burst, NOW_MS,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+  return fresh
+end
+
 local function host(name)
   local h = hosts[name]
   if h then return h end
   local packed = loaded[name]
   if packed == nil then packed = call('HGET', HOSTS, name) end
-  local known = packed and #packed == HOST_SIZE
-  if not known then packed = string.rep('\0', HOST_SIZE) end
+  if not packed or #packed ~= HOST_SIZE then packed = new_host() end
   local circuit, flags, turn, flying, failures, opens, lane1, lane2, lane3, limit, latency, usual, tokens, filled,
     pause, probe, since, success, failure, recovered, cut, barrier, dialect, spoke, gone = struct.unpack(HOST, packed)
   -- All at once: a table that grows field by field costs as much as all else that is done for a host.
   h = {
-    name = name, changed = calm[name] or false, max = terms.limit, rate = terms.rate, burst = terms.burst, circuit = circuit,
-    flags = flags, turn = turn, flying = flying, failures = failures, opens = opens, lane1 = lane1, lane2 = lane2,
-    lane3 = lane3, limit = limit, latency = latency, usual = usual, tokens = tokens, filled = filled, pause = pause,
-    probe = probe, since = since, success = success, failure = failure, recovered = recovered, cut = cut,
-    barrier = barrier, dialect = dialect, spoke = spoke, gone = gone, awake = lane1 + lane2 + lane3 > 0, shut = 0,
+    name = name, changed = calm[name] or false, max = terms.limit, rate = terms.rate, burst = terms.burst,
+    circuit = circuit, flags = flags, turn = turn, flying = flying, failures = failures, opens = opens,
+    lane1 = lane1, lane2 = lane2, lane3 = lane3, limit = limit, latency = latency, usual = usual, tokens = tokens,
+    filled = filled, pause = pause, probe = probe, since = since, success = success, failure = failure,
+    recovered = recovered, cut = cut, barrier = barrier, dialect = dialect, spoke = spoke, gone = gone,
+    awake = lane1 + lane2 + lane3 > 0, shut = 0,
   }
-  if not known then
-    -- Few at a time until it has answered: a host that hangs must not hold more than that.
-    h.limit, h.tokens, h.filled = terms.start, h.burst, NOW_MS
-  elseif flags % (2 * H_POLICY) >= H_POLICY then
+  if flags % (2 * H_POLICY) >= H_POLICY then
     local policy = call('HGET', POLICIES, name)
     if policy then
       local max, rate, burst = struct.unpack('>I2dd', policy)
@@ -192,7 +202,7 @@ end
 
 -- Something happened to a host that whoever watches should know.
 local function tell(event, name, detail)
-  call('XADD', OUTCOMES, text(allocate(1)), 'd', '0', 's', '0', 'o',
+  append_outcome(allocate(1), '0', '0',
     cjson.encode({ event = event, host = name, time = text(NOW_MS), detail = detail or '' }))
   count('outcomes', 1)
 end

@@ -251,9 +251,14 @@ local function take(stream, worker, number)
   return reply and reply[1][2] or {}
 end
 
--- Record a terminal outcome: what archive and watchers read.
-local function finish(sequence, state, payload, number)
+-- What archive and watchers read.
+local function append_outcome(number, sequence, state, payload)
   call('XADD', OUTCOMES, text(number), 'd', sequence, 's', state, 'o', payload)
+end
+
+-- Record a terminal outcome.
+local function finish(sequence, state, payload, number)
+  append_outcome(number, sequence, state, payload)
   count('outcomes', 1)
   count(COUNTER_OF[state], 1)
 end

@@ -45,11 +45,10 @@ read_terms(ARGV[1])
 local result = { 0 }
 local total = (#ARGV - 1) / WIDTH
 
-local sequences, names, landed_already = {}, {}, {}
+local sequences, landed_already = {}, {}
 for i = 1, total do sequences[i] = ARGV[WIDTH * i - 1] end
 prefetch(sequences)
-for i = 1, total do names[i] = host_of(fetch(sequences[i])) end
-prefetch_hosts(names)
+local names = hosts_of(sequences)
 
 -- What an answer tells of a host that needs a closer look, and what becomes of the delivery then.
 local function closely(at, name, sequence, stored, state, attempted, signal, latency, dialect, pause)
@@ -90,7 +89,7 @@ end
 local delivered, delivered_of = 0, {}
 local function conclude_delivered(sequence, stored, flags, message, payload)
   local number = allocate(1)
-  call('XADD', OUTCOMES, text(number), 'd', sequence, 's', S_DELIVERED, 'o', payload)
+  append_outcome(number, sequence, S_DELIVERED, payload)
   store(sequence, struct.pack('>BI8', S_DELIVERED, number))
   delivered = delivered + 1
   delivered_of[message] = (delivered_of[message] or 0) + 1
