@@ -17,7 +17,7 @@ class Places:
     MAX_SLOW: Final = 4
     #: deliveries that were taken and not sent yet: as many as keep the signing process busy until Redis has
     #: given more, which takes some 10 ms on a busy machine
-    UNSENT: Final = 96
+    UNSENT: Final = 128
     #: part of the places that only urgent deliveries get
     RESERVE: Final = 16
 
@@ -31,7 +31,7 @@ class Places:
         self._taken = 0
         self._reserved = min(self.UNSENT, concurrency) // self.RESERVE
         #: places below which asking is left for later, so that it is done in batches under load, yet in time
-        self.worth_asking = max(1, min(concurrency, self.UNSENT) // 3)
+        self.worth_asking = max(1, min(concurrency, self.UNSENT) // 2)
 
     def take(self, entry: Entry) -> None:
         self._taken += 1

@@ -57,9 +57,9 @@ class Delivers(Protocol):
 class Processor:
     #: seconds after which all partitions are looked at, bell or not
     SWEEP: Final = 0.5
-    #: deliveries taken in one script, at most: with more, Redis costs little less, and what is urgent waits
-    #: for it; and places for each script, where partitions may have few
-    BATCH: Final = 32
+    #: deliveries taken in one script, at most: with fewer, Redis spends more on each; with more, nothing is
+    #: saved and what is urgent waits for it; and places for each script, where partitions may have few
+    BATCH: Final = 64
     FEW: Final = 8
     #: deliveries that are begun in one turn of the event loop: a tenth of a millisecond each
     SLICE: Final = 8
