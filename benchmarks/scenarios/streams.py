@@ -1,9 +1,10 @@
 """What Redis spends on a delivery while it has a core of its own: a queue on streams and nothing else, which
 is the floor, and beside it our transitions, with hosts, circuits, lanes, limits, records and outcomes.
 
-Of the floor, deliveries are handed out to a consumer group 32 at a time, acknowledged and deleted, and each
-leaves an outcome of the usual size in another stream, which is read once, as the archive does. Native
-commands, as many in a pipeline as there are; no script, no record of deliveries or hosts, no bell, no count.
+Of the floor, deliveries are handed out to a consumer group, as many at a time as a worker takes,
+acknowledged and deleted, and each leaves an outcome of the usual size in another stream, which is read once,
+as the archive does. Native commands, as many in a pipeline as there are; no script, no record of deliveries
+or hosts, no bell, no count.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from typing import Any, Final
 import redis
 
 from benchmarks.conditions import Conditions
-from benchmarks.figures import Figure, Section, ratios
+from benchmarks.figures import Figure, Section, at_most, ratios
 from benchmarks.load import HOSTS
 from benchmarks.service import Database
 from benchmarks.transitions import cost
+from fedsvc.worker.processor import Processor
 
-#: handed out, and settled, in one pipeline
-BATCH: Final = 32
-#: of our own transitions
-BATCHES: Final = (32, 64, 128)
+#: handed out, and settled, in one pipeline or script: as many as a worker takes
+BATCH: Final = Processor.BATCH
+#: of our own transitions, and for comparison half as many and twice as many
+BATCHES: Final = (BATCH, BATCH // 2, 2 * BATCH)
 #: bytes of an outcome with one attempt
 OUTCOME: Final = bytes(450)
 
@@ -44,23 +46,26 @@ def run(conditions: Conditions) -> Section:
             for batch in BATCHES:
                 client.flushdb()
                 ours[batch].append(cost(database, deliveries, batch, f"n{number}"))
-    first, *_ = BATCHES
     return Section(
         "streams",
         f"Redis CPU while it has a core of its own: {deliveries:,} deliveries",
         [
             Figure(f"a queue on streams and nothing else, {BATCH} in a pipeline", "us", floor[1:], None, 1),
             *(
-                Figure(f"our transitions, up to {batch} in a script", "us", costs[1:], None, 1)
+                Figure(
+                    f"our transitions, up to {batch} in a script", "us", costs[1:],
+                    at_most(20) if batch == BATCH else None, 1,
+                )
                 for batch, costs in ours.items()
             ),
             Figure(
-                f"ours, up to {first} in a script, to the queue on streams", "x",
-                ratios(ours[first][1:], floor[1:]), None, 1,
+                f"ours, up to {BATCH} in a script, to the queue on streams", "x",
+                ratios(ours[BATCH][1:], floor[1:]), None, 1,
             ),
         ],
         [
             "handed out, acknowledged, deleted; an outcome of 450 bytes is written, and read once",
+            f"a worker takes up to {BATCH} in a script",
             f"ours: each to another of {HOSTS:,} hosts, so that a script meets as many hosts as deliveries",
         ],
     )  # fmt: skip
