@@ -18,6 +18,7 @@ from fedsvc.worker.transport import KEEP_ALIVE_S
 BUSY: Final = 0.6
 #: share of a worker's places for deliveries under way (FEDSVC_CONCURRENCY) that may be taken on average
 TAKEN: Final = 0.7
+DEFAULTS: Final = Settings.from_environment({})
 #: tries with more workers and masters each time
 TRIES: Final = 6
 DAY_S: Final = 86_400
@@ -66,7 +67,7 @@ def sized(load: Load, costs: Costs, poll: float, seed: int) -> Sized:
     server = load.per_second * costs.server_call + deliveries * costs.server_delivery
     handshakes = min(deliveries, load.hosts / KEEP_ALIVE_S)
     worker = deliveries * costs.worker_delivery + handshakes * costs.worker_handshake
-    places = _places(population, plan, load.seconds) / Settings.from_environment({}).concurrency
+    places = _places(population, plan, load.seconds) / DEFAULTS.concurrency
     workers, masters = max(1, math.ceil(worker / BUSY), math.ceil(places / TAKEN)), 1
     concurrency = _host_concurrency(population, plan, load.seconds)
     for _ in range(TRIES):
@@ -107,13 +108,11 @@ def _host_concurrency(population: Population, plan: Sequence[tuple[float, list[i
         for index, count in counts.items()
         if population.hosts[index].manner is Manner.WELL
     )
-    least = Settings.from_environment({}).host_concurrency
-    return max(least, int(2 ** math.ceil(math.log2(needed / BUSY))))
+    return max(DEFAULTS.host_concurrency, int(2 ** math.ceil(math.log2(needed / BUSY))))
 
 
 def _told(load: Load, plant: Plant, outcome: Outcome, polling: float, costs: Costs) -> Sized:
-    settings = Settings.from_environment({})
-    finished = outcome.delivered / load.seconds * settings.outcome_retention * costs.finished_bytes
+    finished = outcome.delivered / load.seconds * DEFAULTS.outcome_retention * costs.finished_bytes
     waiting = max(outcome.backlog) * (costs.pending_bytes + BODY_BYTES)
     # An activity's body is stored once in a partition: with few recipients, nearly once for each delivery.
     parked = outcome.parked_with_dead / load.seconds * DAY_S * (costs.pending_bytes + BODY_BYTES)

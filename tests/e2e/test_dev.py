@@ -325,7 +325,7 @@ def test_health_readiness_and_metrics_are_served(dev: Fedsvc) -> None:
     with direct.open(f"http://{worker}/readyz", timeout=10) as answer:
         assert answer.status == 200
     with direct.open(f"http://{worker}/metrics", timeout=10) as answer:
-        assert "fedsvc_attempts_total" in answer.read().decode()
+        assert "fedsvc_worker_partitions" in answer.read().decode()
 
 
 def test_health_is_asked_for_on_the_command_line(dev: Fedsvc, free_port: int) -> None:

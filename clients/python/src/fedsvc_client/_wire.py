@@ -14,7 +14,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from fedsvc_client._exceptions import InvalidRequest
 from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
 from fedsvc_client._proto import key_service_pb2 as key_pb2
-from fedsvc_client._proto import operations_service_pb2 as operations_pb2
 from fedsvc_client._proto import types_pb2
 from fedsvc_client._types import (
     Attempt,
@@ -29,10 +28,7 @@ from fedsvc_client._types import (
     KeyPage,
     OutcomeEvent,
     Priority,
-    PriorityStats,
     QueuedActivity,
-    QueueStats,
-    Rates,
     RegisteredKey,
     RejectedInbox,
 )
@@ -319,52 +315,6 @@ def states(wanted: Iterable[DeliveryState | str]) -> list[types_pb2.DeliveryStat
         return [types_pb2.DeliveryState.Value(f"DELIVERY_STATE_{str(state).upper()}") for state in wanted]
     except ValueError as error:
         raise InvalidRequest(f"not a state: {error}") from None
-
-
-def queue_stats(m: operations_pb2.GetQueueStatsResponse) -> QueueStats:
-    return QueueStats(
-        accepted=m.accepted,
-        delivered=m.delivered,
-        dead=m.dead,
-        purged=m.purged,
-        cancelled=m.cancelled,
-        superseded=m.superseded,
-        expired=m.expired,
-        pending=m.pending,
-        ready=m.ready,
-        in_flight=m.in_flight,
-        retry=m.retry,
-        scheduled=m.scheduled,
-        parked=m.parked,
-        priorities={
-            priority_of(p.priority): PriorityStats(p.ready, p.in_flight, duration_of(p.oldest_age))
-            for p in m.priorities
-        },
-        rates=tuple(
-            Rates(
-                duration_of(r.window),
-                r.accepted_per_second,
-                r.attempted_per_second,
-                r.delivered_per_second,
-                r.failed_per_second,
-            )
-            for r in m.rates
-        ),
-        consumers=m.consumers,
-        partitions=m.partitions,
-        conserved=m.conserved,
-        redis_server=m.redis.server,
-        redis_version=m.redis.version,
-        redis_used_memory=m.redis.used_memory_bytes,
-        redis_max_memory=m.redis.max_memory_bytes,
-        archive_backlog=m.archive.backlog,
-        archive_lag=duration_of(m.archive.lag),
-        read_time=time_of(m, "read_time"),
-        origins={o.origin: o.pending for o in m.origins},
-        bottleneck=name_of(operations_pb2.Bottleneck, m.bottleneck, "BOTTLENECK_"),
-        open_circuits=m.open_circuits,
-        parked_behind_circuits=m.parked_behind_circuits,
-    )
 
 
 def batch_items(
