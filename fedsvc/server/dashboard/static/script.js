@@ -39,8 +39,14 @@ if (hold) {
   });
 }
 
-// On a phone the menu is one line that scrolls.
-document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+// On a phone the menu is one line that scrolls. Not by scrollIntoView: with it, Chromium 150 lets Tab begin there,
+// behind the way to the content.
+const here = document.querySelector("nav [aria-current]")?.getBoundingClientRect();
+if (here) {
+  const menu = document.querySelector("nav");
+  const seen = menu.getBoundingClientRect();
+  menu.scrollLeft += here.left + here.width / 2 - seen.left - seen.width / 2;
+}
 
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input, textarea, select");
