@@ -43,7 +43,7 @@ class FannedOut(NamedTuple):
     duplicates: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as a message is not
 class Terms:
     """On which terms deliveries are accepted. Times are milliseconds since the epoch, 0 for none."""
 
@@ -155,7 +155,7 @@ class Producer:
             message.pack(),
             message.body,
             f"{message.origin}/{terms.request_id}{part}" if terms.request_id else "",
-            self._fingerprint(identity, inboxes, terms),
+            self._fingerprint(identity, inboxes, terms) if terms.request_id else b"",
             group_of(message.origin, relation.ordering_key),
             group_of(message.origin, relation.family),
             activity_key(relation.undoes).hex() if relation.rule is Rule.UNDONE else "",

@@ -13,6 +13,7 @@ from fedsvc.config import Settings
 from fedsvc.domain.audit import AuditEvent
 from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, Priority
 from fedsvc.domain.events import EventType, HostEvent
+from fedsvc.domain.message import Message
 from fedsvc.domain.operation import Operation
 from fedsvc.domain.schedule import Schedule
 from fedsvc.errors import InvalidInput
@@ -20,6 +21,7 @@ from fedsvc.queue.bottleneck import bottleneck
 from fedsvc.queue.hosts import FOR_EVER, Circuit, HostState
 from fedsvc.queue.key_registry import RegisteredKey
 from fedsvc.queue.memory_usage import MemoryCategory
+from fedsvc.queue.producer import Place, Terms
 from fedsvc.queue.server_info import ServerInfo
 from fedsvc.queue.stats import DUE_WITHIN_S, QueueStats, RetryStats
 from fedsvc.v1 import delivery_service_pb2 as pb
@@ -42,7 +44,11 @@ CIRCUITS: Final = {int(state): circuit for circuit, state in _CIRCUITS.items()}
 
 def timestamp(ms: int) -> Timestamp | None:
     """Of milliseconds since the epoch; None for 0."""
-    return Timestamp(seconds=ms // 1000, nanos=ms % 1000 * 1_000_000) if ms else None
+    return _timestamp(ms) if ms else None
+
+
+def _timestamp(ms: int) -> Timestamp:
+    return Timestamp(seconds=ms // 1000, nanos=ms % 1000 * 1_000_000)
 
 
 def duration(ms: int) -> Duration:
@@ -77,6 +83,31 @@ def delivery(d: Delivery) -> types.Delivery:
         ordering_key=d.ordering_key,
         request_id=d.request_id,
     )
+
+
+def accepted(id: DeliveryId, message: Message, place: Place, terms: Terms) -> types.Delivery:
+    """A delivery as it is when it has just been accepted."""
+    told = types.Delivery(
+        delivery_id=str(id),
+        activity_id=message.activity_id,
+        activity_type=message.activity_type,
+        actor=message.actor,
+        inbox=place.url,
+        host=place.host,
+        origin=message.origin,
+        key_id=message.key_id,
+        state=types.DELIVERY_STATE_READY,
+        priority=types.Priority.ValueType(terms.priority),
+        accept_time=timestamp(id.accepted_ms),
+        expire_time=timestamp(terms.expire_ms),
+        ordering_key=message.ordering_key,
+        request_id=terms.request_id,
+    )
+    if terms.not_before_ms > id.accepted_ms:
+        told.state = types.DELIVERY_STATE_SCHEDULED
+        told.not_before.CopyFrom(_timestamp(terms.not_before_ms))
+        told.next_attempt_time.CopyFrom(_timestamp(terms.not_before_ms))
+    return told
 
 
 def seen(cursor: str, entry: Delivery | HostEvent | None) -> pb.WatchOutcomesResponse:

@@ -172,10 +172,11 @@ def rpc(method: Method[Request, Response]) -> Method[Request, Response]:
     @functools.wraps(method)
     async def wrapped(self: Any, request: Request, context: Any) -> Response:
         remaining = context.time_remaining()
-        # A tenth of the caller's patience, so that it reads UNAVAILABLE instead of running into its deadline.
-        limit = None if remaining is None else max(0.05, remaining * 0.9)
         try:
-            async with asyncio.timeout(limit):
+            if remaining is None:
+                return await method(self, request, context)
+            # Less than the caller's patience: it reads UNAVAILABLE instead of running into its deadline.
+            async with asyncio.timeout(max(0.05, remaining * 0.9)):
                 return await method(self, request, context)
         except grpc.aio.AbortError:
             raise

@@ -17,6 +17,7 @@ from fedsvc.domain.inbox import origin_of, parse_host, parse_inbox
 from fedsvc.domain.integrity import with_proof
 from fedsvc.domain.keys import PrivateKey, PrivateKeyCache, belongs, load_private_key
 from fedsvc.domain.message import CONTENT_TYPE, Message
+from fedsvc.domain.relations import Relation
 from fedsvc.errors import HandlerFailed, InvalidActivity, InvalidInbox, InvalidInput, InvalidKey
 from fedsvc.handlers.registry import Registry, Rules
 from fedsvc.queue.key_registry import KeyRegistry
@@ -54,7 +55,7 @@ _PRIORITIES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as a message is not
 class Submission:
     """A valid activity with its key and terms, to be sent somewhere."""
 
@@ -112,23 +113,24 @@ class Intake:
         """Of a QueueActivityRequest or FanOutActivityRequest. Raises InvalidInput, HandlerFailed,
         PermissionDenied, and QueueUnavailable if a registered key cannot be looked up."""
         known = caller()
-        head, rules = self._read(request.activity, self._limits.max_bytes(known))
-        options = request.options
+        # Each look at a field of a request copies it, or makes an object that stands for it.
+        body, options, given = request.activity, request.options, request.signing_key
+        key_id, supersede_key = given.key_id, options.supersede_key
+        head, rules = self._read(body, self._limits.max_bytes(known))
         relation = rules.relation.asked(
             ordering_key=plain_text("options.ordering_key", options.ordering_key, _MAX_KEY),
-            supersede_key=plain_text("options.supersede_key", options.supersede_key, _MAX_KEY),
+            supersede_key=plain_text("options.supersede_key", supersede_key, _MAX_KEY),
         )
-        terms = replace(self._terms(request, rules.priority), relation=relation)
-        key_id = request.signing_key.key_id
+        terms = self._terms(options, request.request_id, rules.priority, relation)
         if not key_id:
             raise InvalidKey("signing_key.key_id", "is required")
         origin = origin_of(key_id)
         known.check_origin("signing_key.key_id", origin)
-        self._limits.check_size(origin, len(request.activity))
+        self._limits.check_size(origin, len(body))
         if not belongs(key_id, head.actor):
             self._warn(key_id, head.actor)
-        key, key_name = await self._key(request.signing_key)
-        body, source = request.activity, ""
+        key, key_name = await self._key(given)
+        source = ""
         if options.integrity_proof:
             body, source = await self._proven(request, key or await self._store.fetch(key_name))
         elif options.HasField("proof_key"):
@@ -143,8 +145,8 @@ class Intake:
             origin=origin,
             content_type=self._content_type(options.content_type),
             ordering_key=relation.ordering_key,
-            supersede_key=options.supersede_key,
-            request_id=request.request_id,
+            supersede_key=supersede_key,
+            request_id=terms.request_id,
             trace=carried(),
             digest=Message.digest_of(body),
             source=source,
@@ -239,14 +241,15 @@ class Intake:
 
     async def _key(self, given: Any, field: str = "signing_key") -> tuple[PrivateKey | None, str]:
         """Of a SigningKey: the key that the call brought, if it did, and the name of the one to sign with."""
-        if not given.private_key_pem:
+        pem = given.private_key_pem
+        if not pem:
             registered = await self._registry.usable(given.key_id)
             if registered is None:
                 raise InvalidKey(
                     f"{field}.private_key_pem", "is required: no key of this key_id is registered"
                 )
             return None, registered.name
-        key = await self.checked(given.private_key_pem)
+        key = self._keys.peek(pem) or await self.checked(pem)
         return key, key.fingerprint
 
     async def checked(self, pem: str) -> PrivateKey:
@@ -262,8 +265,7 @@ class Intake:
                 self._keys.add(pem, known)
         return known
 
-    def _terms(self, request: Any, by_type: Priority) -> Terms:
-        options = request.options
+    def _terms(self, options: Any, request_id: str, by_type: Priority, relation: Relation) -> Terms:
         now_ms = time.time() * 1000
         not_before_ms = time_ms(options, "not_before", "options.not_before")
         expire_ms = time_ms(options, "expire_time", "options.expire_time")
@@ -283,9 +285,10 @@ class Intake:
             priority=priority,
             not_before_ms=not_before_ms,
             expire_ms=expire_ms,
-            request_id=plain_text("request_id", request.request_id, MAX_REQUEST_ID),
+            request_id=plain_text("request_id", request_id, MAX_REQUEST_ID),
             allow_duplicate=options.allow_duplicate,
             shared_inbox=options.shared_inbox,
+            relation=relation,
         )
 
     @staticmethod

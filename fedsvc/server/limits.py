@@ -68,7 +68,8 @@ class Limits:
         """One call. Raises RateLimited."""
         own = self._single.get(caller.name)
         rate = self._settings.caller_calls if own is None or own.calls is None else own.calls
-        self._take(f"calls {caller.name}", rate, 1, f"more than {rate:g} calls a second of {caller.name}")
+        if rate:
+            self._take(f"calls {caller.name}", rate, 1, f"more than {rate:g} calls a second of {caller.name}")
 
     def deliveries(self, caller: Caller, origin: str, n: int) -> None:
         """`n` deliveries of an origin. Raises RateLimited."""
@@ -78,7 +79,8 @@ class Limits:
         ):
             own = self._single.get(name)
             rate = general if own is None or own.rate is None else own.rate
-            self._take(f"rate {name}", rate, n, f"more than {rate:g} deliveries a second of {told}")
+            if rate:
+                self._take(f"rate {name}", rate, n, f"more than {rate:g} deliveries a second of {told}")
 
     def max_bytes(self, caller: Caller) -> int:
         """Of one activity, for all that is known before it is read."""
@@ -106,8 +108,6 @@ class Limits:
         return self._settings.caller_backlog if own is None or own.backlog is None else own.backlog
 
     def _take(self, name: str, rate: float, n: float, problem: str) -> None:
-        if not rate:
-            return
         now = self._clock()
         bucket = self._buckets.get(name)
         if bucket is None:

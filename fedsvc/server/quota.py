@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import Final, NamedTuple
@@ -61,7 +61,7 @@ class Room:
 
     __slots__ = ("_accounts", "_entered", "_quota", "_wanted", "taken")
 
-    def __init__(self, quota: Quota, accounts: tuple[Account, ...], wanted: int) -> None:
+    def __init__(self, quota: Quota, accounts: Sequence[Account], wanted: int) -> None:
         self._quota = quota
         self._accounts = accounts
         self._entered: list[Account] = []
@@ -103,11 +103,12 @@ class Quota:
         """To be entered before deliveries of an origin are accepted. That raises OriginBacklogFull or
         CallerBacklogFull if they would be
         too many now, InvalidInput if they always were, and QueueUnavailable."""
-        accounts = (
-            Account(origin, self._limits.origin_backlog(origin), frozenset({origin})),
-            Account(known.name, self._limits.caller_backlog(known), known.origins, caller=True),
-        )
-        return Room(self, tuple(account for account in accounts if account.most), wanted)
+        accounts = []
+        if most := self._limits.origin_backlog(origin):
+            accounts.append(Account(origin, most, frozenset({origin})))
+        if most := self._limits.caller_backlog(known):
+            accounts.append(Account(known.name, most, known.origins, caller=True))
+        return Room(self, accounts, wanted)
 
     async def reserve(self, account: Account, wanted: int) -> None:
         """For `Room` only."""

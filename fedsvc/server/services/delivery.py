@@ -29,14 +29,14 @@ from fedsvc.errors import (
 )
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.keystore import KeyStore
-from fedsvc.queue.producer import Place, Producer, Queued
+from fedsvc.queue.producer import Producer
 from fedsvc.queue.reader import Reader
 from fedsvc.queue.record import Finished, shown, unpack
 from fedsvc.queue.spill import stored_fields
 from fedsvc.server import convert, pages
 from fedsvc.server.caller import allowed_origins, caller
 from fedsvc.server.errors import item_error, rpc, rpc_stream
-from fedsvc.server.intake import MAX_REQUEST_ID, Intake, Submission, delivery_id, host_name, plain_text
+from fedsvc.server.intake import MAX_REQUEST_ID, Intake, delivery_id, host_name, plain_text
 from fedsvc.server.limits import Limits
 from fedsvc.server.metrics import ACCEPTED, DUPLICATES, REJECTED
 from fedsvc.server.pressure import Pressure
@@ -262,8 +262,11 @@ class DeliveryService(DeliveryServiceServicer):
             queued = await self._producer.enqueue(submission.message, place, terms)
             room.taken = 0 if queued.duplicate else 1
         (DUPLICATES if queued.duplicate else ACCEPTED).inc()
+        known = await self._find(queued.id) if queued.duplicate else None
         return pb.QueueActivityResponse(
-            delivery=convert.delivery(await self._shown(queued, submission, place)),
+            delivery=convert.accepted(queued.id, submission.message, place, terms)
+            if known is None
+            else convert.delivery(known),
             duplicate=queued.duplicate,
         )
 
@@ -282,32 +285,6 @@ class DeliveryService(DeliveryServiceServicer):
             RequestIdReused,
         ) as error:
             return pb.QueueActivityResult(index=index, error=item_error(error, f"requests[{index}]"))
-
-    async def _shown(self, queued: Queued, submission: Submission, place: Place) -> Delivery:
-        """The delivery as it was accepted; a duplicate as it is now."""
-        if queued.duplicate:
-            known = await self._find(queued.id)
-            if known is not None:
-                return known
-        message, terms = submission.message, submission.terms
-        waits = terms.not_before_ms > queued.id.accepted_ms
-        return Delivery(
-            id=queued.id,
-            state=DeliveryState.SCHEDULED if waits else DeliveryState.READY,
-            activity_id=message.activity_id,
-            activity_type=message.activity_type,
-            actor=message.actor,
-            inbox=place.url,
-            host=place.host,
-            origin=message.origin,
-            key_id=message.key_id,
-            priority=terms.priority,
-            not_before_ms=terms.not_before_ms if waits else 0,
-            next_attempt_ms=terms.not_before_ms if waits else 0,
-            expire_ms=terms.expire_ms,
-            ordering_key=message.ordering_key,
-            request_id=terms.request_id,
-        )
 
     async def _summary(self, activity_id: str) -> Counter[DeliveryState]:
         """Of all deliveries of an activity that the caller may see: the archive's, and the queue's that are
