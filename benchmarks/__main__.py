@@ -1,6 +1,7 @@
 """`make bench`: fedsvc beside a bare loop and beside other queues, on loopback, in bounded time.
 
-    python -m benchmarks [--rounds N] [--quick] [--write-docs] [SCENARIO...]
+    python -m benchmarks [--rounds N] [--quick] [SCENARIO...]
+    python -m benchmarks --write-docs [--page PAGE]
 
 Every comparison is made in one run, by turns. Prints a table for each scenario and writes build/bench.json.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 from benchmarks import machine, table
 from benchmarks.conditions import Conditions
-from benchmarks.documentation import write_docs
+from benchmarks.documentation import PAGE, write_docs
 from benchmarks.figures import Section
 from benchmarks.service import server_version
 
@@ -33,7 +34,7 @@ RESULT = machine.ROOT / "build/bench.json"
 def main() -> int:
     arguments = parsed()
     if arguments.write_docs:
-        write_docs(json.loads(RESULT.read_text()))
+        write_docs(json.loads(RESULT.read_text()), arguments.page)
         return 0
     conditions = Conditions(arguments.rounds, arguments.quick, not arguments.no_peers, arguments.server)
     about = {
@@ -81,8 +82,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small numbers, for a look")
     parser.add_argument("--no-peers", action="store_true", help="without other queues")
     parser.add_argument("--server", type=Path, help="program of the Redis or Valkey server")
+    parser.add_argument("--write-docs", action="store_true", help="put build/bench.json into a page")
     parser.add_argument(
-        "--write-docs", action="store_true", help="put build/bench.json into docs/performance.md"
+        "--page", type=Path, default=PAGE, help="that has a place for it; else docs/performance.md"
     )
     arguments = parser.parse_args()
     if unknown := set(arguments.scenarios) - set(SCENARIOS):

@@ -1,4 +1,4 @@
-"""Puts what was measured into docs/performance.md, so that no number there is typed by hand."""
+"""Puts what was measured into docs/performance.md, or a page like it: no number there is typed by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BEGIN: Final = "<!-- measured: begin -->\n"
 END: Final = "<!-- measured: end -->\n"
 
 
-def write_docs(result: dict[str, Any], page: Path = PAGE) -> None:
+def write_docs(result: dict[str, Any], page: Path) -> None:
     """Raises ValueError if the page has no place for it."""
     before, found, rest = page.read_text().partition(BEGIN)
     _, ended, after = rest.partition(END)
