@@ -14,7 +14,6 @@ from fedsvc.domain.relations import group_of
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.reader import Origins, sequences_of_activity, sequences_of_group
-from fedsvc.queue.record import NO_DELIVERY
 from fedsvc.queue.script import Script
 
 
@@ -80,7 +79,7 @@ class Canceller:
         while True:
             cursor, found = await self._link.call("HSCAN", key, cursor, "COUNT", self.CHUNK)
             done = cursor == b"0"
-            sequences = [int(name) for name in found[::2] if name != NO_DELIVERY]
+            sequences = [int(s) for s in found[::2]]
             total = _sum([total, await self._those(partition, sequences, origins, host, spilled=done)])
             if done:
                 return total

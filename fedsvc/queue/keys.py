@@ -12,8 +12,7 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
                                                    was not short enough; oldest first
     <ns>:{pN}:lines:<priority>           list      origins that have such a line, in the order of their turns
     <ns>:{pN}:deliveries                 hash      sequence -> packed record (see `record.py`): the one
-                                                   truth about a delivery; everything else refers to it.
-                                                   One field, `-`, is none: it makes a hash table of it
+                                                   truth about a delivery; everything else refers to it
     <ns>:{pN}:message:<number>           hash      b body, m packed fields, i identity, o origin,
                                                    n deliveries that still need it
     <ns>:{pN}:activity:<key>             string    latest message's number, then segments of sequences

@@ -31,8 +31,6 @@ _LARGE: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("counters", ""), ("rates", ""), ("backlog", ""), ("spills", ""), ("followed", ""), ("key-uses", ""),
     ),
 }  # fmt: skip
-#: fields that count as entries and are none, where there are any: see `begin` in `lua/prelude.lua`
-_NONE: Final = {"deliveries": 1}
 #: what one delivery takes up in its origin's line: 16 digits in a listpack
 _IN_LINE: Final = 19
 #: second part of the names of small keys, of a partition or of all
@@ -103,8 +101,7 @@ class MemoryUsage:
                         asked.append((entries, category, self._link.call(count, key)))
         answers = await asyncio.gather(*(future for _, _, future in asked))
         for (counter, category, _), answer in zip(asked, answers, strict=True):
-            none = _NONE.get(category, 0) if counter is entries else 0
-            counter[category] += max(0, int(answer or 0) - none)
+            counter[category] += int(answer or 0)
         in_lines = sum(
             max(0, int(number or 0)) for answer in await asyncio.gather(*lines) for number in answer
         )

@@ -32,8 +32,6 @@ from fedsvc.errors import QueueCorrupt
 HEADER: Final = struct.Struct(">BBBBBBIQQH")
 _ATTEMPT: Final = struct.Struct(">IHHB")
 _FINISHED: Final = struct.Struct(">BQ")
-#: the one field of the hash `deliveries` that is none: see `begin` in `lua/prelude.lua`
-NO_DELIVERY: Final = b"-"
 FLAG_SHARED_INBOX: Final = 1
 #: the deadline is the caller's expiry, not the age limit
 FLAG_EXPIRES: Final = 2

@@ -11,7 +11,6 @@ from fedsvc.domain.delivery import DeliveryState, Priority, Reason
 from fedsvc.errors import ConfigurationError, RequestIdReused
 from fedsvc.queue.consumer import Messages, Shares
 from fedsvc.queue.format import FORMAT, formats_of, record_format
-from fedsvc.queue.record import NO_DELIVERY
 from fedsvc.queue.server_info import record_partitions
 
 
@@ -21,16 +20,6 @@ async def test_what_is_accepted_waits_for_a_worker(queue: Queue) -> None:
     assert delivery.state is DeliveryState.READY
     assert (delivery.activity_id, delivery.host) == ("https://me.example/1", "h0.example")
     await queue.is_whole(ready=1)
-
-
-async def test_records_are_found_without_a_search_however_short_and_few_they_are(queue: Queue) -> None:
-    queued = await queue.enqueue("1")
-    key = queue.keys.partition(queued.id.partition).deliveries
-    assert await queue.link.call("HLEN", key) == 2
-    assert await queue.link.call("OBJECT", "ENCODING", key) == b"hashtable"
-    assert await queue.link.call("HDEL", key, queued.id.sequence) == 1
-    # when all are gone it is still there, so that it never begins as a list again
-    assert await queue.link.call("HKEYS", key) == [NO_DELIVERY]
 
 
 async def test_an_activity_goes_to_an_inbox_once_within_task_ttl(queue: Queue) -> None:

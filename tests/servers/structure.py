@@ -10,7 +10,7 @@ from typing import Any
 from fedsvc.domain.delivery import DeliveryId, DeliveryState
 from fedsvc.domain.inbox import host_of
 from fedsvc.queue.hosts import _HOST
-from fedsvc.queue.record import NO_DELIVERY, Finished, Record, unpack
+from fedsvc.queue.record import Finished, Record, unpack
 from servers.queue import PARTITIONS, Queue
 
 IN_LANE, SPILLED, IN_LINE = 1, 2, 3
@@ -45,8 +45,6 @@ async def _partition(queue: Queue, partition: int) -> Structure:
 
     s = Structure()
     for name, packed in (await pairs("deliveries")).items():
-        if name == NO_DELIVERY:
-            continue
         record = unpack(packed, DeliveryId(partition, int(name)))
         if isinstance(record, Finished):
             continue

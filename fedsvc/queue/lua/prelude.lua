@@ -53,16 +53,9 @@ local function text(number) return string.format('%d', number) end
 
 -- First of `count` new numbers: the time in microseconds, made unique and increasing. Entries of streams must
 -- be appended in the order of their numbers. Written down by flush().
---
--- With the first one comes a field that is no delivery, and too long for a hash that is kept as a list: Redis looks
--- through such a list from its beginning for each field, and short records stay in one until there are 512.
 local last_number
-local function begin()
-  call('HSET', DELIVERIES, '-', string.rep('-', 65))
-  return 0
-end
 local function allocate(count)
-  local first = (last_number or tonumber(call('GET', SEQUENCE) or begin())) + 1
+  local first = (last_number or tonumber(call('GET', SEQUENCE) or '0')) + 1
   if first < NOW_US then first = NOW_US end
   last_number = first + count - 1
   return first
