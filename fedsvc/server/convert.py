@@ -44,11 +44,7 @@ CIRCUITS: Final = {int(state): circuit for circuit, state in _CIRCUITS.items()}
 
 def timestamp(ms: int) -> Timestamp | None:
     """Of milliseconds since the epoch; None for 0."""
-    return _timestamp(ms) if ms else None
-
-
-def _timestamp(ms: int) -> Timestamp:
-    return Timestamp(seconds=ms // 1000, nanos=ms % 1000 * 1_000_000)
+    return Timestamp(seconds=ms // 1000, nanos=ms % 1000 * 1_000_000) if ms else None
 
 
 def duration(ms: int) -> Duration:
@@ -87,7 +83,8 @@ def delivery(d: Delivery) -> types.Delivery:
 
 def accepted(id: DeliveryId, message: Message, place: Place, terms: Terms) -> types.Delivery:
     """A delivery as it is when it has just been accepted."""
-    told = types.Delivery(
+    waits_ms = terms.not_before_ms if terms.not_before_ms > id.accepted_ms else 0
+    return types.Delivery(
         delivery_id=str(id),
         activity_id=message.activity_id,
         activity_type=message.activity_type,
@@ -96,18 +93,15 @@ def accepted(id: DeliveryId, message: Message, place: Place, terms: Terms) -> ty
         host=place.host,
         origin=message.origin,
         key_id=message.key_id,
-        state=types.DELIVERY_STATE_READY,
+        state=types.DELIVERY_STATE_SCHEDULED if waits_ms else types.DELIVERY_STATE_READY,
         priority=types.Priority.ValueType(terms.priority),
         accept_time=timestamp(id.accepted_ms),
+        not_before=timestamp(waits_ms),
+        next_attempt_time=timestamp(waits_ms),
         expire_time=timestamp(terms.expire_ms),
         ordering_key=message.ordering_key,
         request_id=terms.request_id,
     )
-    if terms.not_before_ms > id.accepted_ms:
-        told.state = types.DELIVERY_STATE_SCHEDULED
-        told.not_before.CopyFrom(_timestamp(terms.not_before_ms))
-        told.next_attempt_time.CopyFrom(_timestamp(terms.not_before_ms))
-    return told
 
 
 def seen(cursor: str, entry: Delivery | HostEvent | None) -> pb.WatchOutcomesResponse:

@@ -249,7 +249,7 @@ class Intake:
                     f"{field}.private_key_pem", "is required: no key of this key_id is registered"
                 )
             return None, registered.name
-        key = self._keys.peek(pem) or await self.checked(pem)
+        key = await self.checked(pem)
         return key, key.fingerprint
 
     async def checked(self, pem: str) -> PrivateKey:

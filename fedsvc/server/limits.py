@@ -68,8 +68,7 @@ class Limits:
         """One call. Raises RateLimited."""
         own = self._single.get(caller.name)
         rate = self._settings.caller_calls if own is None or own.calls is None else own.calls
-        if rate:
-            self._take(f"calls {caller.name}", rate, 1, f"more than {rate:g} calls a second of {caller.name}")
+        self._take("calls", caller.name, rate, 1, caller.name)
 
     def deliveries(self, caller: Caller, origin: str, n: int) -> None:
         """`n` deliveries of an origin. Raises RateLimited."""
@@ -79,8 +78,7 @@ class Limits:
         ):
             own = self._single.get(name)
             rate = general if own is None or own.rate is None else own.rate
-            if rate:
-                self._take(f"rate {name}", rate, n, f"more than {rate:g} deliveries a second of {told}")
+            self._take("deliveries", name, rate, n, told)
 
     def max_bytes(self, caller: Caller) -> int:
         """Of one activity, for all that is known before it is read."""
@@ -107,8 +105,10 @@ class Limits:
         own = self._single.get(caller.name)
         return self._settings.caller_backlog if own is None or own.backlog is None else own.backlog
 
-    def _take(self, name: str, rate: float, n: float, problem: str) -> None:
-        now = self._clock()
+    def _take(self, what: str, whose: str, rate: float, n: float, told: str) -> None:
+        if not rate:
+            return
+        name, now = f"{what} {whose}", self._clock()
         bucket = self._buckets.get(name)
         if bucket is None:
             bucket = self._buckets[name] = _Bucket(rate, now)
@@ -117,7 +117,7 @@ class Limits:
         self._buckets.move_to_end(name)
         wait = bucket.take(n, now)
         if wait:
-            raise RateLimited(problem, math.ceil(wait))
+            raise RateLimited(f"more than {rate:g} {what} a second of {told}", math.ceil(wait))
 
 
 def parse_limits(text: str) -> dict[str, Limit]:
