@@ -25,7 +25,7 @@ from benchmarks.service import server_version
 
 #: modules of `benchmarks/scenarios`, in the order in which they run
 SCENARIOS = (
-    *("worker", "peers", "flat", "fan_out", "rpc", "latency", "stats", "memory", "cold_start"),
+    *("worker", "pods", "peers", "flat", "fan_out", "rpc", "latency", "stats", "memory", "cold_start"),
     *("streams", "http_clients", "tls"),
 )
 RESULT = machine.ROOT / "build/bench.json"

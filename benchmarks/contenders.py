@@ -7,12 +7,13 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.bare import inbox_urls
 from benchmarks.load import HOSTS, activity, compact
 from benchmarks.processes import Sink, key_file, process
+from benchmarks.quota import limited
 from benchmarks.service import Service
 from benchmarks.unsigned.signature import NULL_SIGNATURE
 
@@ -59,9 +60,9 @@ class Bare:
         self._body.write_bytes(compact(activity(0)))
 
     @contextmanager
-    def start(self) -> Iterator[int]:
+    def start(self) -> Iterator[list[int]]:
         with process(self._command, self._environment) as started:
-            yield started.pid
+            yield [started.pid]
 
     def settled(self) -> None:
         """It settles nothing."""
@@ -107,10 +108,10 @@ class Ours:
         self._delivered = accepted + self.deliveries
 
     @contextmanager
-    def start(self) -> Iterator[int]:
+    def start(self) -> Iterator[list[int]]:
         environment = {} if self._signs else {"PYTHONPATH": _UNSIGNED_PATH}
         with self._service.worker(self._processes, **environment) as pid:
-            yield pid
+            yield [pid]
 
     def settled(self) -> None:
         stats = self._service.wait(lambda stats: stats.pending == 0)
@@ -119,6 +120,22 @@ class Ours:
 
     def check(self, head: str) -> None:
         _check(head, self._signs)
+
+
+class Pods(Ours):
+    """Some `fedsvc worker` of one process, each held to `share` of a core, as pods with a CPU limit are."""
+
+    def __init__(self, service: Service, sink: Sink, deliveries: int, *, pods: int, share: float) -> None:
+        super().__init__(service, sink, deliveries)
+        self.name = f"{pods} held to {share:g} of a core" + (" each" if pods > 1 else "")
+        self._pods = pods
+        self._share = share
+
+    @contextmanager
+    def start(self) -> Iterator[list[int]]:
+        with ExitStack() as stack:
+            groups = [stack.enter_context(limited(self._share)) for _ in range(self._pods)]
+            yield [stack.enter_context(self._service.worker(within=group)) for group in groups]
 
 
 def _check(head: str, signs: bool) -> None:

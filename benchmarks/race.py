@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol, Self
@@ -63,8 +63,8 @@ class Contender(Protocol):
     def prepare(self) -> None:
         """Puts the backlog there."""
 
-    def start(self) -> AbstractContextManager[int]:
-        """Starts what delivers; its pid."""
+    def start(self) -> AbstractContextManager[Sequence[int]]:
+        """Starts what delivers; its pids, without those of children."""
 
     def settled(self) -> None:
         """Waits until everything that was sent is settled."""
@@ -106,15 +106,15 @@ def lap(contender: Contender, sink: Sink, database: Database) -> Lap:
     deliveries = contender.deliveries
     contender.prepare()
     sink.expect(contender.uncounted, deliveries)
-    with contender.start() as pid:
+    with contender.start() as pids:
         patience = PATIENCE + deliveries / SLOWEST
-        begun = sink.reached(pid, patience)
+        begun = sink.reached(pids[0], patience)
         wall, idle = time.monotonic(), machine_idle_seconds()
-        cpu, redis = tree_cpu_seconds(pid), database.cpu_seconds()
-        ended = sink.reached(pid, patience)
+        cpu, redis = sum(map(tree_cpu_seconds, pids)), database.cpu_seconds()
+        ended = sink.reached(pids[0], patience)
         busy = 1 - (machine_idle_seconds() - idle) / (time.monotonic() - wall) / cores()
         contender.settled()
-        cpu, redis = tree_cpu_seconds(pid) - cpu, database.cpu_seconds() - redis
+        cpu, redis = sum(map(tree_cpu_seconds, pids)) - cpu, database.cpu_seconds() - redis
     told = sink.told()
     if told["count"] != deliveries and not (contender.repeats and told["count"] > deliveries):
         raise RuntimeError(f"{contender.name}: {told['count']} of {deliveries} arrived")

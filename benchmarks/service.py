@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Self
@@ -91,11 +91,13 @@ class Service:
         self._stack.close()
 
     @contextmanager
-    def _run(self, *command: str, **environment: str) -> Iterator[tuple[int, IO[str]]]:
+    def _run(
+        self, *command: str, within: Sequence[str] = (), **environment: str
+    ) -> Iterator[tuple[int, IO[str]]]:
         """Runs `fedsvc COMMAND`; its pid, and what it tells of itself, in lines of JSON. A process to whose
         status nobody listens any more stops, so that it ends with us too."""
         mine, theirs = os.pipe()
-        whole = [sys.executable, "-m", "fedsvc", *command, "--status-fd", str(theirs)]
+        whole = [*within, sys.executable, "-m", "fedsvc", *command, "--status-fd", str(theirs)]
         with (
             os.fdopen(mine) as lines,
             process(whole, {**self.environment, **environment}, self._log, pass_fds=(theirs,)) as started,
@@ -115,9 +117,11 @@ class Service:
             raise Late(f"the server ended: {(self.directory / 'log').read_text()[-2000:]}")
 
     @contextmanager
-    def worker(self, processes: int = 1, **environment: str) -> Iterator[int]:
-        """`fedsvc worker`; gives its pid as soon as it has been started, not when it is ready."""
-        with self._run("worker", "--processes", str(processes), **environment) as (pid, _):
+    def worker(self, processes: int = 1, within: Sequence[str] = (), **environment: str) -> Iterator[int]:
+        """`fedsvc worker`; gives its pid as soon as it has been started, not when it is ready. `within`: what
+        runs the command that follows it, in the same process."""
+        command = ("worker", "--processes", str(processes))
+        with self._run(*command, within=within, **environment) as (pid, _):
             yield pid  # what it tells, when the pipe is full, is dropped
 
     def fan_out(self, number: int, inboxes: list[str], algorithm: str = "rsa") -> int:

@@ -63,12 +63,12 @@ class PeerContender:
         )  # fmt: skip
 
     @contextmanager
-    def start(self) -> Iterator[int]:
+    def start(self) -> Iterator[list[int]]:
         with (
             self._log.open("wb") as log,
             process(self._command("work"), self._environment, log, stdout=log) as started,
         ):
-            yield started.pid
+            yield [started.pid]
 
     def settled(self) -> None:
         time.sleep(_SETTLING)

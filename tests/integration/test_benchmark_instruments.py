@@ -15,7 +15,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from benchmarks import accounting, certificates
+from benchmarks import accounting, certificates, quota
 from benchmarks.caller import HOLE, call, messages
 from benchmarks.conditions import Conditions
 from benchmarks.http_clients.frames_client import literal
@@ -53,6 +53,28 @@ def test_cpu_of_a_process_that_is_not_there_is_an_error() -> None:
         process.wait()
     with pytest.raises(OSError, match="Invalid argument"):
         accounting.cpu_seconds(process.pid)
+
+
+def test_a_process_held_to_a_share_of_a_core_gets_no_more_and_leaves_no_trace() -> None:
+    try:
+        with quota.limited(0.1) as prefix:
+            begun = time.monotonic()
+            subprocess.run([*prefix, sys.executable, "-c", BURNS], check=True)
+            # 0.3 s of CPU, 10 ms in each 100; what a timer's turn gives too much is in the margin
+            assert time.monotonic() - begun > 1.5
+            group = Path(prefix[-1]).parent
+            assert group.is_dir()
+    except quota.Unlimited as why:
+        pytest.skip(f"the kernel holds nobody to a share of a core here: {why}")
+    assert not group.exists()
+
+
+def test_where_no_group_can_be_made_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_V1", "_V2"):
+        monkeypatch.setattr(quota, name, (tmp_path, "no/such", "{quota}"))
+    with pytest.raises(quota.Unlimited, match="no/such: No such file"), quota.limited(0.1):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def post(inboxes: Sink, path: str, times: int = 1) -> socket.socket:
