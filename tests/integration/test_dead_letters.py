@@ -217,6 +217,24 @@ async def test_a_caller_s_expiry_that_is_over_does_not_end_a_replay(queue: Queue
     await queue.is_whole(ready=1, expired=1)
 
 
+async def test_what_got_too_old_behind_others_is_handed_out_once_also_if_it_would_have_expired_later(
+    queue: Queue,
+) -> None:
+    now_ms = await queue.now_ms()
+    first = await queue.enqueue("1", relation=Relation("k"), not_before_ms=now_ms + DAY_MS)
+    second = await queue.enqueue("2", relation=Relation("k"), expire_ms=now_ms + 10 * DAY_MS)
+    await queue.pass_time(queue.settings.max_retry_duration * 1000 + 5000)
+    await queue.promote()
+    await queue.dead.move("replay", (await queue.dead.page(limit=10)).letters)
+    handed = []
+    for _ in range(2):
+        for admitted in await queue.admit(10):
+            handed.append(admitted.id)
+            await queue.deliver(admitted)
+    assert handed == [first.id, second.id]
+    await queue.is_whole(delivered=2)
+
+
 async def test_origins_take_turns_also_with_what_is_replayed(valkey: ValkeyServer, namespace: str) -> None:
     async with open_queue(valkey.url, namespace, FEDSVC_READY_WINDOW="1") as queue:
         letters = [await dies(queue, f"{n}", priority=Priority.NORMAL) for n in range(20)]

@@ -175,7 +175,10 @@ if #fresh > 0 then
 
   local scheduled = not_before > NOW_MS
   local deadline = math.ceil(math.max(NOW_MS, not_before) / 1000) + lifetime
-  if expire > 0 and expire < deadline then flags, deadline = flags + FLAG_EXPIRES, expire end
+  -- One that would get too old before is none that expires: what ends where it waits, without having expired, would
+  -- be there twice when it is replayed.
+  local expires = expire > 0 and expire < deadline
+  if expires then flags, deadline = flags + FLAG_EXPIRES, expire end
   if rule == EXPLICIT then flags = flags + FLAG_REPLACED end
   local head = struct.pack('>BBBBBI4I8', flags, priority, type_code, 0, 0, deadline, message)
   local keys, host_keys, batch, ready, undelivered = {}, {}, {}, {}, {}
@@ -215,7 +218,7 @@ if #fresh > 0 then
       elseif place == sequence then
         append(priority, sequence, name)
       end
-      if expire > 0 then call('ZADD', P .. ':expiry', text(deadline * 1000), name) end
+      if expires then call('ZADD', P .. ':expiry', text(deadline * 1000), name) end
     end
     keys[k], host_keys[k] = key_at(i), host_key
   end
