@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
-from redis.exceptions import RedisError
-
 from fedsvc.errors import QueueUnavailable
 from fedsvc.queue.keys import Keys
-from fedsvc.queue.link import Link
+from fedsvc.queue.link import Link, is_away
 
 
 class Rung(NamedTuple):
@@ -48,7 +46,9 @@ class Bell:
                     await pubsub.ping()
                 elif told["type"] == "message" and (heard := _heard(told["data"])) is not None:
                     yield heard
-        except (RedisError, TimeoutError, OSError) as error:  # redis-py's own are no OSError
+        except Exception as error:
+            if not is_away(error):
+                raise
             raise QueueUnavailable(f"Redis does not answer: {type(error).__name__}") from None
         finally:
             if pubsub is not None:

@@ -24,6 +24,7 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
     TryAgainError,
@@ -44,6 +45,8 @@ _REFUSED: Final = (
     NoPermissionError, NoScriptError,
 )  # fmt: skip
 _REFUSALS: Final = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE")
+#: how uvloop's RuntimeError ends of a connection that was closed a moment ago, which asyncio's loop writes to
+_CLOSED: Final = "the handler is closed"
 
 
 @dataclass(slots=True)
@@ -88,7 +91,7 @@ class Link:
         return int(seconds) * 1000 + int(micros) // 1000
 
     def pubsub(self) -> PubSub:
-        """For subscriptions. What it does raises redis-py's own exceptions."""
+        """For subscriptions. What it does raises exceptions for which `is_away` holds."""
         return self._topology.pubsub()
 
     async def everywhere(self, *command: Argument) -> list[Any]:
@@ -197,6 +200,13 @@ class Link:
         await self._topology.close()
 
 
+def is_away(error: BaseException) -> bool:
+    """Whether what redis-py raised says that Redis is not there, or does not answer as it should."""
+    # Those of a cluster are no RedisError.
+    known = isinstance(error, (RedisError, RedisClusterException, OSError, TimeoutError))
+    return known or (isinstance(error, RuntimeError) and str(error).endswith(_CLOSED))
+
+
 def _translate(error: BaseException) -> Exception:
     if isinstance(error, FedsvcError):
         return error
@@ -207,6 +217,6 @@ def _translate(error: BaseException) -> Exception:
         if isinstance(error, _REFUSED) or text.startswith(_REFUSALS):
             return QueueUnavailable(f"Redis refuses: {text[:200]}")
         return FedsvcError(f"Redis answered: {text[:300]}")
-    if isinstance(error, (RedisError, OSError, TimeoutError, asyncio.TimeoutError)):
+    if is_away(error):
         return QueueUnavailable(f"Redis does not answer: {type(error).__name__}")
     return error if isinstance(error, Exception) else QueueUnavailable(type(error).__name__)

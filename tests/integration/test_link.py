@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from servers.queue import Queue
+from servers.topologies import free_ports
 
 from fedsvc.errors import QueueUnavailable
+from fedsvc.queue.bell import Bell
+from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 
 
@@ -44,3 +48,42 @@ async def test_calls_of_a_closed_link_end_at_once(queue: Queue) -> None:
     assert all(a == b"PONG" or isinstance(a, QueueUnavailable) for a in await waiting)
     with pytest.raises(QueueUnavailable):
         await queue.link.call("PING")
+
+
+async def test_a_connection_that_is_closed_while_it_is_made_says_that_redis_is_away(queue: Queue) -> None:
+    pool = queue.link._topology._redis.connection_pool  # type: ignore[attr-defined]
+    make = pool.make_connection
+
+    def closed_at_once() -> Any:
+        connection = make()
+        connect = connection._connect
+
+        async def connect_and_lose() -> None:
+            await connect()
+            connection._writer.transport.abort()
+            await connection._writer.wait_closed()
+
+        connection._connect = connect_and_lose
+        return connection
+
+    pool.make_connection = closed_at_once
+    for ask in (lambda: queue.link.call("PING"), lambda: queue.link.everywhere("PING")):
+        with pytest.raises(QueueUnavailable, match="does not answer"):
+            await ask()
+    with pytest.raises(QueueUnavailable, match="does not answer"):
+        _ = [told async for told in Bell(queue.link, queue.keys).listen()]
+    pool.make_connection = make
+    assert await queue.link.call("PING") == b"PONG"
+
+
+async def test_a_cluster_that_is_away_is_told_as_any_redis_is() -> None:
+    (port,) = free_ports(1)
+    link = Link(f"redis+cluster://127.0.0.1:{port}")
+    try:
+        for ask in (lambda: link.call("PING"), lambda: link.everywhere("PING")):
+            with pytest.raises(QueueUnavailable, match="does not answer"):
+                await ask()
+        with pytest.raises(QueueUnavailable, match="does not answer"):
+            _ = [told async for told in Bell(link, Keys("away")).listen()]
+    finally:
+        await link.close()
