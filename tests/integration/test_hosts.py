@@ -255,6 +255,18 @@ async def test_a_host_that_nothing_was_sent_to_for_long_is_forgotten(queue: Queu
     assert (await queue.hosts.get(HOST)).last_success_ms == 0
 
 
+@pytest.mark.parametrize("sent_since", [False, True])
+async def test_nothing_is_left_of_a_pause_once_its_host_is_forgotten(queue: Queue, sent_since: bool) -> None:
+    await queue.hosts.pause(HOST, duration_ms=60 * SECOND_MS, reason="they asked")
+    await queue.pass_time(61 * SECOND_MS)
+    if sent_since:
+        await known(queue)
+    await queue.pass_time(31 * 24 * HOUR_MS)
+    assert await queue.hosts.audit(queue.partition_of(0)) == (0, 1, 0)
+    prefix = queue.keys.partition(queue.partition_of(0)).prefix
+    assert await queue.link.call("EXISTS", f"{prefix}:hosts", f"{prefix}:pauses") == 0
+
+
 async def test_live_workers_keep_what_they_do_when_redis_was_away(queue: Queue) -> None:
     await queue.enqueue("1")
     (held,) = await queue.admit(1, worker="a")

@@ -42,11 +42,16 @@ for _, name in ipairs(names) do
     h.flying, h.changed, wrong = held[name] or 0, true, wrong + 1
     if h.circuit == HALF_OPEN and h.flying == 0 then h.circuit, h.probe = OPEN, NOW_MS end
   end
+  if h_has(h, H_PAUSED) and h.pause <= NOW_MS then -- nothing has come for it since
+    h_set(h, H_PAUSED, false)
+    h.changed = true
+  end
   local seen = math.max(h.success, h.failure, h.filled)
   if h.circuit == CLOSED and h.flags == 0 and h.flying == 0 and lanes(h) == 0 and h.pause <= NOW_MS
     and h.barrier == 0 and NOW_MS - seen > tonumber(ARGV[2]) then
     call('HDEL', HOSTS, name)
     call('HDEL', RECENT, name)
+    call('HDEL', P .. ':pauses', name)
     h.changed, forgotten = false, forgotten + 1
   end
 end
