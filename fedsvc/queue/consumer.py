@@ -185,24 +185,18 @@ class Consumer:
                 found[int(number)] = Message.unpack(body, fields)
         return Handed(list(self._admitted(partition, answer)), bool(more), found)
 
-    async def recover(self, partition: int, limit: int) -> list[Admitted]:
-        """Everything that is in flight with this worker, known to it or not."""
+    async def recover(self, partition: int, limit: int, *, for_ms: int = 0) -> list[Admitted]:
+        """Everything that is in flight with this worker, known to it or not, and has been `for_ms`
+        milliseconds."""
         await self._learn_the_time(partition)
-        return list(
-            self._admitted(
-                partition,
-                await self._run(self._reclaim, partition, [self.name, self._lease_ms, limit, self.name]),
-            )
-        )
+        args: list[Argument] = [self.name, self._lease_ms, limit, self.name, for_ms]
+        return list(self._admitted(partition, await self._run(self._reclaim, partition, args)))
 
     async def reclaim(self, partition: int, limit: int) -> list[Admitted]:
         """Take over what was in flight with workers whose lease has ended; also renews the lease."""
         await self._learn_the_time(partition)
-        return list(
-            self._admitted(
-                partition, await self._run(self._reclaim, partition, [self.name, self._lease_ms, limit, ""])
-            )
-        )
+        args: list[Argument] = [self.name, self._lease_ms, limit, "", 0]
+        return list(self._admitted(partition, await self._run(self._reclaim, partition, args)))
 
     async def promote(self, partition: int, *, look: bool = False) -> Promoted:
         """Move deliveries that are due to the ready streams, and end those whose time is over. `look`: also

@@ -113,7 +113,7 @@ class Processor:
         #: partitions of which an answer was lost, to us or others: what it handed out must be found again
         self.doubtful: set[int] = set()
         #: entries that are with us, in flight or waiting to be settled
-        self._held: set[tuple[int, int]] = set()
+        self.held: set[tuple[int, int]] = set()
         self._flying: set[asyncio.Task[None]] = set()
         #: partitions in which something urgent has just come
         self._urgent: set[int] = set()
@@ -277,7 +277,7 @@ class Processor:
             if partition in self.doubtful:
                 self.doubtful.discard(partition)  # before: it may become so again meanwhile
                 mine = await self._consumer.recover(partition, self._concurrency + self.MAX_UNSETTLED)
-                found = [a for a in mine if (partition, a.entry) not in self._held]
+                found = [a for a in mine if (partition, a.entry) not in self.held]
                 if found:
                     return Handed(found, True, {})
             # Under load most are known, unless urgent; else, asking for one takes as long as all the rest.
@@ -293,9 +293,9 @@ class Processor:
 
     def _start(self, loop: asyncio.AbstractEventLoop, admitted: Admitted) -> bool:
         entry = (admitted.id.partition, admitted.entry)
-        if entry in self._held:
+        if entry in self.held:
             return False
-        self._held.add(entry)
+        self.held.add(entry)
         self._places.take(entry)
         self._flying.add(task := loop.create_task(self._handle(admitted)))
         task.add_done_callback(self._landed)
@@ -319,14 +319,14 @@ class Processor:
             self._turn.set()
 
     def _settled(self, settlement: Settlement) -> None:
-        self._held.discard((settlement.admitted.id.partition, settlement.admitted.entry))
+        self.held.discard((settlement.admitted.id.partition, settlement.admitted.entry))
 
     async def _handle(self, admitted: Admitted) -> None:
         try:
             settlement = await self._attempt(admitted)
         except QueueUnavailable:
             # Not tried: it is still in flight with us in Redis, and found there again.
-            self._held.discard((admitted.id.partition, admitted.entry))
+            self.held.discard((admitted.id.partition, admitted.entry))
             self.doubtful.add(admitted.id.partition)
             self._hot[admitted.id.partition] = None
             return

@@ -1,4 +1,5 @@
-"""Brings deliveries back: those whose time has come, and those that a dead worker held."""
+"""Brings deliveries back: those whose time has come, those that a dead worker held, and those of ours whose
+end Redis has lost, as when it crashed, or is a replica that had not heard of it."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import structlog
 
 from fedsvc.config import Settings
 from fedsvc.errors import QueueUnavailable
-from fedsvc.queue.consumer import Consumer
+from fedsvc.queue.consumer import Admitted, Consumer
 from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.processor import Processor
@@ -23,6 +24,8 @@ class RetryManager:
     SLOWEST: Final = 0.5
     #: deliveries taken over from dead workers in one script
     BATCH: Final = 128
+    #: of those that have long been with us, looked at in one script
+    LOOKED_AT: Final = 4096
 
     def __init__(
         self, settings: Settings, consumer: Consumer, processor: Processor, affinity: Affinity, beats: Beats
@@ -33,6 +36,9 @@ class RetryManager:
         self._round_due = 0.0
         #: a lease is renewed three times before it ends
         self._reclaim_every = settings.lease / 3
+        self._lease_ms = int(settings.lease * 1000)
+        #: by partition: entries that Redis had with us when it was looked last, and that were not
+        self._strangers: dict[int, set[int]] = {}
         self._consumer = consumer
         self._processor = processor
         self._beats = beats
@@ -97,7 +103,17 @@ class RetryManager:
     async def _reclaim(self, partition: int) -> int:
         """What a partition gives is taken on at once: it is ours, whatever becomes of the others' answers."""
         try:
-            return self._processor.adopt(await self._consumer.reclaim(partition, self.BATCH))
+            taken = self._processor.adopt(await self._consumer.reclaim(partition, self.BATCH))
+            return taken + self._processor.adopt(await self._forgotten(partition))
         except QueueUnavailable:
             self._processor.doubtful.add(partition)
             raise
+
+    async def _forgotten(self, partition: int) -> list[Admitted]:
+        """What Redis has in flight with us and we have not in hand. When it is found first, its end may have
+        come to Redis after our question."""
+        before = self._strangers.pop(partition, set())
+        mine = await self._consumer.recover(partition, self.LOOKED_AT, for_ms=self._lease_ms)
+        strangers = [a for a in mine if (partition, a.entry) not in self._processor.held]
+        self._strangers[partition] = {a.entry for a in strangers} - before
+        return [a for a in strangers if a.entry in before]

@@ -108,9 +108,9 @@ class Team:
 
 
 @asynccontextmanager
-async def working(queue: Queue) -> AsyncIterator[Team]:
+async def working(queue: Queue, holder: str = "dead") -> AsyncIterator[Team]:
     await queue.enqueue("x")
-    assert len(await queue.admit(1, "dead")) == 1
+    assert len(await queue.admit(1, holder)) == 1
     await queue.pass_time(60_000)
     team = Team(queue)
     loops = [asyncio.create_task(loop) for loop in (team.processor.run(), team.processor.settler.run())]
@@ -154,3 +154,29 @@ async def test_what_was_taken_over_is_not_sent_twice_because_another_partition_i
             while team.processor.in_flight:
                 await asyncio.sleep(0.01)
         assert team.inboxes.got == ["https://me.example/x"]
+
+
+async def test_what_redis_has_with_a_live_worker_that_has_ended_it_is_tried_again(queue: Queue) -> None:
+    """As when Redis has lost the last second of what it was told."""
+    async with working(queue, holder="live") as team:
+        await team.retries._reclaim_all()
+        stream = queue.keys.partition(team.mine).ready(Priority.URGENT)
+        ((entry, *_),) = await queue.link.call("XPENDING", stream, "workers", "-", "+", 10)
+        long_ms = int(queue.settings.lease * 1000)
+        await queue.link.call("XCLAIM", stream, "workers", "live", 0, entry, "IDLE", long_ms)
+        assert await team.retries._reclaim_all() == 0, "its end may be on its way"
+        assert await team.retries._reclaim_all() == 1
+        await delivered(queue)
+        assert team.inboxes.got == ["https://me.example/x"]
+
+
+async def test_what_a_worker_has_long_had_in_its_hands_is_not_tried_twice(queue: Queue) -> None:
+    async with working(queue, holder="live") as team:
+        (admitted,) = await team.consumer.recover(team.mine, 10)
+        team.processor.held.add((team.mine, admitted.entry))
+        stream = queue.keys.partition(team.mine).ready(Priority.URGENT)
+        long_ms = 10 * int(queue.settings.lease * 1000)
+        await queue.link.call("XCLAIM", stream, "workers", "live", 0, f"{admitted.entry}-0", "IDLE", long_ms)
+        for _ in range(3):
+            assert await team.retries._reclaim_all() == 0
+        assert (await queue.conserved()).in_flight == 1

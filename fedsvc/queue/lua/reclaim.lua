@@ -6,6 +6,7 @@
 -- ARGV[3]  how many at most
 -- ARGV[4]  '' for workers whose lease has ended; or the worker's own name: then it is shown what is
 --          in flight with itself, to find what it was handed in an answer that never arrived
+-- ARGV[5]  only what has been in flight for so long, ms
 --
 -- After a time in which no worker came here (Redis was away, or its clock stepped) the leases say nothing:
 -- everybody but who has left gets half a new one, in which to come back, so that what live workers do is not taken from them.
@@ -37,7 +38,7 @@ for _, consumer in ipairs(from) do
     local empty = true
     for stream, key in ipairs(STREAM) do
       if left > 0 then
-        local pending = redis.pcall('XPENDING', key, GROUP, '-', '+', left, consumer)
+        local pending = redis.pcall('XPENDING', key, GROUP, 'IDLE', ARGV[5], '-', '+', left, consumer)
         if pending.err then pending = {} end -- no such group: Redis came back empty
         for _, item in ipairs(pending) do
           empty = false
