@@ -200,6 +200,31 @@ async def test_two_archivers_at_once_count_nothing_twice(queue: Queue) -> None:
     assert (await queue.stats.read()).archive_backlog == 1
 
 
+@pytest.mark.parametrize("lost", ["all", "the last"])
+async def test_what_redis_lost_before_the_archive_told_that_it_has_it_is_not_counted(
+    alone: Queue, lost: str
+) -> None:
+    partition = alone.partition_of(0)
+    before = {}
+    for activity in ("1", "2"):
+        await alone.enqueue(activity)
+        (admitted,) = await alone.admit(1)
+        if activity == "2":
+            for kind in ("counters", "outcomes"):
+                key = f"{prefix_of(alone)}:{kind}"
+                before[key] = await alone.link.call("DUMP", key)
+        await alone.settle(admitted, DeliveryState.DELIVERED)
+    _, last, count = await alone.outcomes.read(partition, 0, 10)
+    assert count == 2
+    if lost == "all":
+        await alone.link.call("FLUSHALL")
+    else:
+        for key, then in before.items():
+            await alone.link.call("RESTORE", key, 0, then, "REPLACE")
+    await alone.outcomes.commit(partition, 0, last, count)
+    assert (await alone.stats.read()).archive_backlog == 0
+
+
 # What others wrote
 
 

@@ -10,9 +10,10 @@ local before = tonumber(call('GET', P .. ':archived') or '0')
 if tonumber(ARGV[1]) <= before then return 0 end
 call('SET', P .. ':archived', ARGV[1])
 local new = tonumber(ARGV[3])
-if before ~= tonumber(ARGV[2]) then
-  -- Another archiver has committed a part of them meanwhile: only the rest is new.
-  new = #call('XRANGE', OUTCOMES, '(' .. text(before) .. '-0', ARGV[1] .. '-0')
+local last = ARGV[1] .. '-0'
+if before ~= tonumber(ARGV[2]) or #call('XRANGE', OUTCOMES, last, last) == 0 then
+  -- Another archiver has committed a part of them meanwhile, or Redis has lost some: only the rest is new.
+  new = #call('XRANGE', OUTCOMES, '(' .. text(before) .. '-0', last)
 end
 count('archived', new)
 flush()
