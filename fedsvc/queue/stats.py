@@ -53,7 +53,7 @@ class QueueStats:
     rates: Sequence[Rates]
     #: outcomes that the archive has not committed
     archive_backlog: int
-    #: milliseconds between the last outcome and the last archived one (the first one, before any is)
+    #: milliseconds for which the oldest of them has waited; 0 if there is none
     archive_lag_ms: int
     #: pending deliveries of each origin that has any
     origins: Mapping[str, int]
@@ -109,7 +109,7 @@ class _Sum:
 
     def add(self, answer: Sequence[Any]) -> int:
         """Of one partition. Returns how many it has ever accepted."""
-        now, counters, _, delayed, dead, next_due, due, consumers, archived, last = answer[:10]
+        now, counters, _, delayed, dead, next_due, due, consumers, unarchived = answer[:9]
         self.now_ms = max(self.now_ms, int(now))
         numbers = {k.decode(): int(v) for k, v in zip(counters[::2], counters[1::2], strict=True)}
         self.counters.update(numbers)
@@ -119,9 +119,10 @@ class _Sum:
         self.consumers = max(self.consumers, consumers)
         if float(next_due) >= 0:
             self.next_due.append(int(float(next_due)))
-        self.lag_ms = max(self.lag_ms, (int(last) - int(archived)) // 1000 if int(archived) else 0)
+        if int(unarchived):
+            self.lag_ms = max(self.lag_ms, int(now) - int(unarchived) // 1000)
         for priority in Priority:
-            entries, flying, oldest = answer[10 + 3 * (priority - 1) : 13 + 3 * (priority - 1)]
+            entries, flying, oldest = answer[9 + 3 * (priority - 1) : 12 + 3 * (priority - 1)]
             self.ready[priority] += entries - flying + numbers.get(f"line:{priority:d}", 0)
             self.flying[priority] += flying
             if int(oldest):
@@ -129,13 +130,13 @@ class _Sum:
                 self.age_ms[priority] = max(self.age_ms.get(priority, 0), age)
 
         # Those out of lanes are counted by priority; should that be off, their sum is right all the same.
-        woken = answer[19]
+        woken = answer[18]
         for priority in (Priority.URGENT, Priority.NORMAL):
             part = max(0, min(woken, numbers.get(f"woken:{priority:d}", 0)))
             self.flying[priority] += part
             woken -= part
         self.flying[Priority.BULK] += woken
-        for origin, number in zip(answer[20][::2], answer[20][1::2], strict=True):
+        for origin, number in zip(answer[19][::2], answer[19][1::2], strict=True):
             self.origins[origin.decode()] += int(number)
         return numbers.get("accepted", 0)
 

@@ -185,7 +185,7 @@ def _families(seen: Seen | None) -> list[Metric]:
         ),
         gauge(
             "archive_lag_seconds",
-            "Between the last outcome and the last that SQL has committed.",
+            "How long the oldest outcome that SQL has not committed has waited; 0 if there is none.",
             lambda s: s.stats.archive_lag_ms / 1000,
         ),
         gauge("redis_used_bytes", "Memory that Redis uses.", lambda s: s.info.used_memory),

@@ -350,7 +350,7 @@ class ArchiveStatus(_message.Message):
     """Outcomes that it has not committed."""
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
-        """Between the last outcome and the last that it has committed."""
+        """How long the oldest of them has waited; 0 if there is none."""
 
     def __init__(
         self,

@@ -5,8 +5,8 @@
 --
 -- Result: {now ms, counters as a flat list, rates (number of the newest bucket, then for each metric the buckets
 -- since, newest first), entries waiting for a retry or their
--- time, dead letters, when the next is due (ms, -1), how many are due, workers with a lease, archived
--- number (the first outcome's before any is archived), last outcome's number, then for each priority:
+-- time, dead letters, when the next is due (ms, -1), how many are due, workers with a lease, number of the
+-- first outcome that the archive has not committed (0 if there is none), then for each priority:
 -- entries, in flight, number of the oldest that no worker has (0 if none; of those in lines only the first of
 -- the first 16 lines are looked at), at last how many are in flight out of
 -- lanes, and as a flat list how many are pending of each origin}
@@ -49,10 +49,7 @@ end
 
 local next_one = call('ZRANGE', RETRY, 0, 0, 'WITHSCORES')
 local archived = call('GET', P .. ':archived')
-local last = call('XREVRANGE', OUTCOMES, '+', '-', 'COUNT', 1)[1]
-if last and not archived then
-  archived = string.match(call('XRANGE', OUTCOMES, '-', '+', 'COUNT', 1)[1][1], '^(%d+)-')
-end
+local unarchived = call('XRANGE', OUTCOMES, archived and '(' .. archived .. '-0' or '-', '+', 'COUNT', 1)[1]
 local result = {
   text(NOW_MS),
   counters,
@@ -62,8 +59,7 @@ local result = {
   next_one[2] or '-1',
   call('ZCOUNT', RETRY, '-inf', text(NOW_MS)),
   call('ZCOUNT', CONSUMERS, text(NOW_MS), '+inf'),
-  archived or '0',
-  last and string.match(last[1], '^(%d+)-') or '0',
+  unarchived and string.match(unarchived[1], '^(%d+)-') or '0',
 }
 for priority = 1, 3 do
   local key = STREAM[priority]
