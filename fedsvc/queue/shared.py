@@ -28,6 +28,7 @@ class Shared(Generic[T]):
             return self._answer[1]
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._begin())
+            self._reading.add_done_callback(_take_note)
         # Who gives up does not take the others' answer away.
         return await asyncio.shield(self._reading)
 
@@ -37,3 +38,9 @@ class Shared(Generic[T]):
         if self._reading is me:
             self._answer = begun, answer
         return answer
+
+
+def _take_note(reading: asyncio.Task[Any]) -> None:
+    """Where all who asked have given up, asyncio would sooner or later log what it raised as a defect."""
+    if not reading.cancelled():
+        reading.exception()
