@@ -6,24 +6,16 @@ listed is refused.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import grpc
-import structlog
 
 from fedsvc.errors import FedsvcError, PermissionDenied, Unauthenticated
 from fedsvc.server.caller import ANYBODY, Caller, Scope
 from fedsvc.server.limits import Limits
-from fedsvc.server.metrics import REFUSED
 from fedsvc.server.reception import Reception, refusal
 from fedsvc.server.tokens import TokenBook
-
-log = structlog.get_logger(__name__)
-
-#: seconds between two log lines about callers that were refused
-_TELL_EVERY: Final = 10.0
 
 _DELIVER: Final = frozenset({Scope.DELIVER})
 _OPERATE: Final = frozenset({Scope.OPERATE})
@@ -82,8 +74,6 @@ class Authenticate(grpc.aio.ServerInterceptor):
         self._tokens = tokens
         self._limits = limits
         self._reception = reception
-        self._refused = 0
-        self._told = 0.0
 
     async def intercept_service(
         self,
@@ -97,39 +87,26 @@ class Authenticate(grpc.aio.ServerInterceptor):
         if method.startswith(_OPEN):
             return self._reception.open(handler, method)
         try:
-            known, who = self._admit(method, handler_call_details.invocation_metadata)
+            known, who = self._identify(handler_call_details.invocation_metadata)
         except FedsvcError as error:
             return refusal(handler, error)
+        try:
+            self._limits.call(known)
+            check_rights(method, known)
+        except FedsvcError as error:
+            return refusal(handler, error, known)
         return self._reception.served(handler, known, method, who)
 
-    def _admit(self, method: str, metadata: Any) -> tuple[Caller, Callable[[], Caller | None]]:
-        """Who calls, and what tells whose token it is later on. Raises Unauthenticated, PermissionDenied,
-        Overloaded."""
+    def _identify(self, metadata: Any) -> tuple[Caller, Callable[[], Caller | None]]:
+        """Who calls, and what tells whose token it is later on. Raises Unauthenticated."""
         if self._tokens.open:
-            self._limits.call(ANYBODY)
             return ANYBODY, lambda: ANYBODY
         given = [value for key, value in metadata or () if key == "authorization"]
         kind, _, token = given[0].partition(" ") if given else ("", "", "")
         if len(given) > 1 or kind.lower() != "bearer" or not token.strip():
-            self._note(method, "UNAUTHENTICATED")
             raise Unauthenticated("a token is needed: metadata authorization, `Bearer <token>`")
         digest = self._tokens.digest(token.strip())
         known = self._tokens.identify(digest)
         if known is None:
-            self._note(method, "UNAUTHENTICATED")
             raise Unauthenticated("the token is not known")
-        self._limits.call(known)
-        try:
-            check_rights(method, known)
-        except PermissionDenied:
-            self._note(method, "PERMISSION_DENIED", known.name)
-            raise
         return known, lambda: self._tokens.identify(digest)
-
-    def _note(self, method: str, code: str, name: str = "") -> None:
-        REFUSED.labels(code).inc()
-        self._refused += 1
-        now = time.monotonic()
-        if now - self._told >= _TELL_EVERY:
-            log.warning("caller_refused", method=method, code=code, caller=name, refused=self._refused)
-            self._told, self._refused = now, 0

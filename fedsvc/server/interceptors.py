@@ -10,20 +10,31 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import structlog
 
-from fedsvc.server.metrics import RPC_SECONDS, RPCS, STREAMS
+from fedsvc.server.caller import ANYBODY, caller
+from fedsvc.server.metrics import REFUSED, RPC_SECONDS, RPCS, STREAMS
 from fedsvc.tracing import Tracing, carried, trace_id
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
 #: asked all the time, and of no interest
 _HEALTH = "/grpc.health.v1.Health/"
+#: how a call ends that its caller has no right to
+_REFUSED: Final = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+#: seconds between two log lines about one caller that was refused
+_TELL_EVERY: Final = 10.0
+
+log = structlog.get_logger(__name__)
 
 
 class Observe(grpc.aio.ServerInterceptor):
+    def __init__(self) -> None:
+        #: (code, caller) -> when it was told last, and how many calls were refused since
+        self._refused: dict[tuple[str, str], tuple[float, int]] = {}
+
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
@@ -33,7 +44,7 @@ class Observe(grpc.aio.ServerInterceptor):
         # Only methods that exist come here, so the label's values are bounded.
         method = handler_call_details.method.rsplit("/", 1)[-1]
         if handler.stream_stream is not None:
-            return _served(_watched(handler.stream_stream, method), handler)
+            return _served(self._watched(handler.stream_stream, method, handler_call_details.method), handler)
         inner: Any = handler.stream_unary
         seconds = RPC_SECONDS.labels(method)
 
@@ -43,23 +54,37 @@ class Observe(grpc.aio.ServerInterceptor):
                 return await inner(request, context)
             finally:
                 seconds.observe(time.perf_counter() - begun)
-                RPCS.labels(method, _code(context).name).inc()
+                self._ended(method, handler_call_details.method, _code(context))
 
         return _served(observed, handler)
 
+    def _watched(self, inner: Any, method: str, path: str) -> Any:
+        """A method with many responses. How long it takes is its caller's will: no time is kept of it."""
+        streams = STREAMS.labels(method)
 
-def _watched(inner: Any, method: str) -> Any:
-    """A method with many responses. How long it takes is its caller's will: no time is kept of it."""
-    streams = STREAMS.labels(method)
+        async def watched(request: Any, context: Any) -> None:
+            try:
+                with streams.track_inprogress():
+                    await inner(request, context)
+            finally:
+                self._ended(method, path, _code(context))
 
-    async def watched(request: Any, context: Any) -> None:
-        try:
-            with streams.track_inprogress():
-                await inner(request, context)
-        finally:
-            RPCS.labels(method, _code(context).name).inc()
+        return watched
 
-    return watched
+    def _ended(self, method: str, path: str, code: grpc.StatusCode) -> None:
+        RPCS.labels(method, code.name).inc()
+        if code in _REFUSED:
+            self._refuse(path, code.name, "" if caller() is ANYBODY else caller().name)
+
+    def _refuse(self, path: str, code: str, name: str) -> None:
+        """Each caller has log lines of its own: a stranger who tries again and again hides no other."""
+        REFUSED.labels(code).inc()
+        told, refused = self._refused.get((code, name), (float("-inf"), 0))
+        now = time.monotonic()
+        if now - told >= _TELL_EVERY:
+            log.warning("caller_refused", method=path, code=code, caller=name, refused=refused + 1)
+            told, refused = now, -1
+        self._refused[code, name] = told, refused + 1
 
 
 class Trace(grpc.aio.ServerInterceptor):

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 
 from fedsvc.errors import FedsvcError, InvalidInput, Overloaded, Stopping, Unauthenticated
 from fedsvc.server.call_log import bind
-from fedsvc.server.caller import Caller, serve
+from fedsvc.server.caller import ANYBODY, Caller, serve
 from fedsvc.server.errors import abort, status_of
 from fedsvc.server.places import Places
 
@@ -140,11 +140,12 @@ class _Call:
             self._places.leave(self._known)
 
 
-def refusal(handler: Any, error: FedsvcError) -> grpc.RpcMethodHandler[Any, Any]:
-    """A method that refuses without reading the request."""
+def refusal(handler: Any, error: FedsvcError, known: Caller = ANYBODY) -> grpc.RpcMethodHandler[Any, Any]:
+    """A method that refuses `known` without reading the request."""
     status = status_of(error)
 
     async def refuse(requests: Any, context: Any) -> NoReturn:
+        serve(known)
         await abort(context, status)
 
     if handler.response_streaming:

@@ -21,7 +21,9 @@ from google.protobuf import empty_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import REGISTRY
 from servers.front import Front, front
+from structlog.testing import capture_logs
 
 from fedsvc.config import Settings
 from fedsvc.errors import ConfigurationError
@@ -209,6 +211,36 @@ async def test_an_instance_never_sends_as_another(server: Front, rsa_pem: str) -
         await admin.queue_activity(activity("other.example"), inbox, private_key=rsa_pem, key_id=OTHER)
         stats = await admin.get_queue_stats()
         assert stats.accepted == 2
+
+
+async def test_who_is_refused_is_counted_and_named_whatever_strangers_do(server: Front, rsa_pem: str) -> None:
+    codes = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+    before = [refused(code) for code in codes]
+    async with (
+        AsyncFedsvcClient(server.target, "none that is known") as stranger,
+        AsyncFedsvcClient(server.target, TOKENS["piefed"]) as piefed,
+        AsyncFedsvcClient(server.target, TOKENS["other"]) as other,
+    ):
+        with capture_logs() as logs:
+            for call in (
+                stranger.get_queue_stats(),
+                stranger.get_queue_stats(),
+                other.list_hosts(),
+                other.list_hosts(),
+                piefed.queue_activity(
+                    activity(), "https://third.example/inbox", private_key=rsa_pem, key_id=OTHER
+                ),
+                piefed.put_key(OTHER, rsa_pem),
+            ):
+                with pytest.raises(PermissionDenied):
+                    await call
+    assert [refused(code) for code in codes] == [before[0] + 2, before[1] + 4]
+    lines = [(line["caller"], line["code"]) for line in logs if line["event"] == "caller_refused"]
+    assert lines == [("", codes[0]), ("other", codes[1]), ("piefed", codes[1])]
+
+
+def refused(code: str) -> float:
+    return REGISTRY.get_sample_value("fedsvc_refused_calls_total", {"code": code}) or 0.0
 
 
 async def test_one_bad_apple_of_many_is_told_and_the_others_are_taken(server: Front, rsa_pem: str) -> None:

@@ -29,8 +29,8 @@ EVENTS: Final[dict[str, str]] = {
         "look by themselves."
     ),
     "caller_refused": (
-        "Calls without a token that is known, or without the right to what they ask; once in ten seconds,"
-        " with their number."
+        "Calls without a token that is known, or without the right to what they ask; of each caller once in"
+        " ten seconds, with their number."
     ),
     "cancelled": "A call cancelled deliveries.",
     "cancelled_delivery": "A delivery was cancelled.",
