@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from types import TracebackType
@@ -66,6 +67,7 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit: 0 if it did its work, 1 if not, 2 if it was called wrongly."""
     sys.excepthook = _tell_bug
+    _complete_streams()
     try:
         code: Any = cli.main(arguments, prog_name="fedsvc", standalone_mode=False)
     except click.exceptions.Exit as leave:
@@ -83,6 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     except FedsvcError as error:
         _fail(str(error))
     except OSError as error:
+        _give_up_output()
         problem = error.strerror or str(error) or type(error).__name__
         _fail(f"{error.filename}: {problem}" if error.filename else problem)
     except Exception as error:
@@ -90,6 +93,21 @@ def main(arguments: list[str] | None = None) -> None:
             _fail(_client_error(error))
         raise
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complete_streams() -> None:
+    """A standard stream that is closed leads nowhere: it would be None, and its number a connection's."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
+def _give_up_output() -> None:
+    """What cannot be written, as the disk is full, Python would try to write again at exit, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _client_error(error: Any) -> str:

@@ -193,3 +193,24 @@ def test_what_runs_logs_in_json_if_it_is_told_so(command: str, monkeypatch: pyte
     monkeypatch.setenv("FEDSVC_LOG_FORMAT", "console")
     assert (fedsvc(command), fedsvc(command, "--json")) == (1, 1)
     assert configured == ["console", "json"]
+
+
+NEW_TOKEN = "tokens new a --scope deliver --origin b.example"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (f"{NEW_TOKEN} >/dev/full", 1, ["fedsvc: No space left on device"]),
+        (f"{NEW_TOKEN} >&-", 0, []),
+        ("dead purge --host a.example <&-", 2, ["Error: give --yes: nobody can be asked here"]),
+    ],
+)
+def test_streams_that_are_full_or_closed_are_no_defect(
+    words: str, code: int, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # buffers are written once more at exit
+    script = f'exec "$0" -m fedsvc {words}'
+    done = subprocess.run(["sh", "-c", script, sys.executable], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.splitlines()[-1:]) == (code, said)
+    assert "Traceback" not in done.stderr
