@@ -187,6 +187,12 @@ async def test_scopes_open_pages(guarded: Browser, who: str, open_pages: set[str
     assert links & set(PAGES) <= open_pages | {"/"}, "nothing is offered that is refused"
 
 
+async def test_who_may_see_keys_only_comes_to_them_by_signing_in(guarded: Browser) -> None:
+    await guarded.sign_in("keys")
+    assert (await guarded.get("/")).headers["Location"] == "/keys"
+    assert '<a href="/">Keys</a>' in await (await guarded.get("/hosts")).text()
+
+
 async def test_an_instance_sees_its_own_dead_letters(guarded: Browser, queue: Queue) -> None:
     await dead_letters(queue, 2)
     theirs = await queue.enqueue("theirs", origin="other.example")

@@ -9,7 +9,7 @@ from google.rpc import code_pb2
 
 from fedsvc.server.dashboard import charts
 from fedsvc.server.dashboard.calls import CallFailed
-from fedsvc.server.dashboard.visit import Visit
+from fedsvc.server.dashboard.visit import Visit, to
 from fedsvc.v1 import operations_service_pb2 as pb
 
 #: seconds from left to right of a chart, at least and at most: all that this process has seen, in between
@@ -18,6 +18,8 @@ _LEAST, _MOST = 120.0, 900.0
 
 async def page(visit: Visit) -> web.Response:
     """The whole page; what the script asks for every two seconds is the part that changes."""
+    if visit.may("ListKeys") and not visit.may("GetQueueStats"):
+        to("/keys")  # who signs in comes here first
     part = visit.query("part") == "live"
     values = await _values(visit)
     return visit.render("overview_live.html" if part else "overview.html", title="Overview", **values)
