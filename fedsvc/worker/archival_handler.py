@@ -22,11 +22,9 @@ from fedsvc.domain.events import EventType, HostEvent
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
 from fedsvc.queue.outcomes import OutcomeLog
 from fedsvc.worker.beats import Beats
+from fedsvc.worker.metrics import BY_ITSELF, Metrics
 
 log = structlog.get_logger(__name__)
-
-#: why deliveries end without a worker that would tell of it
-_BY_ITSELF: Final = frozenset({Reason.MAX_AGE, Reason.EXPIRED, Reason.CANCELLED, Reason.SUPERSEDED})
 
 
 @dataclass(slots=True)
@@ -64,6 +62,7 @@ class ArchivalHandler:
         self._beats = beats
         self._name = name
         self._partitions = range(settings.partitions)
+        self._metrics = Metrics()
         self._tell = log.info if settings.log_deliveries else log.debug
         self._heard = -self.PING_EVERY
 
@@ -122,7 +121,8 @@ class ArchivalHandler:
         for entry in entries:
             if isinstance(entry, HostEvent):
                 _tell_event(entry)
-            elif entry.reason in _BY_ITSELF:
+            elif entry.reason in BY_ITSELF and entry.state.is_terminal:
+                self._metrics.ended(entry)
                 _tell_end(entry, self._tell)
 
     async def _read_all(self, partitions: list[int]) -> tuple[list[_Batch | BaseException], bool]:

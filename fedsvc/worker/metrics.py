@@ -63,6 +63,8 @@ HELPED = Counter(
     "fedsvc_helped_deliveries",
     "Deliveries taken from partitions of other worker processes that were behind or gone.",
 )
+#: why deliveries end without a worker that would tell of it
+BY_ITSELF: Final = frozenset({Reason.MAX_AGE, Reason.EXPIRED, Reason.CANCELLED, Reason.SUPERSEDED})
 _CLASSES: Final = {1: "1xx", 2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}
 
 
@@ -111,10 +113,16 @@ class Metrics:
         _ATTEMPT_TIMES.observe(tried.latency_ms / 1000)
 
     def finished(self, delivery: Delivery, took_ms: int) -> None:
-        """`took_ms`: milliseconds since its acceptance."""
+        """By this worker. `took_ms`: milliseconds since its acceptance."""
+        if delivery.reason in BY_ITSELF:
+            return  # as most of these that no worker sees, it counts once it is archived
+        self.ended(delivery)
+        if delivery.state is DeliveryState.DELIVERED:
+            _DELIVERED.observe(max(0, took_ms) / 1000)
+
+    def ended(self, delivery: Delivery) -> None:
+        """Whoever ended it."""
         state = delivery.state
         _DELIVERIES.inc((state, delivery.activity_type))
         if state is DeliveryState.DELIVERED or state is DeliveryState.DEAD:
             _DELIVERY_ATTEMPTS.observe(delivery.attempts)
-        if state is DeliveryState.DELIVERED:
-            _DELIVERED.observe(max(0, took_ms) / 1000)

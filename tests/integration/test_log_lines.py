@@ -13,6 +13,7 @@ import grpc
 import pytest
 import structlog
 from fedsvc_client import AsyncFedsvcClient
+from prometheus_client import REGISTRY
 from servers.front import front
 from servers.queue import PARTITIONS, Queue, open_queue
 from servers.valkey import ValkeyServer
@@ -26,9 +27,11 @@ from fedsvc.domain.delivery import DeliveryState, Reason
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.consumer import Settlement, Signal
 from fedsvc.v1 import delivery_service_pb2 as pb
+from fedsvc.worker import tally
 from fedsvc.worker.archival_handler import ArchivalHandler
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.journal import Journal
+from fedsvc.worker.metrics import Metrics
 from fedsvc.worker.settler import Settler
 
 HOST = "h0.example"
@@ -124,6 +127,32 @@ async def test_a_host_that_goes_down_and_comes_back_is_told_by_the_archiver(queu
     await queue.deliver(admitted)
     (told,) = await archived(queue)
     assert told == {"event": "host_up", "log_level": "info", "host": HOST}
+
+
+def ended(state: DeliveryState) -> float:
+    """How many Prometheus knows of."""
+    tally.tell()
+    families = [family for family in REGISTRY.collect() if family.name == "fedsvc_deliveries"]
+    samples = [sample for family in families for sample in family.samples if sample.name.endswith("_total")]
+    return sum(sample.value for sample in samples if sample.labels["state"] == state.name.lower())
+
+
+async def test_what_ends_without_a_worker_is_counted_by_the_archiver(queue: Queue) -> None:
+    states = (DeliveryState.DEAD, DeliveryState.EXPIRED, DeliveryState.CANCELLED, DeliveryState.DELIVERED)
+    before = [ended(state) for state in states]
+    await queue.enqueue("too old")
+    (admitted,) = await queue.admit(1)
+    settlement = await queue.settlement(admitted, DeliveryState.DEAD, Reason.MAX_AGE)
+    assert settlement.outcome is not None
+    Metrics().finished(settlement.outcome, 0)
+    await queue.consumer("a").settle(admitted.id.partition, [settlement])
+    await queue.enqueue("short", expire_ms=await queue.now_ms() + 60_000)
+    taken_back = await queue.enqueue("taken back")
+    await Canceller(queue.link, queue.keys, queue.settings).cancel([taken_back.id])
+    await queue.pass_time(61_000)
+    await queue.promote()
+    await archived(queue)
+    assert [ended(state) for state in states] == [before[0] + 1, before[1] + 1, before[2] + 1, before[3]]
 
 
 async def test_what_ends_without_a_worker_is_told_by_the_archiver(queue: Queue) -> None:
