@@ -8,6 +8,7 @@ first form is remembered with the host, for a while. A knock is no retry.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -55,7 +56,10 @@ def next_form(
         return None
     asked = wanted(accept_signature, key_algorithm)
     if asked is not None and all(form.coverage is DEFAULT or form.coverage != asked for form in tried):
-        plain = asked.label == DEFAULT.label and set(asked.components) <= set(DEFAULT.components)
+        plain = (
+            set(asked.components) <= set(DEFAULT.components)
+            and replace(asked, components=DEFAULT.components) == DEFAULT
+        )
         if not plain or Dialect.RFC9421 not in {form.dialect for form in tried}:
             return Form(Dialect.RFC9421 if plain else Dialect.RFC9421_FULL, asked)
     spoken = {form.dialect for form in tried}

@@ -177,6 +177,28 @@ async def test_accept_signature_is_honoured_with_its_nonce(key: PrivateKey) -> N
         assert len(inbox.requests) == 4, "a nonce has to be asked for each time"
 
 
+async def test_a_nonce_that_is_asked_for_beside_no_more_than_the_default_is_given_each_time(
+    key: PrivateKey,
+) -> None:
+    nonces = [f"n{n}" for n in range(9)]
+
+    def judge(request: web.BaseRequest) -> web.Response:
+        told = request.headers.get("Signature-Input", "")
+        if told.endswith(f';nonce="{nonces[0]}"'):
+            return web.Response(status=202)
+        del nonces[0]
+        asked = f'sig1=("@method" "@target-uri" "content-digest");created;nonce="{nonces[0]}"'
+        return web.Response(status=401, headers={"Accept-Signature": asked})
+
+    dialect = Dialect.UNKNOWN
+    async with inbox_that(judge) as inbox:
+        for _ in range(3):
+            result = await attempt(inbox.url(), key, dialect)
+            assert result.verdict.outcome is Outcome.DELIVERED, "also when the host is known by its form"
+            dialect = result.learnt or dialect
+        assert len(inbox.requests) == 6
+
+
 async def test_where_it_redirects_to_is_knocked_by_itself(key: PrivateKey) -> None:
     async with inbox_that(only_rfc9421) as second:
         location = second.url()

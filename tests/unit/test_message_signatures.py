@@ -222,6 +222,8 @@ def names(remembered: Dialect, *, offer: str = "", query: bool = False) -> list[
         (Dialect.UNKNOWN, False, 'sig1=("@authority");created;nonce="1"', "CAVAGE RFC9421_FULL"),
         (Dialect.RFC9421, False, 'x=("@authority" "date")', "RFC9421 RFC9421_FULL CAVAGE"),
         (Dialect.RFC9421, False, 'sig1=("@method" "@target-uri" "content-digest");created', "RFC9421 CAVAGE"),
+        (Dialect.RFC9421, False, 'sig1=("@method");created;nonce="1"', "RFC9421 RFC9421_FULL CAVAGE"),
+        (Dialect.RFC9421, False, 'sig1=("@method");alg="rsa-v1_5-sha256"', "RFC9421 RFC9421_FULL CAVAGE"),
     ],
 )
 def test_knocks(remembered: Dialect, query: bool, offer: str, expected: str) -> None:
