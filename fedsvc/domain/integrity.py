@@ -17,13 +17,17 @@ from fedsvc.domain.errors import InvalidActivity, InvalidKey
 from fedsvc.domain.keys import PrivateKey
 
 CONTEXT: Final = "https://w3id.org/security/data-integrity/v1"
+#: those that have a proof's terms, which are protected: a document with both, be it one inside the other, is
+#: no JSON-LD
+_CONTEXTS: Final = (CONTEXT, "https://w3id.org/security/data-integrity/v2")
 _BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
 def with_proof(body: bytes, key: PrivateKey, method: str, epoch_seconds: int) -> bytes:
     """`body` (a JSON object) with a proof by `key`, which receivers find under the URL `method`.
 
-    An older proof is replaced. A context for the proof's terms is added unless one is there. Raises
+    An older proof is replaced. A context for the proof's terms is added unless one is there: of the version
+    that an activity inside has, if one does. Raises
     InvalidActivity for what has no canonical form (numbers beyond 2^53) or is nested too deeply, InvalidKey
     for an RSA key. A mebibyte may take a second.
     """
@@ -33,8 +37,9 @@ def with_proof(body: bytes, key: PrivateKey, method: str, epoch_seconds: int) ->
     document.pop("proof", None)
     context = document.get("@context")
     contexts = context if isinstance(context, list) else [] if context is None else [context]
-    if CONTEXT not in contexts and "https://w3id.org/security/v1" not in contexts:
-        document["@context"] = [*contexts, CONTEXT]
+    if not any(one in contexts for one in _CONTEXTS):
+        inside = (one for one in _CONTEXTS if f'"{one}"'.encode() in body)
+        document["@context"] = [*contexts, next(inside, CONTEXT)]
     created = datetime.fromtimestamp(epoch_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     document["proof"] = proof_of(document, key, method, created)
     try:

@@ -19,6 +19,9 @@ from fedsvc.errors import InvalidActivity, InvalidKey
 
 METHOD = "https://server.example/users/alice#ed25519-key"
 ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+#: has the terms of keys and of older signatures, none of a proof's
+SECURITY = "https://w3id.org/security/v1"
+CONTEXT_2 = "https://w3id.org/security/data-integrity/v2"
 # FEP-8b32, fep-8b32.feature: with the context in the proof, which the FEP's first version left out
 FEP_SECRET = "3u2en7t5LR2WtQH5PfFqMqwVHBeXouLzo6haApm8XHqvjxq"
 FEP_CONTEXT = ["https://www.w3.org/ns/activitystreams", "https://w3id.org/security/data-integrity/v1"]
@@ -76,6 +79,8 @@ def test_the_feps_example_is_made_byte_for_byte() -> None:
         (["a", {"toot": "b"}], ["a", {"toot": "b"}, CONTEXT]),
         (["a", CONTEXT], ["a", CONTEXT]),
         (CONTEXT, CONTEXT),
+        (["a", SECURITY], ["a", SECURITY, CONTEXT]),
+        (["a", CONTEXT_2], ["a", CONTEXT_2]),
     ],
 )
 def test_the_proofs_terms_have_a_context(context: Any, expected: Any) -> None:
@@ -90,6 +95,14 @@ def test_the_proofs_terms_have_a_context(context: Any, expected: Any) -> None:
             {k: v for k, v in made.items() if k != "proof"}, fep_key(), METHOD, "2023-02-24T23:36:38Z"
         )["proofValue"]
     )
+
+
+@pytest.mark.parametrize("context", [CONTEXT, CONTEXT_2])
+def test_around_an_activity_with_a_proof_its_version_is_taken(context: str) -> None:
+    """JSON-LD does not let one redefine what the other has defined."""
+    document = {"@context": "a", "type": "Announce", "object": {"@context": ["a", context], "proof": {}}}
+    made = orjson.loads(with_proof(orjson.dumps(document), fep_key(), METHOD, FEP_TIME))
+    assert made["@context"] == ["a", context]
 
 
 def test_an_independent_implementation_verifies_it() -> None:
