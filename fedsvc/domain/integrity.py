@@ -26,15 +26,18 @@ _BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 def with_proof(body: bytes, key: PrivateKey, method: str, epoch_seconds: int) -> bytes:
     """`body` (a JSON object) with a proof by `key`, which receivers find under the URL `method`.
 
-    An older proof is replaced. A context for the proof's terms is added unless one is there: of the version
-    that an activity inside has, if one does. Raises
-    InvalidActivity for what has no canonical form (numbers beyond 2^53) or is nested too deeply, InvalidKey
-    for an RSA key. A mebibyte may take a second.
+    An older proof is replaced. A Linked Data signature is left out: it holds no more for what is changed, and
+    receivers take it off before they verify the proof (FEP-8b32, backward compatibility). A context for the
+    proof's terms is added unless one is there: of the version that an activity inside has, if one does.
+
+    Raises InvalidActivity for what has no canonical form (numbers beyond 2^53) or is nested too deeply,
+    InvalidKey for an RSA key. A mebibyte may take a second.
     """
     if key.algorithm != "ed25519":
         raise InvalidKey("options.proof_key", "is not an Ed25519 key, which integrity proofs need")
     document = orjson.loads(body)
     document.pop("proof", None)
+    document.pop("signature", None)
     context = document.get("@context")
     contexts = context if isinstance(context, list) else [] if context is None else [context]
     if not any(one in contexts for one in _CONTEXTS):

@@ -114,6 +114,12 @@ def test_an_independent_implementation_verifies_it() -> None:
     assert not ProofVerifier(public).verify_proof(orjson.loads(changed))
 
 
+def test_a_linked_data_signature_of_before_is_left_out() -> None:
+    signature = {"type": "RsaSignature2017", "signatureValue": "AQI="}
+    body = with_proof(orjson.dumps({**FEP_DOCUMENT, "signature": signature}), fep_key(), METHOD, FEP_TIME)
+    assert orjson.loads(body) == {**FEP_DOCUMENT, "proof": FEP_PROOF}
+
+
 def test_only_ed25519_keys_make_proofs(rsa_pem: str) -> None:
     with pytest.raises(InvalidKey, match="not an Ed25519 key"):
         with_proof(b"{}", load_private_key(rsa_pem), METHOD, FEP_TIME)
