@@ -148,7 +148,8 @@ async def test_bad_options_are_refused(server: Front, request_of: Any) -> None:
     await refused(queue(request_of(**later)), "options.expire_time", reason)
     await refused(queue(request_of(not_before=ahead(400 * 86_400))), "options.not_before", reason)
     await refused(queue(request_of(not_before=Timestamp(seconds=-5))), "options.not_before", reason)
-    await refused(queue(request_of(content_type="nonsense")), "options.content_type", reason)
+    for content_type in ("nonsense", " application/json", "application/json "):
+        await refused(queue(request_of(content_type=content_type)), "options.content_type", reason)
     await refused(queue(request_of(ordering_key="x" * 513)), "options.ordering_key", reason)
     await refused(queue(request_of(request_id="x" * 129)), "request_id", reason)
     await refused(queue(request_of(request_id="a\nb")), "request_id", reason)
