@@ -48,7 +48,6 @@ class TransportError(Enum):
     RESET = auto()
     PROTOCOL = auto()
     ADDRESS_REFUSED = auto()
-    TOO_MANY_REDIRECTS = auto()
     #: a defect of ours; nothing can be said of the host
     WORKER = auto()
 
@@ -226,8 +225,6 @@ def _without_answer(error: TransportError, detail: str) -> Verdict:
             reason = Reason.PROTOCOL_ERROR
         case TransportError.ADDRESS_REFUSED:
             return Verdict(Outcome.PERMANENT, Reason.ADDRESS_REFUSED, detail=detail)
-        case TransportError.TOO_MANY_REDIRECTS:
-            return Verdict(Outcome.PERMANENT, Reason.TOO_MANY_REDIRECTS, detail=detail)
         case TransportError.WORKER:
             return Verdict(Outcome.RETRY, Reason.WORKER_ERROR, detail=detail)
         case _:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import urldefrag, urljoin, urlsplit
@@ -133,7 +133,7 @@ class Deliverer:
     async def _try(self, job: _Job) -> Verdict:
         ends = self._loop.time() + self._settings.delivery_timeout
         try:
-            for _ in range(MAX_REDIRECTS + 1):
+            for _ in range(MAX_REDIRECTS):
                 verdict = await self._knock(job, ends)
                 if verdict.outcome is not Outcome.FOLLOW:
                     return verdict
@@ -141,8 +141,7 @@ class Deliverer:
                 if isinstance(target, Verdict):
                     return target
                 job.url = target
-            error = TransportError.TOO_MANY_REDIRECTS
-            return classify(Answer(error=error, detail=f"more than {MAX_REDIRECTS}, to {job.url}"), 0)
+            return _unfollowed(await self._knock(job, ends))
         except TimeoutError:
             timeout_s = self._settings.delivery_timeout
             late = Answer(error=TransportError.TIMEOUT, detail=f"no answer within {timeout_s:g} s")
@@ -223,6 +222,14 @@ class Deliverer:
                 verdict.status,
                 detail=clean(f"{verdict.detail}: {problem}", DETAIL_CHARACTERS),
             )
+
+
+def _unfollowed(verdict: Verdict) -> Verdict:
+    """Of the last hop that is allowed."""
+    if verdict.outcome is not Outcome.FOLLOW:
+        return verdict
+    detail = clean(f"more than {MAX_REDIRECTS}, {verdict.detail}", DETAIL_CHARACTERS)
+    return replace(verdict, outcome=Outcome.PERMANENT, reason=Reason.TOO_MANY_REDIRECTS, detail=detail)
 
 
 class _Destination(NamedTuple):

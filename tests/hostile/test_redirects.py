@@ -12,6 +12,8 @@ from servers.remote import ACCEPTED, PRIVATE, Got, Remote, accepting, deliver, d
 
 from fedsvc.domain.classify import Outcome
 from fedsvc.domain.delivery import Reason
+from fedsvc.queue.consumer import Signal
+from fedsvc.worker.settlements import signal_of
 from hostile.attacks import ATTACKS
 from hostile.conftest import Connections
 
@@ -62,8 +64,11 @@ async def test_a_chain_ends_after_three_hops(hops: int, status: int) -> None:
     if hops <= 3:
         assert result.verdict.outcome is Outcome.DELIVERED
     else:
+        assert (result.verdict.outcome, result.verdict.status) == (Outcome.PERMANENT, status)
         assert result.verdict.reason is Reason.TOO_MANY_REDIRECTS
-        assert result.verdict.outcome is Outcome.PERMANENT
+        assert result.verdict.detail == "more than 3, to /hop3"
+        assert result.url == remote.url.replace("inbox", "hop2"), "where the last request went"
+        assert signal_of(result.verdict) is Signal.ANSWERED, "its host is there"
     assert len(remote.got) == min(hops, 3) + 1
 
 

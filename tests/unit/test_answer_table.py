@@ -63,7 +63,6 @@ ERRORS: dict[TransportError, Row] = {
     TransportError.DNS: Row(RETRY, Reason.DNS_FAILED, counts=True),
     TransportError.NXDOMAIN: Row(RETRY, Reason.DNS_NOT_FOUND, counts=True),
     TransportError.ADDRESS_REFUSED: Row(PERMANENT, Reason.ADDRESS_REFUSED),
-    TransportError.TOO_MANY_REDIRECTS: Row(PERMANENT, Reason.TOO_MANY_REDIRECTS),
     TransportError.WORKER: Row(RETRY, Reason.WORKER_ERROR),
 }
 

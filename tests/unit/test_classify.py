@@ -92,7 +92,6 @@ BY_ERROR = [
     (TransportError.RESET, RETRY, Reason.CONNECTION_RESET, True),
     (TransportError.PROTOCOL, RETRY, Reason.PROTOCOL_ERROR, True),
     (TransportError.ADDRESS_REFUSED, PERMANENT, Reason.ADDRESS_REFUSED, False),
-    (TransportError.TOO_MANY_REDIRECTS, PERMANENT, Reason.TOO_MANY_REDIRECTS, False),
     (TransportError.WORKER, RETRY, Reason.WORKER_ERROR, False),
 ]
 
