@@ -115,15 +115,22 @@ def sized(verdict: Verdict, body_bytes: int) -> Verdict:
     if not refused and verdict.reason is not Reason.CONNECTION_RESET:
         return verdict
     large = body_bytes > SMALLEST_LIMIT
-    told = f"the activity has {body_bytes} bytes"
+    if not large and verdict.status != 413:
+        return verdict
+    said = f"the activity has {body_bytes} bytes"
     if large:
-        told += f", and some servers take {SMALLEST_LIMIT} at most"
-    if verdict.status == 413:
-        text = f"{verdict.snippet[: SNIPPET_BYTES - len(told) - 3]} ({told})" if verdict.snippet else told
-        return replace(verdict, snippet=_fitting(text), detail=told)
-    if large:
-        return replace(verdict, detail=f"{verdict.detail}; {told}" if verdict.detail else told)
-    return verdict
+        said += f", and some servers take {SMALLEST_LIMIT} at most"
+    return replace(verdict, detail=f"{verdict.detail}; {said}" if verdict.detail else said)
+
+
+def words(verdict: Verdict) -> str:
+    """What outcomes and dead letters show of it, at most SNIPPET_BYTES of UTF-8: the remote's words, and behind
+    them what is to be said beside, as where a redirect leads."""
+    detail = _fitting(verdict.detail, SNIPPET_BYTES // 2)
+    if not verdict.snippet or not detail:
+        return verdict.snippet or detail
+    end = f" ({detail})"
+    return _fitting(verdict.snippet, SNIPPET_BYTES - len(end.encode())) + end
 
 
 def worker_error(reason: Reason, detail: str) -> Verdict:
@@ -299,13 +306,13 @@ def _http_date_ms(text: str) -> int | None:
 def snippet(body_head: bytes) -> str:
     """The first SNIPPET_BYTES of a body as text: safe to log, to store and to show."""
     # a replacement character takes more bytes than what it replaces
-    return _fitting(clean(body_head[:SNIPPET_BYTES].decode("utf-8", "replace"), SNIPPET_BYTES))
+    return _fitting(clean(body_head[:SNIPPET_BYTES].decode("utf-8", "replace"), SNIPPET_BYTES), SNIPPET_BYTES)
 
 
-def _fitting(text: str) -> str:
-    """As much of it as fits in SNIPPET_BYTES of UTF-8."""
+def _fitting(text: str, size: int) -> str:
+    """As much of it as fits in `size` bytes of UTF-8."""
     encoded = text.encode()
-    return text if len(encoded) <= SNIPPET_BYTES else encoded[:SNIPPET_BYTES].decode("utf-8", "ignore")
+    return text if len(encoded) <= size else encoded[:size].decode("utf-8", "ignore")
 
 
 def clean(text: str, limit: int) -> str:

@@ -161,7 +161,7 @@ class Delivery:
     attempts: int = 0
     reason: Reason | None = None
     status: int = 0  # last HTTP status, 0 when there was no answer
-    snippet: str = ""  # first SNIPPET_BYTES of the last answer's body, as text
+    snippet: str = ""  # of the last answer: `classify.words`; at most SNIPPET_BYTES
     not_before_ms: int = 0
     next_attempt_ms: int = 0
     expire_ms: int = 0

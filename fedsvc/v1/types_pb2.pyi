@@ -126,7 +126,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_SUSPECT: _Reason.ValueType  # 2
     """A 2xx with a web page, as parked domains give."""
     REASON_REDIRECTED: _Reason.ValueType  # 3
-    """301, 302, 303: the target is in the detail."""
+    """301, 302, 303: the target is in response_snippet, behind the body."""
     REASON_BAD_REQUEST: _Reason.ValueType  # 4
     """400, and 4xx without a reason of their own."""
     REASON_UNAUTHORIZED: _Reason.ValueType  # 5
@@ -212,7 +212,7 @@ REASON_OK: Reason.ValueType  # 1
 REASON_SUSPECT: Reason.ValueType  # 2
 """A 2xx with a web page, as parked domains give."""
 REASON_REDIRECTED: Reason.ValueType  # 3
-"""301, 302, 303: the target is in the detail."""
+"""301, 302, 303: the target is in response_snippet, behind the body."""
 REASON_BAD_REQUEST: Reason.ValueType  # 4
 """400, and 4xx without a reason of their own."""
 REASON_UNAUTHORIZED: Reason.ValueType  # 5
@@ -386,7 +386,9 @@ class Delivery(_message.Message):
     http_status: _builtins.int
     """HTTP status of the last answer; 0 when there was none."""
     response_snippet: _builtins.str
-    """The first 1024 bytes of the last answer's body as text, or what went wrong."""
+    """The first bytes of the last answer's body as text, or what went wrong; at most 1024 bytes. Where a redirect
+    leads, and that an activity may be too large, is told behind the body in parentheses.
+    """
     ordering_key: _builtins.str
     """Deliveries that share it and a host keep their order."""
     request_id: _builtins.str

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, Protocol, assert_never
 import structlog
 
 from fedsvc.config import Settings
-from fedsvc.domain.classify import Outcome, Verdict
+from fedsvc.domain.classify import Outcome, Verdict, words
 from fedsvc.domain.delivery import Attempt, DeliveryState, Reason
 from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import UNKNOWN, Message
@@ -190,7 +190,7 @@ class Judge:
             attempt=attempt,
             reason=reason or verdict.reason,
             status=verdict.status,
-            snippet=verdict.snippet or verdict.detail,
+            snippet=words(verdict),
         )
         dead = None
         if state is DeliveryState.DEAD:

@@ -176,6 +176,7 @@ def test_piefed_is_told_what_it_acts_on_today(script: Scripted) -> None:
         dead(3, "person_is_banned_from_site" + "[" * 1000, 400),
         dead(4, '{"error":"community_has_no_followers"}', 400),
         dead(5, "<!DOCTYPE html> community_has_no_followers person_is_banned_from_site", 400),
+        dead(7, f"{BANNED} (the activity has 70000 bytes, and some servers take 65536 at most)", 400),
         dead(6, "not here"),
     ]
     told: list[tuple[Any, ...]] = []
@@ -205,7 +206,9 @@ def test_piefed_is_told_what_it_acts_on_today(script: Scripted) -> None:
         ("person_banned", WHO, "lemmy.example"),
         ("failed", "1-0"), ("failed", "1-1"), ("failed", "1-2"), ("failed", "1-3"),
         ("community_without_followers", "https://me.example/c/cats", "lemmy.example"),
-        ("failed", "1-4"), ("failed", "1-5"), ("failed", "1-6"),
+        ("failed", "1-4"), ("failed", "1-5"),
+        ("person_banned", WHO, "lemmy.example"),
+        ("failed", "1-7"), ("failed", "1-6"),
     ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from fedsvc.domain.classify import (
     clean,
     sized,
     snippet,
+    words,
 )
 from fedsvc.domain.delivery import Reason
 
@@ -214,17 +215,36 @@ LARGE = f", and some servers take {SMALLEST_LIMIT} at most"
 )
 def test_a_413_says_how_large_the_activity_was(body: bytes, size: int, text: str) -> None:
     verdict = sized(judged(413, body_head=body), size)
-    assert (verdict.outcome, verdict.reason, verdict.snippet) == (PERMANENT, Reason.TOO_LARGE, text)
+    assert (verdict.outcome, verdict.reason, words(verdict)) == (PERMANENT, Reason.TOO_LARGE, text)
 
 
 @pytest.mark.parametrize("body", [b"x" * 5000, "ü".encode() * 5000, b"\xff" * 5000])
 def test_what_it_says_of_the_size_fits_with_any_body(body: bytes) -> None:
-    verdict = sized(judged(413, body_head=body), 70_000)
-    assert len(verdict.snippet.encode()) <= 1024
+    shown = words(sized(judged(413, body_head=body), 70_000))
+    assert len(shown.encode()) <= 1024
+    assert shown.endswith(f"{LARGE})")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 308])
+def test_where_a_redirect_leads_is_shown_whatever_its_body_says(status: int) -> None:
+    target = "https://new.example/inbox"
+    assert words(judged(status, location=target)) == f"to {target}"
+    assert words(judged(status, location=target, body_head=b"<h1>Moved</h1>")) == f"<h1>Moved</h1> (to {target})"
+    for long in ("https://new.example/" + "ü" * 2000, "\U0001f98a" * 2000):
+        for body in (b"", b"x" * 5000, b"\xff" * 5000):
+            shown = words(judged(status, location=long, body_head=body))
+            assert long[:80] in shown
+            assert len(shown.encode()) <= 1024
 
 
 @pytest.mark.parametrize(
-    "answer", [Answer(400), Answer(404), Answer(422), Answer(error=TransportError.RESET, detail="why")]
+    "answer",
+    [
+        Answer(400),
+        Answer(404, body_head=b"who?"),
+        Answer(422),
+        Answer(error=TransportError.RESET, detail="why"),
+    ],
 )
 def test_any_refusal_of_what_some_find_too_large_says_so_and_keeps_the_remotes_words(answer: Answer) -> None:
     plain = classify(answer, NOW)
@@ -233,6 +253,7 @@ def test_any_refusal_of_what_some_find_too_large_says_so_and_keeps_the_remotes_w
     assert told.detail.endswith(f"the activity has 65537 bytes{LARGE}")
     assert told.detail.startswith(plain.detail)
     assert replace(told, detail=plain.detail) == plain
+    assert f"the activity has 65537 bytes{LARGE}" in words(told)
 
 
 @pytest.mark.parametrize("status", [202, 301, 401, 410, 429, 500, 503])

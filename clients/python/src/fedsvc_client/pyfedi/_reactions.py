@@ -117,9 +117,10 @@ def _is_gone(client: FedsvcClient, domain: str) -> bool:
 
 
 def _json(text: str) -> dict[str, Any]:
-    """Of what others wrote; empty if it is no object. It may be cut off after 1 KiB."""
+    """Of what others wrote; empty if it is no object. It may be cut off after 1 KiB, and have words of fedsvc's
+    own behind it."""
     try:
-        found = json.loads(text)
+        found, _ = json.JSONDecoder().raw_decode(text.lstrip())
     except (ValueError, RecursionError):
         return {}
     return dict(found) if isinstance(found, Mapping) else {}
