@@ -181,8 +181,9 @@ def _refused(answer: Answer, now_ms: int) -> Verdict:
                 slows_host=True,
             )
         case 400:
-            # some servers say "signature" with a 400 where others answer 401
-            knock = b"signature" in answer.body_head[:SNIPPET_BYTES].lower()
+            # some servers say "signature" with a 400, in words or by what they ask for, where others answer 401
+            named = b"signature" in answer.body_head[:SNIPPET_BYTES].lower()
+            knock = named or bool(answer.accept_signature)
             return _verdict(answer, Outcome.PERMANENT, Reason.BAD_REQUEST, knock=knock)
         case status:
             return _verdict(answer, Outcome.PERMANENT, _REFUSALS.get(status, Reason.BAD_REQUEST))

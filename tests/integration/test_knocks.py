@@ -159,14 +159,15 @@ async def test_an_inbox_with_a_query_may_be_verified_by_its_path(key: PrivateKey
         assert all(request.path_qs == "/inbox?x=1" for request in inbox.requests), "it is sent all the same"
 
 
-async def test_accept_signature_is_honoured_with_its_nonce(key: PrivateKey) -> None:
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_accept_signature_is_honoured_with_its_nonce(key: PrivateKey, status: int) -> None:
     def judge(request: web.BaseRequest) -> web.Response:
         told = request.headers.get("Signature-Input", "")
         if re.fullmatch(
             r'ask=\("@authority" "@target-uri" "content-digest"\);created=\d+;keyid="[^"]+";nonce="n1"', told
         ):
             return web.Response(status=202)
-        return web.Response(status=401, headers={"Accept-Signature": 'ask=("@authority");nonce="n1"'})
+        return web.Response(status=status, headers={"Accept-Signature": 'ask=("@authority");nonce="n1"'})
 
     async with inbox_that(judge) as inbox:
         result = await attempt(inbox.url(), key)
