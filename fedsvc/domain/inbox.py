@@ -196,8 +196,9 @@ def _host(name: str) -> str:
     host = name.lower()
     if not host.isascii() or "xn--" in host:
         try:
-            host = idna.encode(host, uts46=True).decode()
-        except (idna.IDNAError, UnicodeError):
+            # not of `host`: Python knows a final sigma, of which the mapping makes any other
+            host = ".".join(map(_label, idna.uts46_remap(name, std3_rules=False).split(".")))
+        except (idna.IDNAError, ValueError):
             raise ValueError("has a malformed host name") from None
     host = host.removesuffix(".")
     if _NUMERIC_LABEL.fullmatch(host.rsplit(".", 1)[-1]):
@@ -208,3 +209,15 @@ def _host(name: str) -> str:
     if len(host) > 253 or not _HOST.fullmatch(host):
         raise ValueError("has a malformed host name")
     return host
+
+
+def _label(label: str) -> str:
+    """In ASCII, by UTS 46, section 4, without the rules of IDNA 2008 for what may be registered: there are
+    hosts with signs in their names. Raises ValueError for an A-label that stands for nothing."""
+    if label.startswith("xn--"):
+        told = label[4:].encode("ascii").decode("punycode")
+        if told.isascii() or idna.uts46_remap(told, std3_rules=False) != told:
+            raise ValueError("an A-label that stands for nothing")
+    elif not label.isascii():
+        return f"xn--{label.encode('punycode').decode()}"
+    return label
