@@ -70,6 +70,8 @@ class Reception:
                 response = await inner(await asked(context), context)
             except Overloaded as error:
                 await abort(context, status_of(error))
+            except grpc.aio.AbortError as error:
+                raise _bare(error) from None
             call.answered()
             return response
 
@@ -84,6 +86,8 @@ class Reception:
                         await context.write(response)
             except Overloaded as error:
                 await abort(context, status_of(error))
+            except grpc.aio.AbortError as error:
+                raise _bare(error) from None
             call.answered()
 
         give = handler.response_serializer
@@ -151,6 +155,13 @@ def refusal(handler: Any, error: FedsvcError, known: Caller = ANYBODY) -> grpc.R
     if handler.response_streaming:
         return grpc.stream_stream_rpc_method_handler(refuse)
     return grpc.stream_unary_rpc_method_handler(refuse)
+
+
+def _bare(error: grpc.aio.AbortError) -> grpc.aio.AbortError:
+    """Without where it was: gRPC keeps it with the call, to which those frames refer and to its request.
+    That would stay in memory until cycles are looked for, which many calls bring about, not many bytes."""
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _changed(now: Caller | None) -> FedsvcError:
