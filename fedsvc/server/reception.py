@@ -28,8 +28,15 @@ from fedsvc.server.places import Places
 #: seconds for a request to come, and for an answer to be taken: of a caller that is known, and of others
 PATIENCE_S: Final = 30.0
 STRANGERS_PATIENCE_S: Final = 5.0
-#: requests of callers that are not known which are read at the same time; one may be as long as the longest
-MOST_STRANGERS: Final = 16
+#: requests of callers that are not known which are read at the same time: gRPC takes in all of one before its
+#: length is known
+MOST_STRANGERS: Final = 4
+#: bytes of a request that brings no activity, and of one of a caller that is not known: to read millions of
+#: small fields would stop all other calls for minutes
+LARGEST: Final = 65_536
+LARGEST_OF_STRANGERS: Final = 4096
+#: methods whose requests bring activities, and may be as large as gRPC lets them be
+_BRINGING: Final = ("QueueActivity", "QueueActivities", "FanOutActivity", "CreateSchedule", "UpdateSchedule")
 
 
 class Reception:
@@ -52,7 +59,7 @@ class Reception:
         self, handler: Any, known: Caller | None, method: str, who: Callable[[], Caller | None]
     ) -> grpc.RpcMethodHandler[Any, Any]:
         inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        read, many = handler.request_deserializer, handler.request_streaming
+        read, many = _limited(handler.request_deserializer, known, method), handler.request_streaming
 
         async def asked(context: Any) -> Any:
             if many:
@@ -189,9 +196,25 @@ async def _messages(read: Any, context: Any) -> AsyncIterator[Any]:
         yield await _message(raw, read, context)
 
 
+def _limited(read: Any, known: Caller | None, method: str) -> Any:
+    """`read`, for no more bytes than a request of this method may have. Raises InvalidInput."""
+    if known is not None and method.endswith(_BRINGING):
+        return read
+    most = LARGEST_OF_STRANGERS if known is None else LARGEST
+
+    def limited(raw: bytes) -> Any:
+        if len(raw) > most:
+            raise InvalidInput("request", f"has {len(raw)} bytes; {most} are allowed")
+        return read(raw)
+
+    return limited
+
+
 async def _message(raw: bytes, read: Any, context: Any) -> Any:
     """What is no message is the caller's fault: gRPC itself would call it ours."""
     try:
         return read(raw)
+    except InvalidInput as error:
+        await abort(context, status_of(error))
     except (DecodeError, ValueError):
         await abort(context, status_of(InvalidInput("request", "is not a message of this method")))

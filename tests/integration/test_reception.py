@@ -158,6 +158,28 @@ async def test_a_refused_call_leaves_nothing_of_its_request_in_memory(server: Fr
     assert after - before < len(garbage) * 1.5  # the last one may be on its way out
 
 
+@pytest.mark.parametrize(
+    ("method", "name", "most"), [(STATS, "ada", 65_536), (WATCH, "ada", 65_536), (CHECK, "", 4096)]
+)
+async def test_a_request_that_brings_no_activity_is_small(
+    server: Front, method: str, name: str, most: int
+) -> None:
+    """Read, one of 30 MB that is nothing but fields took minutes, in which nobody else was served."""
+    channel: Any = server.channel
+    for size, end in ((most, None), (most + 1, grpc.StatusCode.INVALID_ARGUMENT)):
+        # A field that no method knows, with its length in three bytes.
+        text = b"x" * (size - 5)
+        length = bytes([128 | len(text) & 127, 128 | len(text) >> 7 & 127, len(text) >> 14])
+        request = b"\x92\x3f" + length + text
+        call = channel.stream_stream(method)(iter((request,)), metadata=shown(name))
+        if end is None:
+            assert await call.read() is not grpc.aio.EOF
+            call.cancel()
+        else:
+            assert await codes([call]) == {end}
+            assert await call.details() == f"request: has {size} bytes; {most} are allowed"
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 
