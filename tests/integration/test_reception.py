@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import struct
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -184,15 +185,15 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 
 
-def head(method: str, name: str) -> bytes:
+def head(method: str, name: str, *more: tuple[str, bytes]) -> bytes:
     """The headers of a call, nothing compressed."""
     fields = [
         (":method", "POST"), (":scheme", "http"), (":path", method), (":authority", "x"),
         ("content-type", "application/grpc"), ("te", "trailers"), *shown(name),
     ]  # fmt: skip
     return b"".join(
-        b"\0" + bytes([len(key)]) + key.encode() + bytes([len(value)]) + value.encode()
-        for key, value in fields
+        b"\0" + bytes([len(key)]) + key.encode() + bytes([len(value)]) + value
+        for key, value in [*((key, value.encode()) for key, value in fields), *more]
     )
 
 
@@ -231,3 +232,17 @@ async def test_one_caller_who_does_not_take_answers_has_half_of_the_places_for_a
             await ask(server, "bob")
         await asyncio.sleep(2.5)
         assert await ask(server, "bob") == 0
+
+
+async def test_a_token_that_is_no_text_is_not_known_and_stands_in_no_log(
+    server: Front, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, _, port = server.target.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    token = ("authorization", f"Bearer {CALLERS['ada']}".encode() + b"\xff")
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0) + frame(4, 1, 0))
+    writer.write(frame(1, 4, 1, head(STATS, "", token)) + frame(0, 1, 1, b"\0\0\0\0\0"))
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"the token is not known")
+    writer.close()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
