@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import structlog
@@ -63,7 +63,7 @@ class Certificates:
                 raise ConfigurationError(variable, f"cannot be read: {type(error).__name__}") from None
         check = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            check.load_cert_chain(settings.tls_cert, settings.tls_key)
+            check.load_cert_chain(settings.tls_cert, settings.tls_key, password=_encrypted)
         except (ssl.SSLError, OSError) as error:
             raise ConfigurationError(
                 "FEDSVC_TLS_CERT", f"does not go with FEDSVC_TLS_KEY, or is no PEM: {type(error).__name__}"
@@ -79,3 +79,8 @@ class Certificates:
             [(contents["FEDSVC_TLS_KEY"], contents["FEDSVC_TLS_CERT"])],
             root_certificates=contents.get("FEDSVC_TLS_CLIENT_CA"),
         )
+
+
+def _encrypted() -> NoReturn:
+    """In place of OpenSSL's question for a password, which waits for an answer at the terminal."""
+    raise ConfigurationError("FEDSVC_TLS_KEY", "is encrypted; the key in clear is needed")

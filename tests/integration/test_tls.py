@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from fedsvc_client import TLS, AsyncFedsvcClient, FedsvcClient, Unavailable
 from servers.certificates import Authority, authority
@@ -173,6 +178,15 @@ async def test_settings_that_do_not_go_together_are_named(
 ) -> None:
     with pytest.raises(ConfigurationError, match=variable):
         async with start(**settings):
+            pass
+
+
+async def test_a_key_with_a_password_is_named_and_nobody_is_asked_for_it(start: Start, files: Path) -> None:
+    key = load_pem_private_key((files / "key.pem").read_bytes(), None)
+    locked = files / "locked.pem"
+    locked.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"abcd")))
+    with pytest.raises(ConfigurationError, match="FEDSVC_TLS_KEY: is encrypted"):
+        async with start(tls_key=str(locked)):
             pass
 
 
