@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fedsvc.config import Settings
+from fedsvc.domain.inbox import parse_host
 from fedsvc.errors import ConfigurationError, InvalidInput, RateLimited
 from fedsvc.server.caller import Caller
 
@@ -138,7 +139,12 @@ def parse_limits(text: str) -> dict[str, Limit]:
             except ValueError:
                 raise ConfigurationError("FEDSVC_LIMITS", f"entry {place}: {pair} is not a limit") from None
             values[key] = number if key in ("calls", "rate") else int(number)
-        if not values or not name.strip("@") or name in found:
+        if name.startswith("@"):
+            try:
+                name = f"@{parse_host(name[1:])}"
+            except ValueError:
+                raise ConfigurationError("FEDSVC_LIMITS", f"entry {place} is not of a host") from None
+        if not values or not name or name in found:
             raise ConfigurationError(
                 "FEDSVC_LIMITS", f"entry {place} is not NAME:limit=.. or @HOST:limit=.., or comes twice"
             )

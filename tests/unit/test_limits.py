@@ -73,7 +73,7 @@ def test_single_limits_go_before_the_general_ones(clock: Clock) -> None:
         caller_calls="1",
         caller_rate="1",
         origin_rate="1",
-        limits="ada:calls=0:rate=0:bytes=100:fan_out=7, @a.example:rate=0:bytes=50 @::1:rate=3",
+        limits="ada:calls=0:rate=0:bytes=100:fan_out=7, @A.Example.:rate=0:bytes=50 @0::1:rate=3",
     )
     for _ in range(100):
         found.call(ADA)
@@ -94,7 +94,8 @@ def test_single_limits_go_before_the_general_ones(clock: Clock) -> None:
     [
         "ada", "ada:", "ada:calls", "ada:calls=x", "ada:calls=-1", "ada:calls=nan", "ada:calls=inf",
         "ada:bytes=0", "ada:bytes=1.5", "ada:size=1", "@a.example:calls=1", "@a.example:fan_out=1",
-        ":rate=1", "@:rate=1", "ada:rate=1 ada:rate=2",
+        ":rate=1", "@:rate=1", "ada:rate=1 ada:rate=2", "@https://a.example:rate=1", "@a.example/:rate=1",
+        "@a.example:rate=1 @A.example.:rate=2",
     ],
 )  # fmt: skip
 def test_bad_limits_are_refused_by_their_place(clock: Clock, text: str) -> None:
