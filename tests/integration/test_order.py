@@ -97,6 +97,29 @@ async def test_one_activity_to_many_inboxes_of_a_host_is_not_held_up_by_itself(q
     assert ids(await queue.admit(100)) == [last.id]
 
 
+@pytest.mark.parametrize("first_ended", [False, True])
+async def test_what_is_newer_waits_for_all_inboxes_of_a_host_in_however_many_calls_they_came(
+    queue: Queue, first_ended: bool
+) -> None:
+    a = await queue.enqueue("1", path="/a", relation=ORDERED)
+    (flying,) = await queue.admit(100)
+    await queue.fail(flying, wait_ms=50)
+    await queue.enqueue("1", path="/b", relation=ORDERED)
+    (other,) = await queue.admit(100)
+    if first_ended:
+        await queue.deliver(other)
+    newer = await queue.enqueue("2", path="/a", relation=ORDERED)
+    if not first_ended:
+        await queue.deliver(other)
+    assert await queue.admit(100) == [], "the first inbox still waits for its retry"
+    await queue.pass_time(60)
+    await queue.promote()
+    (again,) = await queue.admit(100)
+    assert again.id == a.id
+    await queue.deliver(again)
+    assert ids(await queue.admit(100)) == [newer.id]
+
+
 async def test_what_is_scheduled_keeps_its_place_and_its_time(queue: Queue) -> None:
     first = await queue.enqueue("1", relation=ORDERED)
     tomorrow = await queue.now_ms() + 100 * SECOND_MS
@@ -161,6 +184,31 @@ async def test_a_delete_removes_what_was_not_sent_and_goes_out_itself(queue: Que
     await queue.settle(taken[0], DeliveryState.DELIVERED)
     assert ids(await queue.admit(100)) == [delete.id]
     await queue.conserved()
+
+
+async def test_a_delete_takes_back_what_was_not_sent_though_another_inbox_of_the_host_has_it(
+    queue: Queue,
+) -> None:
+    create = await queue.enqueue("c", kind="Create", path="/a", relation=CREATE)
+    (flying,) = await queue.admit(100)
+    await queue.fail(flying)
+    await queue.enqueue("c", kind="Create", path="/b", relation=CREATE)
+    (other,) = await queue.admit(100)
+    await queue.deliver(other)
+    delete = await queue.enqueue("d", kind="Delete", path="/a", relation=DELETE)
+    assert (await queue.get(create.id)).state is DeliveryState.SUPERSEDED
+    assert ids(await queue.admit(100)) == [delete.id]
+
+
+async def test_a_fan_out_to_thousands_of_inboxes_of_one_host_does_not_hold_redis_up(queue: Queue) -> None:
+    """Each call within the time in which Redis must answer; what all inboxes share is looked for once."""
+    places = [queue.place(0, f"/u/{n}") for n in range(2000)]
+    for name, relation in (("c", CREATE), ("u", UPDATE), ("d", DELETE)):
+        kind = {"c": "Create", "u": "Update", "d": "Delete"}[name]
+        terms = Terms(Priority.BULK, relation=relation)
+        assert (await queue.producer.fan_out(queue.message(name, kind), places, terms)).accepted == 2000
+    stats = await queue.conserved()
+    assert (stats.counter("superseded"), stats.pending) == (4000, 2000)
 
 
 async def liked(queue: Queue) -> Queued:

@@ -38,8 +38,6 @@ local request = ARGV[6]
 local request_key = P .. ':request:' .. request
 local CREATE, UPDATE = 1, 2
 local EXPLICIT, BY_UPDATE, BY_DELETE, BY_UNDO = 1, 2, 3, 4
--- No more than so many segments of a group are looked at for what is superseded.
-local REACH = 64
 
 if request ~= '' then
   local answer = call('GET', request_key)
@@ -106,36 +104,43 @@ local order, family = ARGV[8], ARGV[9]
 local order_index = order ~= '' and call('GET', group_key(order))
 local family_index = family ~= '' and (family == order and order_index or call('GET', group_key(family)))
 
--- Take back what this delivery to `inbox` makes pointless.
-local function supersede(inbox, host_key)
-  local reach = REACH
-  newest_first(family_index, host_key, function(found)
-    local ended = false
-    for k = #found, 1, -1 do
-      local record = pending(found[k])
-      if not record then
-        local left = fetch(text(found[k]))
-        ended = ended or not left or string.byte(left, 1) == S_DELIVERED
-      elseif inbox_of(record) == inbox then
-        local kind = string.byte(record, 4)
-        if rule == EXPLICIT and has(record, FLAG_REPLACED)
-          or rule == BY_UPDATE and kind == UPDATE
-          or rule == BY_DELETE and (kind == CREATE or kind == UPDATE) then
-          recall(text(found[k]), record, S_SUPERSEDED)
-        end
-      end
+-- What is pending of the family at a host, by inbox: looked for once, however many inboxes of it the call has.
+local families = {}
+local function family_at(host_key)
+  local by_inbox = families[host_key]
+  if by_inbox then return by_inbox end
+  by_inbox = {}
+  for _, sequence in ipairs(of_host(family_index, host_key)) do
+    local record = pending(sequence)
+    if record then
+      local inbox = inbox_of(record)
+      by_inbox[inbox] = by_inbox[inbox] or {}
+      table.insert(by_inbox[inbox], sequence)
     end
-    reach = reach - 1
-    -- What is older than one that was delivered has ended, unless it goes to other inboxes of the host.
-    return reach <= 0 or ended and rule ~= EXPLICIT
-  end)
+  end
+  families[host_key] = by_inbox
+  return by_inbox
+end
+
+-- Take back what this delivery to `inbox` makes pointless, the newest first.
+local function supersede(inbox, host_key)
+  local found = family_at(host_key)[inbox] or {}
+  for k = #found, 1, -1 do
+    local record = pending(found[k])
+    local kind = record and string.byte(record, 4)
+    if record and (rule == EXPLICIT and has(record, FLAG_REPLACED)
+      or rule == BY_UPDATE and kind == UPDATE
+      or rule == BY_DELETE and (kind == CREATE or kind == UPDATE)) then
+      recall(found[k], record, S_SUPERSEDED)
+    end
+  end
 end
 
 -- Take back the activity that this one undoes. True if nobody ever heard of it.
 local undone = rule == BY_UNDO and ARGV[10] ~= '' and known_of(call('GET', P .. ':activity:' .. ARGV[10]), NOW_US) or {}
 local function undo(i)
   local sequence = undone[key_at(i)]
-  local record = sequence and pending(sequence)
+  local record = sequence and pending(text(sequence))
   if not record then return false end
   local untried = string.byte(record, 5) == 0
   return recall(text(sequence), record, S_SUPERSEDED) and untried
@@ -182,7 +187,7 @@ if #fresh > 0 then
   if rule == EXPLICIT then flags = flags + FLAG_REPLACED end
   local head = struct.pack('>BBBBBI4I8', flags, priority, type_code, 0, 0, deadline, message)
   local keys, host_keys, batch, ready, undelivered = {}, {}, {}, {}, {}
-  local held, lined_up = 0, {}
+  local held, lined_up, waits = 0, {}, {}
   local straight = scheduled and 0 or stream_room(priority, short, #fresh)
   for k, i in ipairs(fresh) do
     local sequence, inbox, host_key = base + k - 1, inbox_at(i), host_key_at(i)
@@ -192,7 +197,10 @@ if #fresh > 0 then
       undelivered[#undelivered + 1] = k
     elseif order ~= '' then
       local host_of_it = host_name(inbox)
-      if must_wait(order, order_index, host_of_it, host_key, message) then
+      if waits[host_key] == nil then
+        waits[host_key] = must_wait(order, order_index, host_of_it, host_key, message)
+      end
+      if waits[host_key] then
         state, place = S_PARKED, scheduled and not_before or 0
         call('RPUSH', P .. ':held:' .. chain(order, host_of_it), name)
         held = held + 1

@@ -8,32 +8,26 @@ local GROUP_LIMIT = 4096
 
 local function group_key(group) return P .. ':group:' .. group end
 
--- All sequences of an index, or those of one host, segment by segment, the newest first: visit(sequences)
--- returns true to go no further.
-local function newest_first(index, host_key, visit)
-  local starts, at = {}, 5
+-- Those of an index that go to one host, in the order in which they came.
+local function of_host(index, host_key)
+  local found, at, hit = {}, 5, 0
   while at < #index do
-    starts[#starts + 1] = at
-    at = at + 12 + 8 * struct.unpack('>I4', index, at + 8)
-  end
-  for s = #starts, 1, -1 do
-    local base, n = struct.unpack('>I8I4', index, starts[s])
-    local first, last = starts[s] + 12, starts[s] + 11 + 8 * n
-    local found = {}
-    local hit = string.find(index, host_key, first, true)
+    local base, n = struct.unpack('>I8I4', index, at)
+    local first, last = at + 12, at + 11 + 8 * n
+    if hit and hit < first then hit = string.find(index, host_key, first, true) end
     while hit and hit <= last do
-      if (hit - first) % 8 == 0 then
-        found[#found + 1] = base + (hit - first) / 8
-        hit = hit + 7
-      end
-      hit = string.find(index, host_key, hit + 1, true)
+      local beyond = (hit - first) % 8
+      if beyond == 0 then found[#found + 1] = text(base + (hit - first) / 8) end
+      hit = string.find(index, host_key, hit + (beyond == 0 and 8 or 1), true)
     end
-    if #found > 0 and visit(found) then return end
+    at = last + 1
   end
+  prefetch(found)
+  return found
 end
 
 local function pending(sequence)
-  local record = fetch(text(sequence))
+  local record = fetch(sequence)
   if is_record(record) and string.byte(record, 1) <= S_SCHEDULED then return record end
 end
 
@@ -42,27 +36,18 @@ end
 local function must_wait(order, index, name, host_key, message)
   if not index then return false end
   if call('EXISTS', P .. ':held:' .. chain(order, name)) == 1 then return true end
-  local marked = 0
-  newest_first(index, host_key, function(found)
-    local ended = false
-    for k = #found, 1, -1 do
-      local record = pending(found[k])
-      if record and message_of(record) ~= message then
-        if not has(record, FLAG_FOLLOWED) then
-          store(text(found[k]), flagged(record, FLAG_FOLLOWED))
-          call('HINCRBY', FOLLOWED, chain(order, name), 1)
-        end
-        marked = marked + 1
-      elseif not record then
-        -- One that ended in order: all before it have ended as well.
-        local left = fetch(text(found[k]))
-        local state = left and string.byte(left, 1) or S_DELIVERED
-        ended = ended or state == S_DELIVERED or state == S_DEAD or state == S_PURGED
+  local waits = false
+  for _, sequence in ipairs(of_host(index, host_key)) do
+    local record = pending(sequence)
+    if record and message_of(record) ~= message then
+      if not has(record, FLAG_FOLLOWED) then
+        store(sequence, flagged(record, FLAG_FOLLOWED))
+        call('HINCRBY', FOLLOWED, chain(order, name), 1)
       end
+      waits = true
     end
-    return marked > 0 or ended
-  end)
-  return marked > 0
+  end
+  return waits
 end
 
 -- The index without what has ended.
