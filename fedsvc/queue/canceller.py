@@ -67,8 +67,9 @@ class Canceller:
         total = Cancelled(0, 0, 0)
         for origin in sorted(origins):
             group = group_of(origin, key)
-            keys = [self._keys.partition(p).group(group) for p in range(self._partitions)]
-            total = _sum([total, await self._indexed(keys, sequences_of_group, origins)])
+            for index in (group, f"{group}:apart"):
+                keys = [self._keys.partition(p).group(index) for p in range(self._partitions)]
+                total = _sum([total, await self._indexed(keys, sequences_of_group, origins)])
         return total
 
     async def cancel_host(self, host: str, *, origins: Origins = None) -> Cancelled:

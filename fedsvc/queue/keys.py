@@ -26,6 +26,7 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
     <ns>:{pN}:lane:<priority>:<host>     list      sequences that wait for their host, oldest first
     <ns>:{pN}:wake                       zset      host by the time (ms) at which its lanes are tried again
     <ns>:{pN}:group:<hash>               string    sequences that share an ordering key or concern one object
+    <ns>:{pN}:group:<hash>:apart         string    those that concern it, but keep another order
     <ns>:{pN}:held:<hash>:<host>         list      sequences that wait for others before them in order
     <ns>:{pN}:followed                   hash      <hash>:<host> -> how many of those others there are
     <ns>:{pN}:dead                       stream    dead letters: d sequence, o packed outcome

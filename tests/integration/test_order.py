@@ -120,6 +120,24 @@ async def test_what_is_newer_waits_for_all_inboxes_of_a_host_in_however_many_cal
     assert ids(await queue.admit(100)) == [newer.id]
 
 
+async def test_nobody_waits_for_what_keeps_another_order(queue: Queue) -> None:
+    create = await queue.enqueue("c", kind="Create", relation=Relation("mine", OBJECT))
+    (flying,) = await queue.admit(100)
+    update = await queue.enqueue("u", kind="Update", relation=UPDATE)
+    assert flying.id == create.id
+    assert ids(await queue.admit(100)) == [update.id]
+
+
+async def test_what_keeps_another_order_is_replaced_and_cancelled_all_the_same(
+    queue: Queue, canceller: Canceller
+) -> None:
+    create = await queue.enqueue("c", kind="Create", relation=Relation("mine", OBJECT))
+    delete = await queue.enqueue("d", kind="Delete", relation=Relation("other", OBJECT, Rule.OBJECT))
+    assert (await queue.get(create.id)).state is DeliveryState.SUPERSEDED
+    assert await canceller.cancel_group(OBJECT) == (1, 0, 1)
+    assert (await queue.get(delete.id)).state is DeliveryState.CANCELLED
+
+
 async def test_what_is_scheduled_keeps_its_place_and_its_time(queue: Queue) -> None:
     first = await queue.enqueue("1", relation=ORDERED)
     tomorrow = await queue.now_ms() + 100 * SECOND_MS

@@ -49,6 +49,7 @@ RELATIONS = [
     ("Create", Relation(NOTE, NOTE)),
     ("Update", Relation(NOTE, NOTE, Rule.OLDER_UPDATES)),
     ("Delete", Relation(NOTE, NOTE, Rule.OBJECT)),
+    ("Update", Relation("key", NOTE, Rule.OLDER_UPDATES)),
     ("Like", Relation("key")),
     ("Like", Relation("", "state", Rule.SAME_KEY)),
     ("Like", Relation("both", "state", Rule.SAME_KEY)),

@@ -103,6 +103,7 @@ end
 local order, family = ARGV[8], ARGV[9]
 local order_index = order ~= '' and call('GET', group_key(order))
 local family_index = family ~= '' and (family == order and order_index or call('GET', group_key(family)))
+local apart_index = family ~= '' and call('GET', group_key(family .. APART))
 
 -- What is pending of the family at a host, by inbox: looked for once, however many inboxes of it the call has.
 local families = {}
@@ -110,12 +111,14 @@ local function family_at(host_key)
   local by_inbox = families[host_key]
   if by_inbox then return by_inbox end
   by_inbox = {}
-  for _, sequence in ipairs(of_host(family_index, host_key)) do
-    local record = pending(sequence)
-    if record then
-      local inbox = inbox_of(record)
-      by_inbox[inbox] = by_inbox[inbox] or {}
-      table.insert(by_inbox[inbox], sequence)
+  for _, index in ipairs({ family_index or '', apart_index or '' }) do
+    for _, sequence in ipairs(of_host(index, host_key)) do
+      local record = pending(sequence)
+      if record then
+        local inbox = inbox_of(record)
+        by_inbox[inbox] = by_inbox[inbox] or {}
+        table.insert(by_inbox[inbox], sequence)
+      end
     end
   end
   families[host_key] = by_inbox
@@ -150,7 +153,7 @@ local base = 0
 if #fresh > 0 then
   local pointless = {}
   for k, i in ipairs(fresh) do
-    if family_index and rule > 0 and rule < BY_UNDO then
+    if family ~= '' and rule > 0 and rule < BY_UNDO then
       supersede(inbox_at(i), host_key_at(i))
     elseif rule == BY_UNDO then
       pointless[k] = undo(i)
@@ -260,7 +263,7 @@ if #fresh > 0 then
     call('SET', activity_key, struct.pack('>I8', message) .. segment, 'PX', text(keep))
   end
   if order ~= '' then join(order, order_index, base, host_keys, keep) end
-  if family ~= '' and family ~= order then join(family, family_index, base, host_keys, keep) end
+  if family ~= '' and family ~= order then join(family .. APART, apart_index, base, host_keys, keep) end
 
   flush()
   if not scheduled or rang then ring(priority == 1) end

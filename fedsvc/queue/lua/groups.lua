@@ -1,10 +1,12 @@
 -- Which deliveries concern the same thing: the index of a group, `group:<hash of origin and key>`, by which a
--- newer delivery finds what it must wait for or replaces; for scripts that accept.
+-- newer delivery finds what it must wait for or replaces; for scripts that accept. What it may replace but keeps
+-- another order stands apart, in `group:<hash>:apart`: nobody waits for it.
 --
 -- A string: u32 length beyond which it is tidied up, then segments: first sequence u64, how many u32, for each
 -- the key of its host, 8 bytes.
 
 local GROUP_LIMIT = 4096
+local APART = ':apart'
 
 local function group_key(group) return P .. ':group:' .. group end
 
