@@ -78,6 +78,19 @@ class Reader:
         (found,) = await self._show(id.partition, [id.sequence])
         return found if found is not None and _among(origins, found.origin) else None
 
+    async def show(self, ids: Sequence[DeliveryId]) -> list[Delivery]:
+        """Those of these, whoever's they are, that Redis holds. Raises as `get` does."""
+        by_partition: dict[int, list[int]] = {}
+        for id in ids:
+            if id.partition < self._partitions:
+                by_partition.setdefault(id.partition, []).append(id.sequence)
+        shown = [
+            await self._show(partition, sequences[start : start + self.CHUNK])
+            for partition, sequences in by_partition.items()
+            for start in range(0, len(sequences), self.CHUNK)
+        ]
+        return [found for part in shown for found in part if found is not None]
+
     async def list_activity(
         self,
         activity_id: str,

@@ -54,6 +54,8 @@ _MOST_IDS: Final = 1000
 _SUMMARY_ONLY: Final = -1
 #: times that queue and archive are counted to agree on an activity under way
 _COUNTS: Final = 3
+#: of the archive, read at a time
+_ROWS: Final = 500
 
 
 class DeliveryService(DeliveryServiceServicer):
@@ -295,8 +297,39 @@ class DeliveryService(DeliveryServiceServicer):
             counts = queued + Counter(await self._archive.count_by_activity(activity_id, origins))
             # An outcome that was archived between the two reads was counted twice.
             if counts.total() == total or not total:
-                break
-        return counts
+                return counts
+        return counts - Counter({DeliveryState.DEAD: await self._replayed(activity_id)})
+
+    async def _replayed(self, activity_id: str) -> int:
+        """How many deliveries of an activity the archive holds as dead letters that they are no more."""
+        chosen: dict[str, Any] = {
+            "limit": _ROWS, "states": {DeliveryState.DEAD}, "origins": allowed_origins()
+        }  # fmt: skip
+        replayed, after = 0, None
+        while True:
+            rows = await self._archive.list_by_activity(activity_id, after=after, **chosen)
+            replayed += len(await self._alive_again(rows))
+            if len(rows) < _ROWS:
+                return replayed
+            after = rows[-1].id
+
+    async def _alive_again(self, rows: Sequence[Delivery]) -> set[DeliveryId]:
+        """Those of the archive's that were replayed: until they end anew it holds how they ended before."""
+        dead = [row.id for row in rows if row.state is DeliveryState.DEAD]
+        return {d.id for d in await self._reader.show(dead) if d.state is not DeliveryState.DEAD}
+
+    async def _ended(
+        self, activity_id: str, after: DeliveryId | None, limit: int, **chosen: Any
+    ) -> list[Delivery]:
+        """What the archive holds, without what has another state by now than those asked for."""
+        found: list[Delivery] = []
+        while True:
+            rows = await self._archive.list_by_activity(activity_id, after=after, limit=limit, **chosen)
+            gone = await self._alive_again(rows) if chosen["states"] else set()
+            found += [row for row in rows if row.id not in gone]
+            if len(rows) < limit or len(found) >= limit:
+                return found[:limit]
+            after = rows[-1].id
 
     async def _page(
         self, activity_id: str, after: DeliveryId | None, limit: int, states: frozenset[DeliveryState]
@@ -307,7 +340,7 @@ class DeliveryService(DeliveryServiceServicer):
         }  # fmt: skip
         queue, archived = await asyncio.gather(
             self._reader.list_activity(activity_id, **chosen),
-            self._archive.list_by_activity(activity_id, **chosen),
+            self._ended(activity_id, **chosen),
         )
         merged = {d.id: d for d in archived} | {d.id: d for d in queue}
         return await self._completed([merged[id] for id in sorted(merged)][:limit])

@@ -1,0 +1,62 @@
+"""What callers are told of a delivery that was replayed while the archive still holds how it ended before."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from servers.calls import ACTIVITY
+from servers.front import Front
+from servers.queue import PARTITIONS, Queue, open_queue
+
+from fedsvc.archive.archive import Archive
+from fedsvc.archive.engine import create_engine
+from fedsvc.config import Settings
+from fedsvc.domain.delivery import DeliveryState, Reason
+from fedsvc.v1 import delivery_service_pb2 as pb
+from fedsvc.v1 import types_pb2
+from fedsvc.worker.archival_handler import ArchivalHandler
+from fedsvc.worker.beats import Beats
+
+READY, DEAD = types_pb2.DELIVERY_STATE_READY, types_pb2.DELIVERY_STATE_DEAD
+
+
+@pytest.fixture
+def environment(environment: dict[str, str]) -> dict[str, str]:
+    return environment | {"FEDSVC_PARTITIONS": str(PARTITIONS)}
+
+
+@pytest.fixture
+async def queue(environment: dict[str, str]) -> AsyncIterator[Queue]:
+    """That of the server."""
+    async with open_queue(environment["REDIS_URL"], environment["FEDSVC_NAMESPACE"]) as opened:
+        yield opened
+
+
+async def test_a_replayed_delivery_is_told_once_and_as_it_is_now(
+    server: Front, queue: Queue, environment: dict[str, str], request_of: Any
+) -> None:
+    for host in range(2):
+        await server.delivery.QueueActivity(request_of(inbox=f"https://h{host}.example/inbox"))
+    for admitted in await queue.admit_everywhere():
+        await queue.settle(admitted, DeliveryState.DEAD, Reason.GONE)
+    settings = Settings.from_environment(environment)
+    archive = Archive(create_engine(settings))
+    while await ArchivalHandler(settings, queue.outcomes, archive, Beats("archive"), "a").round():
+        pass
+    await archive.close()
+    (letter, _) = (await queue.dead.page(limit=2)).letters
+    assert await queue.dead.move("replay", [letter]) == 1
+
+    async def listed(*states: Any) -> tuple[dict[int, int], list[tuple[str, int]]]:
+        asked = pb.ListDeliveriesRequest(activity_id=ACTIVITY["id"], states=states)
+        told = await server.delivery.ListDeliveries(asked)
+        return {c.state: c.count for c in told.summary}, [(d.delivery_id, d.state) for d in told.deliveries]
+
+    counts, all_of_it = await listed()
+    assert dict(all_of_it)[str(letter.id)] == READY
+    assert counts == {READY: 1, DEAD: 1}
+    _, dead = await listed(DEAD)
+    assert str(letter.id) not in dict(dead)
+    assert len(dead) == 1
