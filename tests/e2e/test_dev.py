@@ -120,6 +120,7 @@ async def test_a_fan_out_is_followed_recipient_by_recipient(target: str, rsa_pem
             activity("fan", "Announce"), [*urls, urls[0], "nonsense"], private_key=rsa_pem, key_id=KEY_ID
         )
         assert (fanned.accepted, fanned.duplicates) == (30, 1)
+        assert isinstance(fanned.rejected, list)
         (rejected,) = fanned.rejected
         assert (rejected.index, rejected.inbox, rejected.error.field) == (31, "nonsense", "inboxes[31]")
         await inbox.wait_for(30)

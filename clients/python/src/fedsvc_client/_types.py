@@ -136,7 +136,7 @@ class FanOut:
     activity_id: str
     accepted: int
     duplicates: int
-    rejected: tuple[RejectedInbox, ...]
+    rejected: list[RejectedInbox]
 
 
 @dataclass(frozen=True)

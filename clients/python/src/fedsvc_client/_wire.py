@@ -271,7 +271,7 @@ def batch(m: delivery_pb2.QueueActivitiesResponse) -> list[BatchItem]:
 
 
 def fan_out(m: delivery_pb2.FanOutActivityResponse) -> FanOut:
-    rejected = tuple(RejectedInbox(r.index, r.inbox, item_error(r.error)) for r in m.rejected)
+    rejected = [RejectedInbox(r.index, r.inbox, item_error(r.error)) for r in m.rejected]
     return FanOut(m.activity_id, m.accepted, m.duplicates, rejected)
 
 

@@ -123,13 +123,13 @@ def fan_out(
             )  # fmt: skip
         except InvalidRequest as error:
             _tell(Refusal(part[0], body, error))
-            return FanOut(id, accepted, duplicates, tuple(rejected))
+            return FanOut(id, accepted, duplicates, rejected)
         for refused in told.rejected:
             _tell(Refusal(refused.inbox, body, InvalidRequest(refused.error.message)))
         accepted, duplicates = accepted + told.accepted, duplicates + told.duplicates
         rejected += told.rejected
         index += 1
-    return FanOut(id, accepted, duplicates, tuple(rejected))
+    return FanOut(id, accepted, duplicates, rejected)
 
 
 def complete(body: Mapping[str, Any] | None) -> Mapping[str, Any]:
