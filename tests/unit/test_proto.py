@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from importlib.resources import files
 from pathlib import Path
 
@@ -183,10 +183,9 @@ def test_numbers_are_the_same_in_the_domain_and_in_the_contract(
         (client.DeliveryState, "DeliveryState", "DELIVERY_STATE_"),
     ],
 )
-def test_the_client_knows_every_name_of_the_contract(
-    typed: type[client.StrEnum], name: str, prefix: str
-) -> None:
+def test_the_client_knows_every_name_of_the_contract(typed: type[StrEnum], name: str, prefix: str) -> None:
     contract = client_types_pb2.DESCRIPTOR.enum_types_by_name[name]
+    assert issubclass(typed, StrEnum)
     assert {member.value for member in typed} == {v.name.removeprefix(prefix) for v in contract.values}
 
 

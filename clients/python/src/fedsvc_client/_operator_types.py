@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from fedsvc_client._types import Attempt, Delivery, Priority, StrEnum
+from fedsvc_client._str_enum import StrEnum
+from fedsvc_client._types import Attempt, Delivery, Priority
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import Enum
 
-
-class StrEnum(str, Enum):
-    """`enum.StrEnum`, which Python has since 3.11."""
-
-    def __str__(self) -> str:
-        return str(self.value)
+from fedsvc_client._str_enum import StrEnum
 
 
 class DeliveryState(StrEnum):
