@@ -9,7 +9,14 @@ from typing import Any
 
 import grpc
 import pytest
-from fedsvc_client import AsyncFedsvcClient, DeadlineExceeded, FedsvcClient, InvalidRequest, Unavailable
+from fedsvc_client import (
+    AsyncFedsvcClient,
+    DeadlineExceeded,
+    DeliveryState,
+    FedsvcClient,
+    InvalidRequest,
+    Unavailable,
+)
 from servers.unbuilt import unbuilt
 
 from fedsvc.v1 import delivery_service_pb2 as pb
@@ -237,3 +244,45 @@ def test_an_item_that_cannot_be_sent_is_named(item: dict[str, Any], named: str) 
 def test_inboxes_that_are_none_are_refused_before_anything_is_sent(inboxes: Any) -> None:
     with FedsvcClient("127.0.0.1:1") as client, pytest.raises(InvalidRequest, match="inboxes"):
         client.fan_out(ACTIVITY, inboxes, **CALL)
+
+
+class Asked(Failing):
+    """Keeps what it is asked beside activities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Any] = []
+
+    async def WatchOutcomes(self, request: pb.WatchOutcomesRequest, context: Any) -> Any:
+        self.asked.append(request)
+        yield pb.WatchOutcomesResponse(cursor="1", heartbeat=True)
+
+    async def ListDeliveries(self, request: pb.ListDeliveriesRequest, context: Any) -> Any:
+        self.asked.append(request)
+        return pb.ListDeliveriesResponse()
+
+    async def CancelDeliveries(self, request: pb.CancelDeliveriesRequest, context: Any) -> Any:
+        self.asked.append(request)
+        return pb.CancelDeliveriesResponse()
+
+
+async def test_a_single_text_where_several_may_be_given_is_not_taken_for_its_characters() -> None:
+    servicer = Asked()
+    async with served(servicer) as target, AsyncFedsvcClient(target) as client:
+        chosen = {"event_types": "OUTCOME", "states": "DEAD", "activity_types": "Like", "hosts": "a.example"}
+        await anext(client.watch_outcomes(heartbeats=True, **chosen))
+        await client.list_deliveries("a", states=DeliveryState.DEAD)
+        [_ async for _ in client.iterate_deliveries("a", states="dead")]
+        await client.cancel_deliveries("1-1")
+    watch, once, again, cancel = servicer.asked
+    dead = [types_pb2.DELIVERY_STATE_DEAD]
+    assert (watch.event_types, watch.states) == ([pb.EVENT_TYPE_OUTCOME], dead)
+    assert (watch.activity_types, watch.hosts) == (["Like"], ["a.example"])
+    assert (once.states, again.states) == (dead, dead)
+    assert cancel.deliveries.delivery_ids == ["1-1"]
+
+
+@pytest.mark.parametrize("selectors", [{}, {"delivery_ids": ["1-1"], "host": "a.example"}])
+def test_deliveries_are_cancelled_by_one_selector(selectors: dict[str, Any]) -> None:
+    with FedsvcClient("127.0.0.1:1") as client, pytest.raises(InvalidRequest, match="give one of"):
+        client.cancel_deliveries(**selectors)

@@ -231,7 +231,7 @@ class AsyncFedsvcClient(AsyncOperators):
         self, activity_id: str, *, states: Iterable[DeliveryState | str] = ()
     ) -> AsyncIterator[Delivery]:
         """All deliveries of an activity, fetched page by page. Raises NotFound."""
-        wanted, token = list(states), ""
+        wanted, token = _wire.several(states), ""
         while True:
             page = await self.list_deliveries(activity_id, states=wanted, page_size=1000, page_token=token)
             for delivery in page.deliveries:

@@ -38,6 +38,7 @@ from fedsvc_client._wire import (
     name_of,
     new_request_id,
     reason_of,
+    several,
     time_of,
     timestamp_of,
 )
@@ -83,7 +84,7 @@ def selection(
     request_id: str | None,
 ) -> dict[str, Any]:
     """Fields of a request to replay or purge."""
-    ids = [delivery_ids] if isinstance(delivery_ids, str) else list(delivery_ids)
+    ids = several(delivery_ids)
     if bool(ids) == (chosen is not None):
         raise InvalidRequest("give either delivery_ids or a filter")
     return {
@@ -139,7 +140,7 @@ def list_hosts_request(
 ) -> pb.ListHostsRequest:
     name = str(order).upper()
     try:
-        wanted = [pb.HostState.Value(f"HOST_STATE_{str(state).upper()}") for state in states]
+        wanted = [pb.HostState.Value(f"HOST_STATE_{str(state).upper()}") for state in several(states)]
         by = pb.HostOrder.Value(f"HOST_ORDER_{'UNSPECIFIED' if name == 'NAME' else name}")
     except ValueError as error:
         raise InvalidRequest(f"not a state or an order of hosts: {error}") from None

@@ -8,7 +8,7 @@ from fedsvc_client._exceptions import InvalidRequest
 from fedsvc_client._operator_types import Schedule, ScheduledFanOut, SchedulePage
 from fedsvc_client._operator_wire import duration
 from fedsvc_client._proto import operations_service_pb2 as pb
-from fedsvc_client._wire import duration_of, name_of, priority_named, priority_of, time_of
+from fedsvc_client._wire import duration_of, inbox_list, name_of, priority_named, priority_of, time_of
 
 
 def to_wire(s: Schedule) -> pb.Schedule:
@@ -38,7 +38,7 @@ def to_wire(s: Schedule) -> pb.Schedule:
         message.task = task
     else:
         message.fan_out.activity = s.fan_out.activity
-        message.fan_out.inboxes.extend(s.fan_out.inboxes)
+        message.fan_out.inboxes.extend(inbox_list(s.fan_out.inboxes))
         message.fan_out.key_id = s.fan_out.key_id
         message.fan_out.priority = priority_named(s.fan_out.priority)
     if s.task_arguments:

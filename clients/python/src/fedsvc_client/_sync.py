@@ -229,7 +229,7 @@ class FedsvcClient(Operators):
         self, activity_id: str, *, states: Iterable[DeliveryState | str] = ()
     ) -> Iterator[Delivery]:
         """All deliveries of an activity, fetched page by page. Raises NotFound."""
-        wanted, token = list(states), ""
+        wanted, token = _wire.several(states), ""
         while True:
             page = self.list_deliveries(activity_id, states=wanted, page_size=1000, page_token=token)
             yield from page.deliveries

@@ -77,6 +77,11 @@ def whole_text(name: str, text: Any) -> str:
     return text
 
 
+def several(given: Iterable[str]) -> list[str]:
+    """A single text is one, not as many as it has characters."""
+    return [given] if isinstance(given, str) else list(given)
+
+
 def pem(private_key: str | bytes | None) -> str:
     try:
         return private_key.decode() if isinstance(private_key, bytes) else private_key or ""
@@ -140,7 +145,7 @@ def watch_request(
     hosts: Iterable[str],
 ) -> delivery_pb2.WatchOutcomesRequest:
     types = []
-    for name in event_types:
+    for name in several(event_types):
         try:
             types.append(delivery_pb2.EventType.Value(f"EVENT_TYPE_{str(name).upper()}"))
         except ValueError:
@@ -149,8 +154,8 @@ def watch_request(
         cursor=cursor,
         event_types=types,
         states=states(wanted),
-        activity_types=list(activity_types),
-        hosts=list(hosts),
+        activity_types=several(activity_types),
+        hosts=several(hosts),
     )
 
 
@@ -278,8 +283,8 @@ def fan_out(m: delivery_pb2.FanOutActivityResponse) -> FanOut:
 def cancel_request(
     delivery_ids: Iterable[str], activity_id: str, host: str, ordering_key: str, supersede_key: str
 ) -> delivery_pb2.CancelDeliveriesRequest:
-    """Raises ValueError unless exactly one selector is given."""
-    ids = list(delivery_ids)
+    """Raises InvalidRequest unless exactly one selector is given."""
+    ids = several(delivery_ids)
     given: dict[str, Any] = {
         name: value
         for name, value in (
@@ -291,7 +296,7 @@ def cancel_request(
         if value
     }
     if len(given) + bool(ids) != 1:
-        raise ValueError("give one of delivery_ids, activity_id, host, ordering_key, supersede_key")
+        raise InvalidRequest("give one of delivery_ids, activity_id, host, ordering_key, supersede_key")
     request = delivery_pb2.CancelDeliveriesRequest(request_id=new_request_id(), **given)
     if ids:
         request.deliveries.delivery_ids.extend(ids)
@@ -312,7 +317,9 @@ def delivery_page(m: delivery_pb2.ListDeliveriesResponse) -> DeliveryPage:
 
 def states(wanted: Iterable[DeliveryState | str]) -> list[types_pb2.DeliveryState.ValueType]:
     try:
-        return [types_pb2.DeliveryState.Value(f"DELIVERY_STATE_{str(state).upper()}") for state in wanted]
+        return [
+            types_pb2.DeliveryState.Value(f"DELIVERY_STATE_{str(state).upper()}") for state in several(wanted)
+        ]
     except ValueError as error:
         raise InvalidRequest(f"not a state: {error}") from None
 
