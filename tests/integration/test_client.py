@@ -215,6 +215,12 @@ def nested(depth: int) -> dict[str, Any]:
         ("destination", {"destination": "https://a.example/\ud800"}),
         ("destination", {"destination": None}),
         ("private_key", {"private_key": b"\xff"}),
+        ("private_key", {"private_key": object()}),
+        ("key_id", {"key_id": 5}),
+        ("key_id", {"key_id": "https://me.example/\ud800"}),
+        ("ordering_key", {"ordering_key": 5}),
+        ("supersede_key", {"supersede_key": "\ud800"}),
+        ("request_id", {"request_id": 5}),
         ("not_before", {"not_before": "2026-01-01"}),
         ("expire_time", {"expire_time": 5}),
     ],
@@ -230,6 +236,7 @@ def test_what_cannot_be_sent_is_named_before_anything_is_sent(named: str, change
     [
         ({"destination": "https://a.example/\ud800"}, "items.0..destination"),
         ({"destination": "https://a.example/inbox", "prio": "urgent"}, "items.0. has prio"),
+        ({"destination": "https://a.example/inbox", "request_id": 5}, "items.0..request_id"),
     ],
 )
 def test_an_item_that_cannot_be_sent_is_named(item: dict[str, Any], named: str) -> None:
@@ -237,9 +244,15 @@ def test_an_item_that_cannot_be_sent_is_named(item: dict[str, Any], named: str) 
         client.queue_activities([{"activity": ACTIVITY} | item], **CALL)
 
 
+def test_an_item_that_is_none_is_named() -> None:
+    item: Any = (ACTIVITY, "https://a.example/inbox")
+    with FedsvcClient("127.0.0.1:1") as client, pytest.raises(InvalidRequest, match=r"items.0. is tuple"):
+        client.queue_activities([item], **CALL)
+
+
 @pytest.mark.parametrize(
     "inboxes",
-    ["https://a.example/inbox", b"x", ["https://a.example/inbox", None], ["https://a.example/\udfff"]],
+    ["https://a.example/inbox", b"x", None, ["https://a.example/inbox", None], ["https://a.example/\udfff"]],
 )
 def test_inboxes_that_are_none_are_refused_before_anything_is_sent(inboxes: Any) -> None:
     with FedsvcClient("127.0.0.1:1") as client, pytest.raises(InvalidRequest, match="inboxes"):

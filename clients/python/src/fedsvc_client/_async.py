@@ -141,7 +141,7 @@ class AsyncFedsvcClient(AsyncOperators):
                 proof_key,
                 proof_key_id,
             ),
-            request_id=request_id or _wire.new_request_id(),
+            request_id=_wire.named(request_id),
         )
         return _wire.queued(await self._call("delivery", "QueueActivity", request, timeout))
 
@@ -159,7 +159,7 @@ class AsyncFedsvcClient(AsyncOperators):
         nothing else down."""
         request = delivery_pb2.QueueActivitiesRequest(
             requests=_wire.batch_items(items, private_key, key_id),
-            request_id=request_id or _wire.new_request_id(),
+            request_id=_wire.named(request_id),
         )
         return _wire.batch(await self._call("delivery", "QueueActivities", request, timeout))
 
@@ -203,7 +203,7 @@ class AsyncFedsvcClient(AsyncOperators):
                 proof_key,
                 proof_key_id,
             ),
-            request_id=request_id or _wire.new_request_id(),
+            request_id=_wire.named(request_id),
         )
         return _wire.fan_out(await self._call("delivery", "FanOutActivity", request, timeout))
 
@@ -302,7 +302,7 @@ class AsyncFedsvcClient(AsyncOperators):
         request = key_pb2.PutKeyRequest(
             key_id=key_id,
             private_key_pem=_wire.pem(private_key),
-            request_id=request_id or _wire.new_request_id(),
+            request_id=_wire.named(request_id),
         )
         return _wire.registered_key((await self._call("keys", "PutKey", request, timeout)).key)
 
@@ -318,7 +318,7 @@ class AsyncFedsvcClient(AsyncOperators):
         request = key_pb2.RotateKeyRequest(
             key_id=key_id,
             private_key_pem=_wire.pem(private_key),
-            request_id=request_id or _wire.new_request_id(),
+            request_id=_wire.named(request_id),
         )
         return _wire.registered_key((await self._call("keys", "RotateKey", request, timeout)).key)
 
@@ -345,7 +345,7 @@ class AsyncFedsvcClient(AsyncOperators):
         """Forget a registered key. Returns True if that comes later, when nothing needs it any more. Raises
         NotFound, and InvalidRequest (reason KEY_IN_USE) if deliveries need it and not `when_unused`."""
         request = key_pb2.DeleteKeyRequest(
-            key_id=key_id, when_unused=when_unused, request_id=request_id or _wire.new_request_id()
+            key_id=key_id, when_unused=when_unused, request_id=_wire.named(request_id)
         )
         return bool((await self._call("keys", "DeleteKey", request, timeout)).deferred)
 

@@ -36,7 +36,7 @@ from fedsvc_client._wire import (
     delivery,
     duration_of,
     name_of,
-    new_request_id,
+    named,
     reason_of,
     several,
     time_of,
@@ -92,7 +92,7 @@ def selection(
         "filter": dead_letter_filter(chosen) if chosen is not None else None,
         "dry_run": dry_run,
         "limit": limit,
-        "request_id": request_id or new_request_id(),
+        "request_id": named(request_id),
     }
 
 

@@ -211,7 +211,7 @@ class AsyncOperators:
         """Have something done again and again. Without an id it gets one. Sending activities needs the scope
         `deliver` too."""
         request = pb.CreateScheduleRequest(
-            schedule=_schedule_wire.to_wire(schedule), request_id=request_id or _common.new_request_id()
+            schedule=_schedule_wire.to_wire(schedule), request_id=_common.named(request_id)
         )
         response = await self._call("operations", "CreateSchedule", request, timeout)
         return _schedule_wire.from_wire(response.schedule)

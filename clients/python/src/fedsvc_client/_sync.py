@@ -139,7 +139,7 @@ class FedsvcClient(Operators):
                 proof_key,
                 proof_key_id,
             ),
-            request_id=request_id or _wire.new_request_id(),
+            request_id=_wire.named(request_id),
         )
         return _wire.queued(self._call("delivery", "QueueActivity", request, timeout))
 
@@ -157,7 +157,7 @@ class FedsvcClient(Operators):
         nothing else down."""
         request = delivery_pb2.QueueActivitiesRequest(
             requests=_wire.batch_items(items, private_key, key_id),
-            request_id=request_id or _wire.new_request_id(),
+            request_id=_wire.named(request_id),
         )
         return _wire.batch(self._call("delivery", "QueueActivities", request, timeout))
 
@@ -201,7 +201,7 @@ class FedsvcClient(Operators):
                 proof_key,
                 proof_key_id,
             ),
-            request_id=request_id or _wire.new_request_id(),
+            request_id=_wire.named(request_id),
         )
         return _wire.fan_out(self._call("delivery", "FanOutActivity", request, timeout))
 
@@ -295,7 +295,7 @@ class FedsvcClient(Operators):
         request = key_pb2.PutKeyRequest(
             key_id=key_id,
             private_key_pem=_wire.pem(private_key),
-            request_id=request_id or _wire.new_request_id(),
+            request_id=_wire.named(request_id),
         )
         return _wire.registered_key((self._call("keys", "PutKey", request, timeout)).key)
 
@@ -311,7 +311,7 @@ class FedsvcClient(Operators):
         request = key_pb2.RotateKeyRequest(
             key_id=key_id,
             private_key_pem=_wire.pem(private_key),
-            request_id=request_id or _wire.new_request_id(),
+            request_id=_wire.named(request_id),
         )
         return _wire.registered_key((self._call("keys", "RotateKey", request, timeout)).key)
 
@@ -338,7 +338,7 @@ class FedsvcClient(Operators):
         """Forget a registered key. Returns True if that comes later, when nothing needs it any more. Raises
         NotFound, and InvalidRequest (reason KEY_IN_USE) if deliveries need it and not `when_unused`."""
         request = key_pb2.DeleteKeyRequest(
-            key_id=key_id, when_unused=when_unused, request_id=request_id or _wire.new_request_id()
+            key_id=key_id, when_unused=when_unused, request_id=_wire.named(request_id)
         )
         return bool((self._call("keys", "DeleteKey", request, timeout)).deferred)
 

@@ -41,6 +41,11 @@ def new_request_id() -> str:
     return str(uuid.uuid4())
 
 
+def named(request_id: str | None) -> str:
+    """What names a call: what its caller gave, or a new name."""
+    return whole_text("request_id", request_id) if request_id else new_request_id()
+
+
 def activity_bytes(activity: Activity) -> bytes:
     """Bytes and text travel as they are: they are what is signed. A dict becomes compact JSON in UTF-8."""
     if isinstance(activity, bytes):
@@ -59,6 +64,8 @@ def inbox_list(inboxes: Iterable[str]) -> list[str]:
     """Of a fan-out. A single text would be taken for as many inboxes as it has characters."""
     if isinstance(inboxes, (str, bytes)):
         raise InvalidRequest("inboxes must be several, such as a list; queue_activity takes one")
+    if not isinstance(inboxes, Iterable):
+        raise InvalidRequest(f"inboxes are {type(inboxes).__name__}, not several texts")
     found = list(inboxes)
     for index, inbox in enumerate(found):
         whole_text(f"inboxes[{index}]", inbox)
@@ -82,15 +89,21 @@ def several(given: Iterable[str]) -> list[str]:
     return [given] if isinstance(given, str) else list(given)
 
 
+def maybe_text(name: str, text: Any) -> str:
+    """The same, or empty for what stands for nothing."""
+    return whole_text(name, text) if text else ""
+
+
 def pem(private_key: str | bytes | None) -> str:
     try:
-        return private_key.decode() if isinstance(private_key, bytes) else private_key or ""
+        text = private_key.decode() if isinstance(private_key, bytes) else private_key
     except UnicodeDecodeError:
         raise InvalidRequest("private_key is not in PEM", reason="INVALID_KEY") from None
+    return maybe_text("private_key", text)
 
 
 def signing_key(private_key: str | bytes | None, key_id: str) -> delivery_pb2.SigningKey:
-    return delivery_pb2.SigningKey(key_id=key_id, private_key_pem=pem(private_key))
+    return delivery_pb2.SigningKey(key_id=maybe_text("key_id", key_id), private_key_pem=pem(private_key))
 
 
 def registered_key(m: key_pb2.Key) -> RegisteredKey:
@@ -127,9 +140,9 @@ def options(
         priority=priority_named(priority),
         not_before=timestamp_of("not_before", not_before),
         expire_time=timestamp_of("expire_time", expire_time),
-        ordering_key=ordering_key,
-        supersede_key=supersede_key,
-        content_type=content_type,
+        ordering_key=maybe_text("ordering_key", ordering_key),
+        supersede_key=maybe_text("supersede_key", supersede_key),
+        content_type=maybe_text("content_type", content_type),
         allow_duplicate=allow_duplicate,
         shared_inbox=shared_inbox,
         integrity_proof=integrity_proof,
@@ -330,13 +343,15 @@ def batch_items(
     """`items` have `activity` and `destination`, and may have what `queue_activity` takes beside them."""
     requests = []
     for index, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise InvalidRequest(f"items[{index}] is {type(item).__name__}, not a dict")
         extra = dict(item)
         try:
             activity, destination = extra.pop("activity"), extra.pop("destination")
         except KeyError as missing:
             raise InvalidRequest(f"items[{index}] has no {missing.args[0]}") from None
         key = signing_key(extra.pop("private_key", private_key), extra.pop("key_id", key_id))
-        request_id = extra.pop("request_id", "")
+        request_id = maybe_text(f"items[{index}].request_id", extra.pop("request_id", ""))
         if unknown := extra.keys() - _NO_OPTIONS.keys():
             raise InvalidRequest(f"items[{index}] has {min(unknown)}, which is no option")
         requests.append(
