@@ -162,6 +162,32 @@ async def test_a_closed_client_cannot_be_used() -> None:
         client.get_queue_stats()
 
 
+@pytest.mark.parametrize("kind", [FedsvcClient, AsyncFedsvcClient])
+@pytest.mark.parametrize(
+    ("target", "token", "wrong"),
+    [("", None, "target"), (" ", None, "target"), ("h:1", "two\nlines", "token"), ("h:1", "\xfc", "token")],
+)
+def test_a_target_or_token_that_is_none_is_refused_at_once(
+    kind: Any, target: str, token: str | None, wrong: str
+) -> None:
+    with pytest.raises(ValueError, match=f"the {wrong} is"):
+        kind(target, token)
+
+
+async def test_a_token_may_come_with_the_end_of_its_line() -> None:
+    servicer = Failing()
+    shown: list[Any] = []
+
+    async def told(request: Any, context: Any) -> Any:
+        shown.extend(value for name, value in context.invocation_metadata() if name == "authorization")
+        return pb.QueueActivityResponse()
+
+    servicer.QueueActivity = told  # type: ignore[method-assign]
+    async with served(servicer) as target, AsyncFedsvcClient(target, "word\n") as client:
+        await client.queue_activity(ACTIVITY, "https://a.example/inbox", **CALL)
+    assert shown == ["Bearer word"]
+
+
 class Quiet(Failing):
     """Tells where a watcher begins, then nothing; breaks when it is told to."""
 

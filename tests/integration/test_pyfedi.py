@@ -207,6 +207,9 @@ def test_flask_s_configuration_comes_before_the_environment(
     [
         ({"FEDSVC_TARGET": ""}, "FEDSVC_TARGET is not set"),
         ({"FEDSVC_TOKEN_FILE": "/nonexistent"}, "FEDSVC_TOKEN_FILE: /nonexistent"),
+        ({"FEDSVC_TOKEN_FILE": __file__}, "FEDSVC_TOKEN_FILE: the token is none"),
+        ({"FEDSVC_TOKEN": "two\nlines"}, "FEDSVC_TOKEN: the token is none"),
+        ({"FEDSVC_TARGET": "a.example:1,b.example:1"}, "FEDSVC_TARGET: several servers"),
         ({"FEDSVC_TLS_CA": "/nonexistent"}, "FEDSVC_TLS_CA: /nonexistent cannot be read"),
         ({"FEDSVC_CLIENT_TIMEOUT": "soon"}, "FEDSVC_CLIENT_TIMEOUT: 'soon'"),
         ({"FEDSVC_CLIENT_TLS": "perhaps"}, "FEDSVC_CLIENT_TLS"),

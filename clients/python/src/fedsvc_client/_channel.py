@@ -50,6 +50,8 @@ HEALTH_SERVICE = "fedsvc.v1.DeliveryService"
 def channel_target(target: str) -> str:
     """The gRPC target of HOST:PORT, of several such addresses with commas between, or of what is one already.
     Raises ValueError."""
+    if not target.strip():
+        raise ValueError("the target is empty")
     places = [place.strip() for place in target.split(",")]
     if len(places) == 1 or _SCHEME.match(target):
         return target
@@ -95,6 +97,15 @@ def channel_options(target: str) -> list[tuple[str, Any]]:
         # Channels with equal arguments would share connections, also with those of before a fork.
         ("grpc.use_local_subchannel_pool", 1),
     ]
+
+
+def channel_token(token: str | None) -> str:
+    """A token without the white space around it, as a file that it was read from has; empty for none. Raises
+    ValueError for one that cannot travel."""
+    word = (token or "").strip()
+    if not (word.isascii() and word.isprintable()):
+        raise ValueError("the token is none: it is more than one line, or has characters that no token has")
+    return word
 
 
 def metadata(token: str | None) -> tuple[tuple[str, str], ...]:

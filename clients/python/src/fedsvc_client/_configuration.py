@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsvc_client._channel import TLS
+from fedsvc_client._channel import TLS, channel_target, channel_token
 from fedsvc_client._exceptions import FedsvcError
 from fedsvc_client._sync import FedsvcClient
 
@@ -67,6 +67,7 @@ class Configuration:
         target = get("FEDSVC_TARGET")
         if not target:
             raise ConfigurationError("FEDSVC_TARGET is not set: HOST:PORT of the fedsvc server")
+        _checked("FEDSVC_TARGET", channel_target, target)
         return cls(target, _token(get), _timeout(get), _tls(get))
 
     def connect(self) -> FedsvcClient:
@@ -92,12 +93,21 @@ def _lookup(environ: Mapping[str, str]) -> Callable[[str], str]:
 def _token(get: Callable[[str], str]) -> str:
     path = get("FEDSVC_TOKEN_FILE")
     if not path:
-        return get("FEDSVC_TOKEN")
+        return _checked("FEDSVC_TOKEN", channel_token, get("FEDSVC_TOKEN"))
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or type(error).__name__
         raise ConfigurationError(f"FEDSVC_TOKEN_FILE: {path}: {problem}") from None
+    return _checked("FEDSVC_TOKEN_FILE", channel_token, text)
+
+
+def _checked(name: str, check: Callable[[str], str], text: str) -> str:
+    """What `check` makes of a setting."""
+    try:
+        return check(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{name}: {error}") from None
 
 
 def _timeout(get: Callable[[str], str]) -> float:

@@ -12,7 +12,15 @@ from typing import Any
 import grpc
 
 from fedsvc_client import _wire
-from fedsvc_client._channel import TLS, Attempts, Remakings, channel_options, channel_target, metadata
+from fedsvc_client._channel import (
+    TLS,
+    Attempts,
+    Remakings,
+    channel_options,
+    channel_target,
+    channel_token,
+    metadata,
+)
 from fedsvc_client._operators import Operators
 from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
 from fedsvc_client._proto import key_service_pb2 as key_pb2
@@ -69,11 +77,11 @@ class FedsvcClient(Operators):
         """`target`: HOST:PORT, several of these with commas between if they are IP addresses, or any gRPC
         target such as `dns:///fedsvc:50051`; calls go to all servers in turn, but for those that are not
         well. `token`: as `fedsvc tokens new` printed it. `tls`: True trusts the server by the system's
-        authorities; see `TLS` for others. Raises ValueError for a target that is none."""
+        authorities; see `TLS` for others. Raises ValueError for a target or token that is none."""
         #: how often calls and streams were repeated since they found no server
         self.retries = 0
         self._target = channel_target(target)
-        self._token = token
+        self._token = channel_token(token)
         #: seconds that a call takes at most
         self.timeout = timeout
         self._tls = tls if isinstance(tls, TLS) else TLS() if tls else None
