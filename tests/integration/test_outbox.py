@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from fedsvc_client import FedsvcClient, InvalidRequest
 from fedsvc_client.outbox import Outbox, Relay, Round, SqlCursor
+from servers.interrupts import IN_AN_EVENT, ends_though_interrupted
 from servers.outbox import ADA, BOB, activity, arrived, inbox, rows, write
 from servers.scripted import Scripted
 from sqlalchemy.orm import Session
@@ -159,6 +160,13 @@ def test_it_runs_in_a_thread_until_it_is_stopped(
     assert came.wait(20)
     relay.stop()
     assert rows(engine, outbox) == []
+
+
+def test_a_signal_handler_may_stop_it_while_it_waits(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient
+) -> None:
+    relay = Relay(engine, client, outbox)
+    assert ends_though_interrupted(relay.run, relay.stop, IN_AN_EVENT, ("Relay.run", "Bell.wait"))
 
 
 def test_it_writes_in_flask_sqlalchemy_s_session(script: Scripted, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from fedsvc_client import (
 )
 from fedsvc_client.outcomes import CallableCursor, FileCursor, OutcomeConsumer
 from fedsvc_client.pyfedi import Reactions, watch
+from servers.interrupts import IN_AN_EVENT, Moment, ends_though_interrupted
 from servers.scripted import Scripted, scripted
 
 from fedsvc.v1 import delivery_service_pb2 as pb
@@ -139,6 +140,27 @@ def test_it_stops_at_once_though_nothing_happens(script: Scripted) -> None:
     idle.stop()
     running.join(5)
     assert not running.is_alive()
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        ("_MultiThreadedRendezvous._next", "Condition.__exit__"),  # gRPC's lock of the stream is held
+        ("_MultiThreadedRendezvous._next", "_event_handler"),
+    ],
+)
+def test_a_signal_handler_may_stop_it_whatever_it_is_doing(script: Scripted, moment: Moment) -> None:
+    script.events = [dead(n) for n in range(9)]
+    watching = consumer(script, lambda event: None, CallableCursor(lambda: "0", lambda cursor: None))
+    assert ends_though_interrupted(watching.run, watching.stop, moment)
+
+
+def test_a_signal_handler_may_stop_it_while_it_waits_for_the_server() -> None:
+    watching = OutcomeConsumer(
+        FedsvcClient("127.0.0.1:1", timeout=0.1), lambda event: None, CallableCursor(str, lambda cursor: None)
+    )
+    waits = ("OutcomeConsumer.run", "Bell.wait")
+    assert ends_though_interrupted(watching.run, watching.stop, IN_AN_EVENT, waits)
 
 
 def test_a_cursor_that_the_server_does_not_take_is_told(script: Scripted) -> None:

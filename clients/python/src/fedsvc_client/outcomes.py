@@ -10,14 +10,15 @@ what the server's Redis has forgotten meanwhile comes out of its archive."""
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
+from fedsvc_client._bell import Bell
 from fedsvc_client._exceptions import Unavailable
 from fedsvc_client._sync import FedsvcClient
 from fedsvc_client._types import DeliveryState, EventType, OutcomeEvent
@@ -105,14 +106,17 @@ class OutcomeConsumer:
             "hosts": tuple(hosts),
         }
         self._save_every, self._attempts, self._retry_after = save_every, attempts, retry_after
-        self._stopping = threading.Event()
+        self._stopping, self._stopped = False, Bell()
         self._at = self._saved = ""
         self._unsaved = 0
 
     def stop(self) -> None:
         """Make `run` return, soon. May be called by any thread, and by a signal handler."""
-        self._stopping.set()
-        self._client.close()
+        self._stopping = True
+        self._stopped.ring()
+        # gRPC's locks may be held by the thread that a signal handler has interrupted, and so may those that
+        # threading.Thread takes.
+        _thread.start_new_thread(self._client.close, ())
 
     def run(self) -> None:
         """Until `stop`. A server that is away is waited for.
@@ -122,14 +126,14 @@ class OutcomeConsumer:
         self._at = self._saved = self._cursor.load()
         pause = 1.0
         try:
-            while not self._stopping.is_set():
+            while not self._stopping:
                 begun = self._at
                 try:
                     self._watch()
                 except Unavailable as error:
                     pause = 1.0 if self._at != begun else min(pause * 2, LONGEST_PAUSE)
                     log.warning("outcomes cannot be watched, next try in %.0f s: %s", pause, error)
-                    self._stopping.wait(pause)
+                    self._stopped.wait(pause)
         finally:
             self._save()
 
@@ -142,11 +146,11 @@ class OutcomeConsumer:
                 self._at = event.cursor
                 if self._unsaved >= self._save_every or event.type is EventType.HEARTBEAT:
                     self._save()
-                if self._stopping.is_set():
+                if self._stopping:
                     return
         except Exception:
             # A call that `stop` has cut off ends with an error of one kind or another.
-            if not self._stopping.is_set():
+            if not self._stopping:
                 raise
 
     def _tell(self, event: OutcomeEvent) -> None:
@@ -155,7 +159,7 @@ class OutcomeConsumer:
                 self._handle(event)
                 return
             except Exception as error:
-                if attempt == self._attempts or self._stopping.is_set():
+                if attempt == self._attempts or self._stopping:
                     raise
                 log.warning("handling %s of %s failed, again: %s", event.type, event.host, error)
                 time.sleep(self._retry_after)

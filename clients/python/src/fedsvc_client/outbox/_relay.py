@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from fedsvc_client._bell import Bell
 from fedsvc_client._exceptions import (
     FedsvcError,
     InvalidRequest,
@@ -102,8 +103,7 @@ class Relay:
         self._lease, self._max_attempts = lease, max_attempts
         self._keep_aside, self._doubt_after = keep_aside, doubt_after
         self._claims = Claims(engine, self._outbox.table, int(lease * 1000))
-        self._stopping = threading.Event()
-        self._woken = threading.Event()
+        self._stopping, self._stopped, self._woken = False, Bell(), Bell()
         self._thread: threading.Thread | None = None
         self._cleaned = float("-inf")
 
@@ -111,13 +111,13 @@ class Relay:
         """Until `stop`, or until nothing is due; in this thread. Waits for server and database when they are
         away, and `poll` seconds when there is nothing to do. Returns all rounds together."""
         total, pause = Round(), FIRST_PAUSE
-        while not self._stopping.is_set():
+        while not self._stopping:
             try:
                 done = self.run_once()
             except (Unavailable, PermissionDenied, SQLAlchemyError) as error:
                 text = str(error) if isinstance(error, FedsvcError) else type(error).__name__
                 log.warning("nothing can be sent, next try in %.1f s: %s", pause, text)
-                self._stopping.wait(pause)
+                self._stopped.wait(pause)
                 pause = min(pause * 2, LONGEST_OUTAGE_PAUSE)
                 continue
             pause = FIRST_PAUSE
@@ -126,7 +126,6 @@ class Relay:
                 if until_empty:
                     return total
                 self._woken.wait(poll)
-                self._woken.clear()
         return total
 
     def start(self, *, poll: float = 0.5) -> None:
@@ -137,15 +136,17 @@ class Relay:
         self._thread.start()
 
     def stop(self) -> None:
-        """End `run` after the call that is under way. What it has not sent is given back."""
-        self._stopping.set()
-        self._woken.set()
+        """End `run` after the call that is under way. What it has not sent is given back. May be called by
+        any thread, and by a signal handler."""
+        self._stopping = True
+        self._stopped.ring()
+        self._woken.ring()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
     def wake(self) -> None:
         """Look now: something was committed."""
-        self._woken.set()
+        self._woken.ring()
 
     def run_once(self) -> Round:
         """Claim some rows and send them. Raises Unavailable if the server cannot be reached, PermissionDenied
@@ -181,7 +182,7 @@ class _Sending:
             # A call takes at most the client's timeout: begun before that, it ends within the lease. One is
             # made in any case, so that a slow machine gets on too; if others take over meanwhile, they call
             # under the same names.
-            while self._lanes and not self._relay._stopping.is_set():
+            while self._lanes and not self._relay._stopping:
                 self._step()
                 if time.monotonic() + self._client.timeout > self._end:
                     break
