@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +19,7 @@ from fedsvc_client import (
     InvalidRequest,
     Unavailable,
 )
+from servers.scripted import Scripted
 from servers.unbuilt import unbuilt
 
 from fedsvc.v1 import delivery_service_pb2 as pb
@@ -325,3 +328,36 @@ async def test_a_single_text_where_several_may_be_given_is_not_taken_for_its_cha
 def test_deliveries_are_cancelled_by_one_selector(selectors: dict[str, Any]) -> None:
     with FedsvcClient("127.0.0.1:1") as client, pytest.raises(InvalidRequest, match="give one of"):
         client.cancel_deliveries(**selectors)
+
+
+#: forks while a thread makes the client's first connection; the child calls, within 10 s
+FORKS = """
+import os, signal, sys, threading
+from fedsvc_client import FedsvcClient, _sync
+
+class Slow(_sync._Connection):
+    def __init__(self, *how):
+        begun.set()
+        forked.wait(10)
+        super().__init__(*how)
+
+begun, forked = threading.Event(), threading.Event()
+client, quick = FedsvcClient(sys.argv[1], timeout=5), _sync._Connection
+_sync._Connection = Slow
+thread = threading.Thread(target=client.get_queue_stats)
+thread.start()
+begun.wait(10)
+if child := os.fork():
+    forked.set()
+    thread.join(10)
+    sys.exit(os.waitpid(child, 0)[1])
+_sync._Connection = quick
+signal.alarm(10)
+client.get_queue_stats()
+os._exit(0)
+"""
+
+
+def test_a_process_may_fork_while_a_thread_makes_the_first_connection(script: Scripted) -> None:
+    command = [sys.executable, "-c", FORKS, script.target]
+    assert subprocess.run(command, timeout=30).returncode == 0

@@ -85,7 +85,7 @@ class FedsvcClient(Operators):
         #: seconds that a call takes at most
         self.timeout = timeout
         self._tls = tls if isinstance(tls, TLS) else TLS() if tls else None
-        self._lock = threading.Lock()
+        self._lock, self._lock_pid = threading.Lock(), os.getpid()
         self._held: _Connection | None = None
         self._closed = False
 
@@ -356,9 +356,9 @@ class FedsvcClient(Operators):
             return held
         if self._closed:
             raise ValueError("the client is closed")
-        if held is not None:
-            # We forked. A lock may have been held by a thread that does not exist here.
-            self._lock = threading.Lock()
+        if self._lock_pid != os.getpid():
+            # We forked. The lock may have been held by a thread that does not exist here.
+            self._lock, self._lock_pid = threading.Lock(), os.getpid()
         with self._lock:
             if self._held is None or self._held.pid != os.getpid():
                 # The connection of the parent stays open there; here it is only forgotten.
