@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import grpc
@@ -244,11 +245,15 @@ def nested(depth: int) -> dict[str, Any]:
         ("destination", {"destination": "https://a.example/\ud800"}),
         ("destination", {"destination": None}),
         ("private_key", {"private_key": b"\xff"}),
-        ("private_key", {"private_key": object()}),
-        ("key_id", {"key_id": 5}),
+        ("private_key", {"private_key": 5}),
         ("key_id", {"key_id": "https://me.example/\ud800"}),
+        ("key_id", {"key_id": 5}),
         ("ordering_key", {"ordering_key": 5}),
         ("supersede_key", {"supersede_key": "\ud800"}),
+        ("content_type", {"content_type": b"text/plain"}),
+        ("proof_key", {"proof_key": 5}),
+        ("proof_key_id", {"proof_key_id": 5}),
+        ("not_before", {"not_before": datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1)))}),
         ("request_id", {"request_id": 5}),
         ("not_before", {"not_before": "2026-01-01"}),
         ("expire_time", {"expire_time": 5}),

@@ -89,21 +89,25 @@ def several(given: Iterable[str]) -> list[str]:
     return [given] if isinstance(given, str) else list(given)
 
 
-def maybe_text(name: str, text: Any) -> str:
-    """The same, or empty for what stands for nothing."""
-    return whole_text(name, text) if text else ""
+def optional_text(name: str, text: Any) -> str:
+    """Likewise; empty for None."""
+    return "" if text is None else whole_text(name, text)
 
 
-def pem(private_key: str | bytes | None) -> str:
+def pem(private_key: str | bytes | None, name: str = "private_key") -> str:
     try:
-        text = private_key.decode() if isinstance(private_key, bytes) else private_key
+        return optional_text(name, private_key.decode() if isinstance(private_key, bytes) else private_key)
     except UnicodeDecodeError:
-        raise InvalidRequest("private_key is not in PEM", reason="INVALID_KEY") from None
-    return maybe_text("private_key", text)
+        raise InvalidRequest(f"{name} is not in PEM", reason="INVALID_KEY") from None
 
 
-def signing_key(private_key: str | bytes | None, key_id: str) -> delivery_pb2.SigningKey:
-    return delivery_pb2.SigningKey(key_id=maybe_text("key_id", key_id), private_key_pem=pem(private_key))
+def signing_key(
+    private_key: str | bytes | None, key_id: str, names: tuple[str, str] = ("private_key", "key_id")
+) -> delivery_pb2.SigningKey:
+    """`names`: what the caller calls the two."""
+    return delivery_pb2.SigningKey(
+        private_key_pem=pem(private_key, names[0]), key_id=optional_text(names[1], key_id)
+    )
 
 
 def registered_key(m: key_pb2.Key) -> RegisteredKey:
@@ -140,13 +144,15 @@ def options(
         priority=priority_named(priority),
         not_before=timestamp_of("not_before", not_before),
         expire_time=timestamp_of("expire_time", expire_time),
-        ordering_key=maybe_text("ordering_key", ordering_key),
-        supersede_key=maybe_text("supersede_key", supersede_key),
-        content_type=maybe_text("content_type", content_type),
+        ordering_key=optional_text("ordering_key", ordering_key),
+        supersede_key=optional_text("supersede_key", supersede_key),
+        content_type=optional_text("content_type", content_type),
         allow_duplicate=allow_duplicate,
         shared_inbox=shared_inbox,
         integrity_proof=integrity_proof,
-        proof_key=signing_key(proof_key, proof_key_id) if proof_key or proof_key_id else None,
+        proof_key=signing_key(proof_key, proof_key_id, ("proof_key", "proof_key_id"))
+        if proof_key or proof_key_id
+        else None,
     )
 
 
@@ -204,7 +210,10 @@ def timestamp_of(name: str, when: When) -> Timestamp | None:
     if when.tzinfo is None:
         raise InvalidRequest(f"{name} must have a time zone")
     stamp = Timestamp()
-    stamp.FromDatetime(when.astimezone(timezone.utc))
+    try:
+        stamp.FromDatetime(when.astimezone(timezone.utc))
+    except OverflowError:
+        raise InvalidRequest(f"{name} is not in the years that UTC has") from None
     return stamp
 
 
@@ -351,7 +360,7 @@ def batch_items(
         except KeyError as missing:
             raise InvalidRequest(f"items[{index}] has no {missing.args[0]}") from None
         key = signing_key(extra.pop("private_key", private_key), extra.pop("key_id", key_id))
-        request_id = maybe_text(f"items[{index}].request_id", extra.pop("request_id", ""))
+        request_id = optional_text(f"items[{index}].request_id", extra.pop("request_id", ""))
         if unknown := extra.keys() - _NO_OPTIONS.keys():
             raise InvalidRequest(f"items[{index}] has {min(unknown)}, which is no option")
         requests.append(
