@@ -64,7 +64,13 @@ def test_what_cannot_be_sent_is_refused_when_it_is_written(engine: sa.Engine, ou
         bads: tuple[dict[str, Any], ...] = (
             {"activity": {"x": float("nan")}},
             {"destinations": []},
+            {"destinations": inbox(0)},
+            {"destinations": [inbox(0), None]},
+            {"destinations": ["https://a.example/\ud800"]},
             {"key_id": ""},
+            {"key_id": 5},
+            {"ordering_key": 5},
+            {"supersede_key": "\ud800"},
             {"priority": "soon"},
             {"not_before": datetime(2026, 1, 1)},  # noqa: DTZ001
         )
@@ -73,6 +79,9 @@ def test_what_cannot_be_sent_is_refused_when_it_is_written(engine: sa.Engine, ou
             sent, to = given.pop("activity"), given.pop("destinations")
             with pytest.raises(InvalidRequest):
                 outbox.fan_out(connection, sent, to, **given)
+        for bad_inbox in (None, "https://a.example/\ud800"):
+            with pytest.raises(InvalidRequest, match="destination"):
+                outbox.queue_activity(connection, activity(1), bad_inbox, key_id=ADA)  # type: ignore[arg-type]
     assert rows(engine, outbox) == []
 
 

@@ -118,12 +118,14 @@ class Outbox:
         a second time being an IntegrityError.
 
         `session`: a Session, scoped_session or Connection of SQLAlchemy; it is not committed here. The rest
-        is as in FedsvcClient.queue_activity. Raises InvalidRequest for what is no JSON, or no priority."""
+        is as in FedsvcClient.queue_activity. Raises InvalidRequest for what cannot be sent: what is no JSON,
+        no text, or no priority."""
         options = self._options(
             priority, not_before, expire_time, ordering_key, supersede_key, content_type, shared_inbox,
             integrity_proof,
         )  # fmt: skip
-        return self._write(session, activity, [destination], False, key_id, ordering_key, options, request_id)
+        inboxes = [_wire.whole_text("destination", destination)]
+        return self._write(session, activity, inboxes, False, key_id, ordering_key, options, request_id)
 
     def fan_out(
         self,
@@ -147,7 +149,8 @@ class Outbox:
             priority, not_before, expire_time, ordering_key, supersede_key, content_type, shared_inbox,
             integrity_proof,
         )  # fmt: skip
-        return self._write(session, activity, list(inboxes), True, key_id, ordering_key, options, request_id)
+        found = _wire.inbox_list(inboxes)
+        return self._write(session, activity, found, True, key_id, ordering_key, options, request_id)
 
     def status(self, session: Any) -> Status:
         """How many rows there are, and how long the oldest waits."""
@@ -186,6 +189,7 @@ class Outbox:
     ) -> str:
         if not key_id or not inboxes:
             raise InvalidRequest("key_id is required" if inboxes else "there is no inbox to send to")
+        _wire.whole_text("key_id", key_id)
         request_id = request_id or _wire.new_request_id()
         order = f"order {ordering_key}" if ordering_key else f"key {key_id}"
         moment = now_ms()
@@ -234,4 +238,6 @@ class Outbox:
             "shared_inbox": shared_inbox,
             "integrity_proof": integrity_proof,
         }
+        for name in ("ordering_key", "supersede_key", "content_type"):
+            _wire.optional_text(name, given[name])
         return {name: value for name, value in given.items() if value}
