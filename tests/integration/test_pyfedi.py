@@ -166,6 +166,24 @@ def test_more_inboxes_than_a_call_takes_are_several_calls_that_can_be_repeated(
     assert (again.accepted, again.duplicates) == (0, 10)
 
 
+def test_a_fan_out_of_several_calls_is_repeated_under_the_name_that_its_error_tells(
+    script: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsvc_client.pyfedi._sending.LARGEST_FAN_OUT", 4)
+    inboxes = [f"https://h{n}.example/inbox" for n in range(10)]
+
+    def refuse_the_second(request: Any) -> None:
+        if request.request_id.endswith(".1"):
+            raise Refused(StatusCode.RESOURCE_EXHAUSTED, "not now", reason="RATE_LIMITED")
+
+    script.judge = refuse_the_second
+    with pytest.raises(ResourceExhausted, match="not now") as failed:
+        drop_in.fan_out(LIKE, inboxes, "pem", KEY_ID)
+    script.judge = lambda request: None
+    told = drop_in.fan_out(LIKE, inboxes, "pem", KEY_ID, request_id=failed.value.request_id)
+    assert (told.accepted, told.duplicates) == (6, 4)
+
+
 def test_the_older_producer_serves_code_that_awaits_and_code_that_does_not(script: Scripted) -> None:
     producer = drop_in.get_producer()
     assert producer is drop_in.get_producer()

@@ -124,6 +124,9 @@ def fan_out(
         except InvalidRequest as error:
             _tell(Refusal(part[0], body, error))
             return FanOut(id, accepted, duplicates, rejected)
+        except FedsvcError as error:
+            error.request_id = name  # of the whole, which is what can be repeated
+            raise
         for refused in told.rejected:
             _tell(Refusal(refused.inbox, body, InvalidRequest(refused.error.message)))
         accepted, duplicates = accepted + told.accepted, duplicates + told.duplicates
