@@ -10,6 +10,7 @@ delivery for, in the queue or in the archive, are not sent to again."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
@@ -251,7 +252,7 @@ class _Sending:
                 if not missing:
                     return None
                 if len(missing) < len(inboxes):
-                    inboxes, call["request_id"] = missing, f"{row.request_id}.rest"
+                    inboxes, call["request_id"] = missing, _name_of_rest(row, missing)
             if row.fan_out:
                 told = self._client.fan_out(inboxes=inboxes, **call)
                 for refused in told.rejected:
@@ -350,6 +351,11 @@ def _short(error: FedsvcError) -> str:
     found: Iterable[Any] = getattr(error, "violations", ())
     text = "; ".join(f"{v.field}: {v.description}" for v in found) or str(error)
     return f"{error.reason}: {text}"[:1000] if error.reason else text[:1000]
+
+
+def _name_of_rest(row: Row, missing: Sequence[str]) -> str:
+    """Under which these inboxes of a row are called: one of their own, as a call of fewer is another call."""
+    return hashlib.sha256("\n".join([row.request_id, *missing]).encode()).hexdigest()
 
 
 def _host(row: Row) -> str:
