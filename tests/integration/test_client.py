@@ -13,7 +13,9 @@ from typing import Any
 import grpc
 import pytest
 from fedsvc_client import (
+    TLS,
     AsyncFedsvcClient,
+    ConfigurationError,
     DeadlineExceeded,
     DeliveryState,
     FedsvcClient,
@@ -157,6 +159,23 @@ async def test_what_the_client_itself_can_tell_is_refused_without_a_call(how: di
                 how.get("activity", ACTIVITY), "https://a.example/inbox", **CALL, priority=how.get("priority")
             )
     assert not servicer.requests
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"ca_file": "/nonexistent"}, "/nonexistent cannot be read"),
+        ({"ca_file": "/dev/null"}, "/dev/null holds nothing in PEM"),
+        ({"cert_file": __file__, "key_file": __file__}, "holds nothing in PEM"),
+        ({"cert_file": __file__}, "belong together"),
+        ({"key_file": __file__}, "belong together"),
+    ],
+)
+async def test_files_of_tls_that_cannot_be_used_are_named(files: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        await AsyncFedsvcClient("127.0.0.1:1", timeout=1, tls=TLS(**files)).get_queue_stats()
+    with pytest.raises(ConfigurationError, match=words):
+        FedsvcClient("127.0.0.1:1", timeout=1, tls=TLS(**files)).get_queue_stats()
 
 
 async def test_a_closed_client_cannot_be_used() -> None:

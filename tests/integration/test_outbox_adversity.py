@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from fedsvc_client import FedsvcClient, PermissionDenied, Unavailable
+from fedsvc_client import TLS, ConfigurationError, FedsvcClient, PermissionDenied, Unavailable
 from fedsvc_client.outbox import Outbox, Relay, Round
 from fedsvc_client.outbox._claims import Claims
 from grpc import StatusCode
@@ -273,3 +273,11 @@ def test_a_client_that_was_closed_is_no_fault_of_a_row(
     with pytest.raises(Unavailable, match="closed"):
         Relay(engine, closed, outbox).run_once()
     assert [row.state for row in rows(engine, outbox)] == [0]
+
+
+def test_bad_files_of_tls_are_no_fault_of_a_row(engine: sa.Engine, outbox: Outbox, script: Scripted) -> None:
+    write(engine, outbox, "waits")
+    client = FedsvcClient(script.target, timeout=2, tls=TLS(ca_file="/nonexistent"))
+    with pytest.raises(ConfigurationError, match="/nonexistent"):
+        Relay(engine, client, outbox).run()
+    assert [(row.state, row.attempts) for row in rows(engine, outbox)] == [(0, 0)]

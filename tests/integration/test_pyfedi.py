@@ -14,6 +14,7 @@ import pytest
 from fedsvc_client import ConfigurationError, InvalidRequest, PermissionDenied, ResourceExhausted, Unavailable
 from fedsvc_client import pyfedi as drop_in
 from grpc import StatusCode
+from servers.certificates import authority
 from servers.scripted import Refused, Scripted, scripted
 
 KEY_ID = "https://me.example/u/ada#main-key"
@@ -229,9 +230,10 @@ def test_flask_s_configuration_comes_before_the_environment(
         ({"FEDSVC_TOKEN": "two\nlines"}, "FEDSVC_TOKEN: the token is none"),
         ({"FEDSVC_TARGET": "a.example:1,b.example:1"}, "FEDSVC_TARGET: several servers"),
         ({"FEDSVC_TLS_CA": "/nonexistent"}, "FEDSVC_TLS_CA: /nonexistent cannot be read"),
+        ({"FEDSVC_TLS_CA": "/dev/null"}, "FEDSVC_TLS_CA: /dev/null holds nothing in PEM"),
         ({"FEDSVC_CLIENT_TIMEOUT": "soon"}, "FEDSVC_CLIENT_TIMEOUT: 'soon'"),
         ({"FEDSVC_CLIENT_TLS": "perhaps"}, "FEDSVC_CLIENT_TLS"),
-        ({"FEDSVC_CLIENT_CERT": __file__}, "belong together"),
+        ({"FEDSVC_CLIENT_CERT": str(authority("of a server").file)}, "belong together"),
     ],
 )
 def test_a_bad_setting_is_named(

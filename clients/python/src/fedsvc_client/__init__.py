@@ -9,8 +9,9 @@ with FedsvcClient("127.0.0.1:50051") as client:
 
 from fedsvc_client._async import AsyncFedsvcClient
 from fedsvc_client._channel import TLS
-from fedsvc_client._configuration import Configuration, ConfigurationError
+from fedsvc_client._configuration import Configuration
 from fedsvc_client._exceptions import (
+    ConfigurationError,
     DeadlineExceeded,
     FedsvcError,
     FieldViolation,

@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from fedsvc_client._exceptions import FedsvcError, from_call
+from fedsvc_client._exceptions import ConfigurationError, FedsvcError, from_call
 
 #: seconds before the first repetition, and the longest
 FIRST_PAUSE = 0.1
@@ -25,7 +25,8 @@ LARGEST = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class TLS:
-    """How to trust the server, and how it can trust us. Files are in PEM, read when a connection is made."""
+    """How to trust the server, and how it can trust us. Files are in PEM, read when a connection is made; the
+    call that makes it raises ConfigurationError if they are not."""
 
     #: authorities to trust; the system's if not given
     ca_file: str | Path | None = None
@@ -33,11 +34,26 @@ class TLS:
     cert_file: str | Path | None = None
     key_file: str | Path | None = None
 
-    def credentials(self) -> grpc.ChannelCredentials:
-        def read(path: str | Path | None) -> bytes | None:
-            return None if path is None else Path(path).read_bytes()
+    def __post_init__(self) -> None:
+        # gRPC would end the process.
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ConfigurationError("cert_file and key_file belong together")
 
-        return grpc.ssl_channel_credentials(read(self.ca_file), read(self.key_file), read(self.cert_file))
+    def credentials(self) -> grpc.ChannelCredentials:
+        files = pem_of(self.ca_file), pem_of(self.key_file), pem_of(self.cert_file)
+        return grpc.ssl_channel_credentials(*files)
+
+
+def pem_of(path: str | Path | None) -> bytes | None:
+    """What a file holds. Raises ConfigurationError if that is nothing in PEM: an empty file is none to gRPC,
+    which would trust whom the system trusts."""
+    try:
+        found = None if path is None else Path(path).read_bytes()
+    except OSError:
+        raise ConfigurationError(f"{path} cannot be read") from None
+    if found is not None and b"-----BEGIN " not in found:
+        raise ConfigurationError(f"{path} holds nothing in PEM")
+    return found
 
 
 RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED})

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsvc_client._channel import TLS, channel_target, channel_token
-from fedsvc_client._exceptions import FedsvcError
+from fedsvc_client._channel import TLS, channel_target, channel_token, pem_of
+from fedsvc_client._exceptions import ConfigurationError
 from fedsvc_client._sync import FedsvcClient
 
 #: all settings of the client that the table above names
@@ -41,10 +41,6 @@ SETTINGS = (
     "FEDSVC_CLIENT_DATABASE_URL",
 )
 _YES, _NO = frozenset({"1", "true", "yes", "on"}), frozenset({"", "0", "false", "no", "off"})
-
-
-class ConfigurationError(FedsvcError, ValueError):
-    """A setting of the client is missing or bad; the message names it, and never shows a token."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +123,10 @@ def _tls(get: Callable[[str], str]) -> TLS | None:
     if wanted not in _YES | _NO:
         raise ConfigurationError(f"FEDSVC_CLIENT_TLS: {wanted!r} is neither true nor false")
     for name, path in files.items():
-        if path and not os.access(path, os.R_OK):
-            raise ConfigurationError(f"{name}: {path} cannot be read")
+        try:
+            pem_of(path or None)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{name}: {error}") from None
     authorities, certificate, key = files.values()
     if bool(certificate) != bool(key):
         raise ConfigurationError("FEDSVC_CLIENT_CERT and FEDSVC_CLIENT_KEY belong together")

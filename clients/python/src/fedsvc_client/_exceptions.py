@@ -88,6 +88,10 @@ class Unimplemented(FedsvcError):
     """The server does not have this call."""
 
 
+class ConfigurationError(FedsvcError, ValueError):
+    """A setting of the client is missing or bad; the message names it, and never shows a token."""
+
+
 class ServerError(FedsvcError):
     """The server failed."""
 

@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fedsvc_client._bell import Bell
 from fedsvc_client._exceptions import (
+    ConfigurationError,
     FedsvcError,
     InvalidRequest,
     NotFound,
@@ -151,7 +152,8 @@ class Relay:
 
     def run_once(self) -> Round:
         """Claim some rows and send them. Raises Unavailable if the server cannot be reached, PermissionDenied
-        if it does not know the token, and SQLAlchemyError; rows are then as they were."""
+        if it does not know the token, ConfigurationError for files of TLS that are bad, and SQLAlchemyError;
+        rows are then as they were."""
         if time.monotonic() - self._cleaned > _CLEAN_EVERY:
             self._claims.forget(now_ms() - int(self._keep_aside.total_seconds() * 1000))
             self._cleaned = time.monotonic()
@@ -271,7 +273,8 @@ class _Sending:
         """Raises _Stop for what no row is to blame for."""
         if self._client._closed:
             raise _Stop from Unavailable("the client is closed")
-        if isinstance(error, Unavailable) or getattr(error, "reason", "") == "UNAUTHENTICATED":
+        unknown = getattr(error, "reason", "") == "UNAUTHENTICATED"
+        if unknown or isinstance(error, (Unavailable, ConfigurationError)):
             raise _Stop from error
 
     def _settle(self, row: Row, error: FedsvcError | None) -> None:
