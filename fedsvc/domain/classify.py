@@ -124,8 +124,8 @@ def sized(verdict: Verdict, body_bytes: int) -> Verdict:
 
 
 def words(verdict: Verdict) -> str:
-    """What outcomes and dead letters show of it, at most SNIPPET_BYTES of UTF-8: the remote's words, and behind
-    them what is to be said beside, as where a redirect leads."""
+    """What outcomes and dead letters show of it, at most SNIPPET_BYTES of UTF-8: the remote's words, and
+    behind them what is to be said beside, as where a redirect leads."""
     detail = _fitting(verdict.detail, SNIPPET_BYTES // 2)
     if not verdict.snippet or not detail:
         return verdict.snippet or detail
@@ -181,7 +181,7 @@ def _refused(answer: Answer, now_ms: int) -> Verdict:
                 slows_host=True,
             )
         case 400:
-            # some servers say "signature" with a 400, in words or by what they ask for, where others answer 401
+            # some servers say "signature" with a 400, in words or in a header, where others answer 401
             named = b"signature" in answer.body_head[:SNIPPET_BYTES].lower()
             knock = named or bool(answer.accept_signature)
             return _verdict(answer, Outcome.PERMANENT, Reason.BAD_REQUEST, knock=knock)

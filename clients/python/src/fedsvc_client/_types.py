@@ -75,8 +75,8 @@ class Delivery:
     #: why the last attempt, or the delivery, ended as it did; empty if there was none
     reason: str
     http_status: int
-    #: what the last answer's body began with, and behind it in parentheses what is to be said beside, as where a
-    #: redirect leads; or what went wrong. At most 1 KiB
+    #: what the last answer's body began with, and behind it in parentheses what is to be said beside, as
+    #: where a redirect leads; or what went wrong. At most 1 KiB
     response_snippet: str
     accept_time: datetime | None
     not_before: datetime | None

@@ -117,8 +117,8 @@ def _is_gone(client: FedsvcClient, domain: str) -> bool:
 
 
 def _json(text: str) -> dict[str, Any]:
-    """Of what others wrote; empty if it is no object. It may be cut off after 1 KiB, and have words of fedsvc's
-    own behind it."""
+    """Of what others wrote; empty if it is no object. It may be cut off after 1 KiB, and have words of
+    fedsvc's own behind it."""
     try:
         found, _ = json.JSONDecoder().raw_decode(text.lstrip())
     except (ValueError, RecursionError):
