@@ -156,13 +156,7 @@ class Deliverer:
         while True:
             answer = await self._send(job, form, ends)
             verdict = classify(answer, int(self._clock() * 1000))
-            if not verdict.knock:
-                if (
-                    refusal is not None
-                    and verdict.outcome is Outcome.PERMANENT
-                    and verdict.reason not in _NO_INBOX
-                ):
-                    return refusal
+            if not verdict.knock and (refusal is None or not _says_little(verdict, form)):
                 if verdict.outcome is Outcome.DELIVERED and tried and job.url == job.inbox:
                     job.learnt = form.dialect
                 return verdict
@@ -222,6 +216,14 @@ class Deliverer:
                 verdict.status,
                 detail=clean(f"{verdict.detail}: {problem}", DETAIL_CHARACTERS),
             )
+
+
+def _says_little(verdict: Verdict, form: Form) -> bool:
+    """Whether it may only mean that this form, tried after the refusal of another, is not known there: some
+    servers fail over a Signature that is not draft-cavage's."""
+    if verdict.reason is Reason.SERVER_ERROR:
+        return form.dialect in (Dialect.RFC9421, Dialect.RFC9421_FULL)
+    return verdict.outcome is Outcome.PERMANENT and verdict.reason not in _NO_INBOX
 
 
 def _unfollowed(verdict: Verdict) -> Verdict:

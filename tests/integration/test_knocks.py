@@ -119,13 +119,26 @@ async def test_only_refusals_are_knocked_again(
         assert result.learnt is Dialect.UNKNOWN
 
 
-async def test_the_first_refusal_counts_where_the_other_form_is_not_understood(key: PrivateKey) -> None:
+@pytest.mark.parametrize("status", [400, 500])
+async def test_the_first_refusal_counts_where_the_other_form_is_not_understood(
+    key: PrivateKey, status: int
+) -> None:
     def judge(request: web.BaseRequest) -> web.Response:
-        return web.Response(status=400 if "Signature-Input" in request.headers else 401)
+        return web.Response(status=status if "Signature-Input" in request.headers else 401)
 
     async with inbox_that(judge) as inbox:
-        result = await attempt(inbox.url(), key)
-    assert (result.verdict.outcome, result.verdict.reason) == (Outcome.RETRY, Reason.UNAUTHORIZED)
+        verdict = (await attempt(inbox.url(), key)).verdict
+    assert (verdict.outcome, verdict.reason) == (Outcome.RETRY, Reason.UNAUTHORIZED)
+    assert not verdict.counts_against_host
+
+
+async def test_a_server_that_fails_over_the_form_that_others_take_is_to_blame(key: PrivateKey) -> None:
+    def judge(request: web.BaseRequest) -> web.Response:
+        return web.Response(status=401 if "Signature-Input" in request.headers else 500)
+
+    async with inbox_that(judge) as inbox:
+        verdict = (await attempt(inbox.url(), key, Dialect.RFC9421)).verdict
+    assert (verdict.reason, verdict.counts_against_host) == (Reason.SERVER_ERROR, True)
 
 
 @pytest.mark.parametrize(("status", "reason"), [(404, Reason.NOT_FOUND), (410, Reason.GONE)])
@@ -141,12 +154,13 @@ async def test_an_inbox_that_is_gone_is_told_in_the_form_that_is_understood(
     assert verdict.inbox_gone == (status == 410)
 
 
-async def test_an_inbox_with_a_query_may_be_verified_by_its_path(key: PrivateKey) -> None:
-    """As PieFed does: it verifies the path alone."""
+@pytest.mark.parametrize("status", [401, 400, 500])
+async def test_an_inbox_with_a_query_may_be_verified_by_its_path(key: PrivateKey, status: int) -> None:
+    """As PieFed does: it verifies the path alone. Whatever it says to a form that it does not know."""
 
     def judge(request: web.BaseRequest) -> web.Response:
         if "Signature-Input" in request.headers:
-            return web.Response(status=401)
+            return web.Response(status=status)
         verifier = Verifier(
             key.public_pem, "POST", str(request.url.with_query(None)), dict(request.headers), BODY
         )
