@@ -150,14 +150,15 @@ class Deliverer:
     async def _knock(self, job: _Job, ends: float) -> Verdict:
         """One URL, in as many forms as it takes. If all are refused, the first refusal counts: the others
         may only say that the form is not known there. That an inbox is not there is no matter of forms."""
-        form = first_form(job.remembered if job.url == job.inbox else Dialect.UNKNOWN)
+        at_home = _destination(job.url).origin == _destination(job.inbox).origin
+        form = first_form(job.remembered if at_home else Dialect.UNKNOWN)
         tried: list[Form] = []
         refusal: Verdict | None = None
         while True:
             answer = await self._send(job, form, ends)
             verdict = classify(answer, int(self._clock() * 1000))
             if not verdict.knock and (refusal is None or not _says_little(verdict, form)):
-                if verdict.outcome is Outcome.DELIVERED and tried and job.url == job.inbox:
+                if verdict.outcome is Outcome.DELIVERED and tried and at_home:
                     job.learnt = form.dialect
                 return verdict
             refusal = refusal or verdict

@@ -223,6 +223,20 @@ async def test_where_it_redirects_to_is_knocked_by_itself(key: PrivateKey) -> No
     assert (forms(first), forms(second)) == (["rfc9421"], ["cavage", "rfc9421"])
 
 
+async def test_a_redirect_within_a_host_is_signed_as_the_host_is_known_to_take_it(key: PrivateKey) -> None:
+    def judge(request: web.BaseRequest) -> web.Response:
+        if request.path == "/inbox":
+            return web.Response(status=307, headers={"Location": "/inbox/"})
+        return only_rfc9421(request)
+
+    async with inbox_that(judge) as inbox:
+        result = await attempt(inbox.url(), key)
+        assert (result.verdict.outcome, result.learnt) == (Outcome.DELIVERED, Dialect.RFC9421)
+        assert forms(inbox) == ["cavage", "cavage", "rfc9421"]
+        await attempt(inbox.url(), key, result.learnt)
+        assert forms(inbox)[3:] == ["rfc9421", "rfc9421"]
+
+
 async def test_a_hosts_form_is_remembered_for_all_workers_and_forgotten_in_time(queue: Queue) -> None:
     await queue.enqueue("1")
     (admitted,) = await queue.admit(1)
