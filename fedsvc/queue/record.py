@@ -155,6 +155,11 @@ def shown(
     )  # fmt: skip
 
 
+def inbox_in(packed: bytes) -> str:
+    """Of a record that is known to be one."""
+    return packed[HEADER.size : HEADER.size + HEADER.unpack_from(packed)[-1]].decode()
+
+
 def unpack(packed: bytes, id: DeliveryId) -> Record | Finished:
     """Raises QueueCorrupt if `packed` is neither a record nor what is left of one."""
     try:
@@ -169,7 +174,7 @@ def unpack(packed: bytes, id: DeliveryId) -> Record | Finished:
         if len(inbox) != length:
             raise ValueError("inbox is cut short")
         history: tuple[Attempt, ...] = ()
-        if len(packed) > start:
+        if len(packed) > start and place != _SPILLED:
             accepted_ms = id.accepted_ms
             history = tuple(
                 Attempt(accepted_ms + offset, latency, status, Reason(reason))

@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from fedsvc.config import Settings
+from fedsvc.domain.inbox import inbox_key
 from fedsvc.domain.keys import is_registered
 from fedsvc.domain.message import Message
 from fedsvc.queue.hosts import pack_terms
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
-from fedsvc.queue.record import HEADER
+from fedsvc.queue.record import HEADER, inbox_in
 from fedsvc.queue.script import Script
 from fedsvc.queue.topology import Argument
 
@@ -116,8 +117,9 @@ class Spill:
     async def commit(self, batch: SpillBatch) -> bool:
         """SQL has the batch: it leaves Redis. False if something has changed since it was shown."""
         prefix = self._keys.partition(batch.partition).prefix
-        sequences = [sequence for sequence, _ in batch.deliveries]
-        arguments: list[Argument] = [self._terms, batch.number, batch.host, batch.lane, *sequences]
+        arguments: list[Argument] = [self._terms, batch.number, batch.host, batch.lane]
+        for sequence, record in batch.deliveries:
+            arguments += (sequence, inbox_key(inbox_in(record)))
         return bool(await self._link.run(self._spill, prefix, arguments))
 
     async def due(self, partition: int, few: int) -> list[int]:

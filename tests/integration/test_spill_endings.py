@@ -11,7 +11,9 @@ from servers.spilling import EMPTY, FULL, HOST, Desk, spilling
 from servers.valkey import ValkeyServer
 
 from fedsvc.domain.delivery import DeliveryId, DeliveryState
+from fedsvc.domain.relations import Relation, Rule
 from fedsvc.queue.canceller import Canceller
+from fedsvc.queue.producer import Terms
 
 A, B = "a.example", "b.example"
 ONLY_A, ONLY_B = frozenset({A}), frozenset({B})
@@ -33,6 +35,40 @@ async def test_what_is_in_sql_is_cancelled_when_it_comes_back(desk: Desk) -> Non
     assert got == [id for id in sent if id not in (sent[5], sent[6])]
     assert (await desk.queue.get(sent[5])).state is DeliveryState.CANCELLED
     await desk.queue.conserved()
+
+
+@pytest.mark.parametrize(
+    ("order", "rule", "kinds"),
+    [
+        ("", Rule.SAME_KEY, ("Announce", "Announce")),
+        ("note", Rule.OLDER_UPDATES, ("Update", "Update")),
+        ("note", Rule.OBJECT, ("Create", "Delete")),
+    ],
+)
+async def test_what_is_in_sql_is_replaced_by_what_is_newer_for_the_same_inbox(
+    desk: Desk, order: str, rule: Rule, kinds: tuple[str, str]
+) -> None:
+    queue = desk.queue
+    await desk.down(1)
+    old, new = kinds
+    relation = Relation(order, "note", rule)
+    places = [queue.place(0, path) for path in ("/a", "/b")]
+    await queue.producer.fan_out(queue.message("note", old), places, Terms(queue.BULK, relation=relation))
+    to_a, to_b = await queue.reader.list_activity(
+        "https://me.example/note", after=None, limit=2, states=frozenset()
+    )
+    for n in range(300):
+        await queue.enqueue(f"other{n}", kind="Announce", priority=queue.BULK)
+    for admitted in await queue.admit(1000):  # the probe that is due
+        await queue.fail(admitted)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    newer = await queue.enqueue("newer", path="/b", kind=new, priority=queue.BULK, relation=relation)
+    desk.memory.note(EMPTY)
+    got = await desk.recover()
+    assert {to_a.id, newer.id} <= set(got)
+    assert (await queue.get(to_b.id)).state is DeliveryState.SUPERSEDED
+    assert (await queue.conserved()).pending == 5
 
 
 async def test_all_of_a_host_are_cancelled_those_in_sql_as_well(desk: Desk) -> None:

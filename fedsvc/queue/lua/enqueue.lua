@@ -105,6 +105,13 @@ local order_index = order ~= '' and call('GET', group_key(order))
 local family_index = family ~= '' and (family == order and order_index or call('GET', group_key(family)))
 local apart_index = family ~= '' and call('GET', group_key(family .. APART))
 
+-- How an inbox is named: by itself, or by its key where no more of it is here, as the delivery is in SQL.
+local function inbox_name(record)
+  if string.byte(record, 1) ~= S_PARKED or place_of(record) ~= SPILLED then return inbox_of(record) end
+  local at = 29 + struct.unpack('>I2', record, 27)
+  return string.sub(record, at, at + 7)
+end
+
 -- What is pending of the family at a host, by inbox: looked for once, however many inboxes of it the call has.
 local families = {}
 local function family_at(host_key)
@@ -115,7 +122,7 @@ local function family_at(host_key)
     for _, sequence in ipairs(of_host(index, host_key)) do
       local record = pending(sequence)
       if record then
-        local inbox = inbox_of(record)
+        local inbox = inbox_name(record)
         by_inbox[inbox] = by_inbox[inbox] or {}
         table.insert(by_inbox[inbox], sequence)
       end
@@ -125,16 +132,19 @@ local function family_at(host_key)
   return by_inbox
 end
 
--- Take back what this delivery to `inbox` makes pointless, the newest first.
-local function supersede(inbox, host_key)
-  local found = family_at(host_key)[inbox] or {}
-  for k = #found, 1, -1 do
-    local record = pending(found[k])
-    local kind = record and string.byte(record, 4)
-    if record and (rule == EXPLICIT and has(record, FLAG_REPLACED)
-      or rule == BY_UPDATE and kind == UPDATE
-      or rule == BY_DELETE and (kind == CREATE or kind == UPDATE)) then
-      recall(found[k], record, S_SUPERSEDED)
+-- Take back what this delivery to one of the inboxes makes pointless, the newest first.
+local function supersede(i)
+  local family_here = family_at(host_key_at(i))
+  for _, inbox in ipairs({ inbox_at(i), key_at(i) }) do
+    local found = family_here[inbox] or {}
+    for k = #found, 1, -1 do
+      local record = pending(found[k])
+      local kind = record and string.byte(record, 4)
+      if record and (rule == EXPLICIT and has(record, FLAG_REPLACED)
+        or rule == BY_UPDATE and kind == UPDATE
+        or rule == BY_DELETE and (kind == CREATE or kind == UPDATE)) then
+        recall(found[k], record, S_SUPERSEDED)
+      end
     end
   end
 end
@@ -154,7 +164,7 @@ if #fresh > 0 then
   local pointless = {}
   for k, i in ipairs(fresh) do
     if family ~= '' and rule > 0 and rule < BY_UNDO then
-      supersede(inbox_at(i), host_key_at(i))
+      supersede(i)
     elseif rule == BY_UNDO then
       pointless[k] = undo(i)
     end

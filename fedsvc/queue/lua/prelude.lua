@@ -33,8 +33,9 @@ local COUNTER_OF = {
 local FLAG_SHARED_INBOX, FLAG_EXPIRES, FLAG_FOLLOWED, FLAG_REPLACED, FLAG_CANCEL, FLAG_SUPERSEDE =
   1, 2, 4, 8, 16, 32
 local HEADER = '>BBBBBBI4I8I8I2'
--- `place` of a parked record: in its host's lane; or in SQL, then only the head of the record is here, and its
--- origin instead of the inbox. Any other value: held back for its order, and not to be sent before that time (ms).
+-- `place` of a parked record: in its host's lane; or in SQL, then only the head of the record is here, its origin
+-- instead of the inbox, and 9 bytes: the key of the inbox, and a 1, which ends what could be an attempt. Any other
+-- value: held back for its order, and not to be sent before that time (ms).
 local IN_LANE, SPILLED = 1, 2
 -- `place` of a ready record: the number of its entry in a stream; or in its origin's line.
 local IN_LINE = 3

@@ -6,18 +6,20 @@
 -- ARGV[2]  batch
 -- ARGV[3]  host
 -- ARGV[4]  lane
--- ARGV[5...] their sequences, as `spillable` showed them
+-- ARGV[5...] pairs: their sequences, as `spillable` showed them, and the keys of their inboxes (8 bytes)
 --
 -- Result: 1, or 0 if something has changed meanwhile.
 
 read_terms(ARGV[1])
-local h, lane, number = host(ARGV[3]), tonumber(ARGV[4]), #ARGV - 4
+local h, lane, number = host(ARGV[3]), tonumber(ARGV[4]), (#ARGV - 4) / 2
+local function sequence_at(i) return ARGV[3 + 2 * i] end
+local function inbox_key_at(i) return ARGV[4 + 2 * i] end
 local key = lane_key(h, lane)
 local there = call('LRANGE', key, 1, number)
 if #there ~= number then return 0 end
 local records, deadline = {}, math.huge
 for i = 1, number do
-  local sequence = ARGV[4 + i]
+  local sequence = sequence_at(i)
   local record = fetch(sequence)
   if there[i] ~= sequence then return 0 end
   if is_record(record) and string.byte(record, 1) == S_PARKED and place_of(record) == IN_LANE then
@@ -36,7 +38,7 @@ for i = 1, number do
   local stub = moved(records[i], S_PARKED, SPILLED)
   local message = message_of(records[i])
   local origin = origin_of(message) or '?'
-  store(ARGV[4 + i], string.sub(stub, 1, 26) .. struct.pack('>I2', #origin) .. origin)
+  store(sequence_at(i), string.sub(stub, 1, 26) .. struct.pack('>I2', #origin) .. origin .. inbox_key_at(i) .. '\1')
   shares[origin] = (shares[origin] or 0) + 1
   if not needed[message] then
     needed[message] = true
