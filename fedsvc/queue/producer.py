@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -74,6 +75,8 @@ class Producer:
     CHUNK: Final = 2000
     #: origins that are remembered to be known
     ORIGINS: Final = 10_000
+    #: seconds for which they are: Redis may have lost them since
+    FRESH: Final = 1.0
 
     def __init__(self, link: Link, keys: Keys, settings: Settings) -> None:
         self._link = link
@@ -85,7 +88,8 @@ class Producer:
         self._window = settings.ready_window
         self._duplicate_window_us = settings.task_ttl * 1_000_000
         self._enqueue = Script("enqueue")
-        self._origins: set[str] = set()
+        #: until when nobody tells Redis again (seconds, monotonic)
+        self._origins: dict[str, float] = {}
 
     def place(self, inbox: Inbox) -> Place:
         partition = partition_of(inbox.host, self._partitions)
@@ -123,11 +127,11 @@ class Producer:
         return FannedOut(len(inboxes) - duplicates, duplicates)
 
     async def _know(self, origin: str) -> None:
-        if origin not in self._origins:
+        if self._origins.get(origin, 0.0) <= time.monotonic():
             await self._link.call("SADD", self._keys.origins, origin)
             if len(self._origins) >= self.ORIGINS:
                 self._origins.clear()
-            self._origins.add(origin)
+            self._origins[origin] = time.monotonic() + self.FRESH
 
     async def _part(
         self, partition: int, message: Message, inboxes: Sequence[Place], terms: Terms, part: str

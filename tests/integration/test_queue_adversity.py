@@ -12,7 +12,9 @@ from servers.queue import HOUR_MS, Queue, open_queue
 from servers.valkey import valkey_server
 
 from fedsvc.domain.delivery import DeliveryState, Reason
+from fedsvc.domain.relations import Relation
 from fedsvc.errors import FedsvcError, QueueCorrupt, QueueUnavailable
+from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.consumer import Consumer, Settled, Settlement, Signal
 from fedsvc.queue.server_info import record_partitions
 from fedsvc.worker.beats import Beats
@@ -125,6 +127,15 @@ async def test_a_flushall_between_admission_and_settlement_is_survived(alone: Qu
     (again,) = await alone.admit(1)
     assert (await alone.settle(again, DeliveryState.DELIVERED)).passed_over == set()
     await alone.is_whole(delivered=1)
+
+
+async def test_after_a_flushall_all_of_a_key_are_cancelled_as_before(alone: Queue) -> None:
+    alone.producer.FRESH = 0.0  # type: ignore[misc]  # some time passes
+    canceller = Canceller(alone.link, alone.keys, alone.settings)
+    for _ in range(2):
+        await alone.enqueue("1", relation=Relation("key"))
+        assert await canceller.cancel_group("key") == (1, 0, 0)
+        await alone.link.call("FLUSHALL")
 
 
 async def test_ids_go_on_when_redis_s_clock_goes_back(queue: Queue) -> None:
