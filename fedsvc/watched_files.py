@@ -29,8 +29,12 @@ class WatchedFiles:
         return self._look() != self._seen
 
     def keep(self) -> None:
-        """What they are now has been read."""
+        """What they are now is about to be read: what changes meanwhile has changed."""
         self._seen = self._look()
+
+    def forget(self) -> None:
+        """What was read is of no use: they are to be read again, changed or not."""
+        self._seen = []
 
     def _look(self) -> list[tuple[int, ...]]:
         return [self._stamp(path) for path in self._paths]

@@ -40,13 +40,14 @@ class Certificates:
         handshake, from gRPC's threads."""
         if not self._watched.changed():
             return None
+        self._watched.keep()
         try:
             fresh = self._read()
         except ConfigurationError as error:
             # The new key may come a moment after the new certificate: looked at again at the next handshake.
+            self._watched.forget()
             log.error("certificates_not_read", problem=str(error))
             return None
-        self._watched.keep()
         log.info("certificates_read")
         return fresh
 

@@ -161,6 +161,27 @@ async def test_certificates_are_read_again_when_they_change_and_bad_ones_are_not
             await client.get_queue_stats()  # who was connected has noticed nothing
 
 
+def test_certificates_that_change_while_they_are_read_are_read_again(
+    files: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(module, "WatchedFiles", lambda paths: WatchedFiles(paths, lambda: now))
+    tls = {"FEDSVC_TLS_CERT": str(files / "cert.pem"), "FEDSVC_TLS_KEY": str(files / "key.pem")}
+    certificates = module.Certificates(Settings.from_environment(environment | tls))
+    read = certificates._read
+
+    def slowly() -> Any:
+        found = read()
+        install(files, OURS, common_name="third")
+        return found
+
+    install(files, OURS, common_name="second")
+    for reading, changed in ((slowly, True), (read, True), (read, False)):
+        monkeypatch.setattr(certificates, "_read", reading)
+        now += LOOK_EVERY
+        assert (certificates.changed() is not None) == changed
+
+
 @pytest.mark.parametrize(
     ("settings", "variable"),
     [
