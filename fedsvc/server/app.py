@@ -161,7 +161,7 @@ class Server:
                 interceptors=[
                     Observe(),
                     *([] if tracing is None else [Trace(tracing)]),
-                    Authenticate(tokens, limits, Reception(places["calls"])),
+                    Authenticate(tokens, limits, Reception(places["calls"], limits.max_fan_out)),
                 ],
                 options=self._options(),
             )

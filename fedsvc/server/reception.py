@@ -24,6 +24,7 @@ from fedsvc.server.call_log import bind
 from fedsvc.server.caller import ANYBODY, Caller, serve
 from fedsvc.server.errors import abort, status_of
 from fedsvc.server.places import Places
+from fedsvc.server.wire import has_more_fields
 
 #: seconds for a request to come, and for an answer to be taken: of a caller that is known, and of others
 PATIENCE_S: Final = 30.0
@@ -35,13 +36,18 @@ MOST_STRANGERS: Final = 4
 #: small fields would stop all other calls for minutes
 LARGEST: Final = 65_536
 LARGEST_OF_STRANGERS: Final = 4096
+#: fields of a request beside twice the inboxes that it may have, at most: more are not read, since one of two
+#: bytes takes up a hundred in memory
+_SPARE: Final = 1000
 #: methods whose requests bring activities, and may be as large as gRPC lets them be
 _BRINGING: Final = ("QueueActivity", "QueueActivities", "FanOutActivity", "CreateSchedule", "UpdateSchedule")
 
 
 class Reception:
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, fan_out: Callable[[Caller], int]) -> None:
+        """`fan_out`: inboxes that a caller may bring at once."""
         self._places = places
+        self._fan_out = fan_out
         self._strangers = 0
 
     def served(
@@ -59,7 +65,7 @@ class Reception:
         self, handler: Any, known: Caller | None, method: str, who: Callable[[], Caller | None]
     ) -> grpc.RpcMethodHandler[Any, Any]:
         inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        read, many = _limited(handler.request_deserializer, known, method), handler.request_streaming
+        read, many = self._limited(handler.request_deserializer, known, method), handler.request_streaming
 
         async def asked(context: Any) -> Any:
             if many:
@@ -102,6 +108,22 @@ class Reception:
             return grpc.stream_stream_rpc_method_handler(stream, response_serializer=give)
         return grpc.stream_unary_rpc_method_handler(answer, response_serializer=give)
 
+    def _limited(self, read: Any, known: Caller | None, method: str) -> Any:
+        """`read`, for no more than a request of this method may bring. Raises InvalidInput."""
+        bringing = method.endswith(_BRINGING)
+        most = LARGEST_OF_STRANGERS if known is None else LARGEST
+
+        def limited(raw: bytes) -> Any:
+            if known is not None and bringing:
+                fields = 2 * self._fan_out(known) + _SPARE
+                if len(raw) > 2 * fields and has_more_fields(raw, fields):
+                    raise InvalidInput("request", f"has more than {fields} fields")
+            elif len(raw) > most:
+                raise InvalidInput("request", f"has {len(raw)} bytes; {most} are allowed")
+            return read(raw)
+
+        return limited
+
     async def _of_a_stranger(self, read: Any, context: Any) -> Any:
         if self._strangers >= MOST_STRANGERS:
             return read(b"")
@@ -116,7 +138,7 @@ class Everybody(grpc.aio.ServerInterceptor):
     """For a server that anybody may call: nobody is known."""
 
     def __init__(self) -> None:
-        self._reception = Reception(Places(0, "calls"))
+        self._reception = Reception(Places(0, "calls"), lambda _: 0)
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = await continuation(handler_call_details)
@@ -194,20 +216,6 @@ async def _one(read: Any, context: Any, patience_s: float) -> Any:
 async def _messages(read: Any, context: Any) -> AsyncIterator[Any]:
     while (raw := await context.read()) is not grpc.aio.EOF:
         yield await _message(raw, read, context)
-
-
-def _limited(read: Any, known: Caller | None, method: str) -> Any:
-    """`read`, for no more bytes than a request of this method may have. Raises InvalidInput."""
-    if known is not None and method.endswith(_BRINGING):
-        return read
-    most = LARGEST_OF_STRANGERS if known is None else LARGEST
-
-    def limited(raw: bytes) -> Any:
-        if len(raw) > most:
-            raise InvalidInput("request", f"has {len(raw)} bytes; {most} are allowed")
-        return read(raw)
-
-    return limited
 
 
 async def _message(raw: bytes, read: Any, context: Any) -> Any:
