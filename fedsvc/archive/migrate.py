@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fedsvc.archive.engine import MIGRATION_TIMEOUT, create_engine
 from fedsvc.archive.revision import current_revision, newer
+from fedsvc.archive.trouble import trouble
 from fedsvc.config import Settings
 from fedsvc.errors import ArchiveUnavailable
 
@@ -60,7 +61,7 @@ async def _try(settings: Settings, revision: str, down: bool) -> str:
         problem = getattr(error, "orig", None) or error
         if isinstance(problem, sqlite3.OperationalError) and "locked" in str(problem):
             raise _Busy from None
-        raise ArchiveUnavailable(f"the database does not answer: {type(problem).__name__}") from None
+        raise ArchiveUnavailable(trouble(error)) from None
     finally:
         await engine.dispose()
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from fedsvc.archive.engine import CONNECT_TIMEOUT
+from fedsvc.archive.trouble import trouble
 from fedsvc.errors import ArchiveUnavailable
 
 _NEVER_MIGRATED: Final = "the database is not migrated: run `fedsvc migrate`"
@@ -44,7 +45,7 @@ async def check(engine: AsyncEngine) -> None:
         async with asyncio.timeout(2 * CONNECT_TIMEOUT), engine.connect() as connection:
             current = await connection.run_sync(current_revision)
     except (SQLAlchemyError, OSError, TimeoutError) as error:
-        raise ArchiveUnavailable(f"the database does not answer: {type(error).__name__}") from None
+        raise ArchiveUnavailable(trouble(error)) from None
     if current is None:
         raise ArchiveUnavailable(_NEVER_MIGRATED)
     if current != head_revision() and not newer(current):

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from fedsvc.archive.engine import STATEMENT_TIMEOUT
+from fedsvc.archive.trouble import kind, trouble
 from fedsvc.errors import ArchiveUnavailable
 from fedsvc.metrics import SQL_ERRORS
 
@@ -37,15 +38,14 @@ async def transaction(
             yield connection
     except DBAPIError as error:
         SQL_ERRORS.inc()
-        kind = DataRefused if _is_of_data(error) else ArchiveUnavailable
-        raise kind(f"the database refuses: {type(error.orig).__name__}") from None
+        raise (DataRefused if _is_of_data(error) else ArchiveUnavailable)(trouble(error)) from None
     except StatementError as error:  # a value that could not even be made ready to be sent
-        raise DataRefused(f"the database cannot hold it: {type(error.orig).__name__}") from None
+        raise DataRefused(f"the database cannot hold it: {kind(error)}") from None
     except (OverflowError, UnicodeError) as error:  # SQLite's driver lets them through
         raise DataRefused(f"the database cannot hold it: {type(error).__name__}") from None
     except (SQLAlchemyError, OSError, TimeoutError) as error:
         SQL_ERRORS.inc()
-        raise ArchiveUnavailable(f"the database does not answer: {type(error).__name__}") from None
+        raise ArchiveUnavailable(trouble(error)) from None
 
 
 def _is_of_data(error: DBAPIError) -> bool:

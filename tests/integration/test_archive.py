@@ -358,10 +358,25 @@ async def test_a_migration_may_take_longer_than_other_statements(
 async def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     settings = Settings.from_environment({"DATABASE_URL": f"sqlite:///{tmp_path}/none/archive.db"})
     archive = Archive(create_engine(settings))
-    with pytest.raises(ArchiveUnavailable):
+    with pytest.raises(ArchiveUnavailable, match="the database refuses: SQLITE_CANTOPEN"):
         await archive.ping()
     await archive.close()
     # aiosqlite's thread of a connection that failed ends a moment later, and speaks to this loop till then
     for thread in threading.enumerate():
         if "_connection_worker_thread" in thread.name:
             await asyncio.to_thread(thread.join, 10)
+
+
+async def test_why_a_database_refuses_is_told_by_migration_check_and_use(postgres: PostgresServer) -> None:
+    for url, why in (
+        (postgres.url.replace("/postgres?", "/nowhere?"), "the database refuses: InvalidCatalogNameError"),
+        ("postgresql://a:geheim@127.0.0.1:1/b", "the database does not answer: ConnectionRefusedError"),
+    ):
+        settings = Settings.from_environment({"DATABASE_URL": url})
+        archive = Archive(create_engine(settings))
+        for use in (
+            asyncio.to_thread(migrate.upgrade, settings), revision.check(archive.engine), archive.ping(),
+        ):  # fmt: skip
+            with pytest.raises(ArchiveUnavailable, match=f"^{why}$"):
+                await use
+        await archive.close()
