@@ -67,6 +67,22 @@ async def test_the_overview_tells_retries_by_three_things_and_links_what_can_be_
         assert f'<dt><a href="{address}">{label}</a></dt>' in page
 
 
+async def test_that_figures_do_not_add_up_is_a_sentence_of_its_own(browser: Browser, queue: Queue) -> None:
+    await put(queue, [MadeHost("h0.example")])
+    assert (await browser.send("/hosts/h0.example/pause", "/hosts/h0.example")).status == 303
+    await queue.enqueue("waits")
+    await queue.admit_everywhere()
+    counters = f"{queue.keys.partition(0).prefix}:counters"
+    await queue.link.call("HINCRBY", counters, "accepted", 1)
+    said = ""
+    async with asyncio.timeout(10):  # the figures may be a second old
+        while "add up" not in said:
+            (said,) = re.findall(r'<p class="say warn">(.*?)</p>', await browser.text("/"), re.DOTALL) or [""]
+    assert " ".join(re.sub("<[^>]+>", "", said).split()) == (
+        "Deliveries are held up by limits of hosts. The figures do not add up: see the runbook."
+    )
+
+
 async def test_a_hosts_state_is_said_in_plain_words(browser: Browser, queue: Queue) -> None:
     filters = dict(re.findall(r'<option value="(\d)">([a-z]+)</option>', await browser.text("/hosts")))
     assert list(filters.values()) == ["ok", "down", "probing", "paused", "gone"]
