@@ -198,6 +198,10 @@ class Consumer:
         args: list[Argument] = [self.name, self._lease_ms, limit, "", 0]
         return list(self._admitted(partition, await self._run(self._reclaim, partition, args)))
 
+    async def keep(self, partition: int) -> None:
+        """Renew the lease, and nothing else."""
+        await self._run(self._reclaim, partition, [self.name, self._lease_ms, 0, self.name])
+
     async def promote(self, partition: int, *, look: bool = False) -> Promoted:
         """Move deliveries that are due to the ready streams, and end those whose time is over. `look`: also
         find out how long the oldest has waited for a worker."""

@@ -190,7 +190,9 @@ class Worker:
                 await taking
                 for task in background[1:4]:  # what would take on more work
                     task.cancel()
+                keeping = loops.create_task(retries.keep(), name="keep")
                 await processor.finish(settings.shutdown_grace)
+                await end([keeping])
                 archiving = background[4]
                 archiving.cancel()
                 await asyncio.wait([archiving], timeout=1.0)

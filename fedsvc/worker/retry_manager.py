@@ -4,6 +4,7 @@ end Redis has lost, as when it crashed, or is a replica that had not heard of it
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -68,6 +69,14 @@ class RetryManager:
                 self._beats.fail("reclaim", str(error))
                 pause = self.SLOWEST
             await asyncio.sleep(pause)
+
+    async def keep(self) -> None:
+        """Renew our leases until cancelled, and take nothing over: what a worker that stops has still in
+        flight is nobody else's. Redis being away only delays it."""
+        while True:
+            with suppress(QueueUnavailable):
+                await asyncio.gather(*map(self._consumer.keep, self._partitions))
+            await asyncio.sleep(self._reclaim_every)
 
     async def _promote_all(self) -> float:
         """Returns seconds until the next round. Our own partitions are promoted when something is due; others

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
@@ -16,10 +17,15 @@ from servers import certificates
 from servers.fleet import Fleet, Member, fleet
 from servers.valkey import ValkeyServer
 
+from fedsvc.domain.inbox import partition_of
+from fedsvc.queue.keys import Keys
+from fedsvc.queue.link import Link
+
 KEY_ID = "https://me.example/u/ada#main-key"
 HOSTS = 200
 PARTITIONS = 16
 ANSWER = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"
+LEASE_S = 4
 
 
 def address(number: int) -> str:
@@ -158,3 +164,43 @@ async def test_what_a_killed_worker_would_have_sent_another_sends_before_its_lea
             await remote.wait_for(2 * HOSTS)
             assert time.monotonic() - begun < 30, "long before the lease ends"
     assert {name for counts in remote.callers.values() for name in counts} == {"two"}
+
+
+async def test_a_worker_that_stops_keeps_what_takes_longer_than_its_lease(
+    tmp_path: Path, valkey: ValkeyServer, namespace: str, rsa_pem: str
+) -> None:
+    requests, answers = asyncio.Semaphore(0), asyncio.Event()
+    came = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal came
+        await reader.readuntil(b"\r\n\r\n")
+        came += 1
+        requests.release()
+        await answers.wait()
+        writer.write(ANSWER)
+        writer.close()
+
+    link = Link(valkey.url)
+    inboxes = await asyncio.start_server(serve, "127.0.0.1", 0)
+    inbox = f"http://127.0.0.1:{inboxes.sockets[0].getsockname()[1]}/inbox"
+    leases = Keys(namespace).partition(partition_of("127.0.0.1", PARTITIONS)).consumers
+    with made_fleet(tmp_path, valkey, namespace, FEDSVC_LEASE=str(LEASE_S)) as team:
+        server, stopping = team.server(), team.worker()
+        await asyncio.to_thread(server.ready)
+        async with AsyncFedsvcClient(server.grpc) as client, asyncio.timeout(90):
+            sent = await client.queue_activity(activity(0), inbox, private_key=rsa_pem, key_id=KEY_ID)
+            await requests.acquire()
+            (name,) = await link.call("ZRANGE", leases, 0, -1)
+            await divided([stopping, team.worker()])
+            stopping.process.send_signal(signal.SIGTERM)
+            ends = (await link.now_ms()) + 3 * LEASE_S * 1000
+            while came == 1 and float(await link.call("ZSCORE", leases, name) or 0) < ends:
+                await asyncio.sleep(0.05)
+            answers.set()
+            assert await asyncio.to_thread(stopping.stop) == 0
+            while (await client.get_delivery(sent.delivery_id)).state != "DELIVERED":
+                await asyncio.sleep(0.05)
+    inboxes.close()
+    await link.close()
+    assert came == 1, "nobody else has sent it"
