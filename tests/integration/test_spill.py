@@ -56,6 +56,25 @@ async def test_a_backlog_goes_to_sql_when_memory_is_short_and_comes_back_in_orde
     assert await desk.store.batches(desk.queue.partition_of(0)) == []
 
 
+async def test_hosts_for_which_nothing_waits_cost_redis_next_to_nothing_while_memory_is_short(
+    desk: Desk,
+) -> None:
+    queue, partition = desk.queue, desk.queue.partition_of(0)
+    near = [n for n in range(200) if queue.partition_of(n) == partition]
+    await queue.fan_out("1", near)
+    for admitted in await queue.admit(100):
+        await queue.deliver(admitted)
+
+    async def looks() -> int:
+        """How often a single field was read."""
+        told = (await queue.link.call("INFO", "commandstats")).decode()
+        return int(told.split("cmdstat_hget:calls=")[1].split(",")[0])
+
+    before = await looks()
+    assert await desk.spill.next_batch(partition) is None
+    assert await looks() - before < len(near) / 2
+
+
 @pytest.mark.parametrize("few", [3, 1000])
 async def test_what_comes_after_waits_for_what_is_in_sql(
     desk: Desk, few: int, monkeypatch: pytest.MonkeyPatch
