@@ -219,7 +219,7 @@ def _operate(
     if missed:
         raise click.ClickException(_none_of(delivery_ids))
     if operation.error:
-        raise click.exceptions.Exit(1)
+        raise click.ClickException(f"{kind} {operation.operation_id}: {operation.error}")
 
 
 def _none_of(delivery_ids: tuple[str, ...]) -> str:

@@ -41,7 +41,7 @@ _ONLINE: Final = re.compile(rb"^slave\d+:.*\bstate=online\b", re.MULTILINE)
     "./fedsvc-data is, if one runs.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(name: str, data_dir: Path | None, as_json: bool) -> int:
+def doctor(name: str, data_dir: Path | None, as_json: bool) -> None:
     """Check settings, files, Redis, database, keys, time and DNS. Exit code 1 if something is wrong.
 
     Says of each finding how to mend it. Changes nothing, and may be run at any time, also beside what runs.
@@ -53,7 +53,8 @@ def doctor(name: str, data_dir: Path | None, as_json: bool) -> int:
         if finding.advice:
             lines.append(f"      -> {finding.advice}")
     emit(findings, as_json, "\n".join(lines))
-    return 1 if any(finding.grade == "failed" for finding in findings) else 0
+    if wrong := [finding.check for finding in findings if finding.grade == "failed"]:
+        raise click.ClickException(f"wrong: {', '.join(dict.fromkeys(wrong))}")
 
 
 async def examine(name: str, data_dir: Path | None = None) -> list[Finding]:

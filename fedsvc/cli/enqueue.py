@@ -34,7 +34,7 @@ def enqueue(
     request_id: str,
     target: str | None,
     as_json: bool,
-) -> int:
+) -> None:
     """Deliver the activity in file ACTIVITY (- for standard input).
 
     \b
@@ -59,7 +59,7 @@ def enqueue(
             )
             note = " (it was accepted before)" if queued.duplicate else ""
             emit(queued, as_json, f"{queued.delivery_id}{note}")
-            return 0
+            return
         fanned = client.fan_out(
             body, inboxes, private_key=pem, key_id=key_id, priority=priority, request_id=request_id or None
         )
@@ -68,4 +68,5 @@ def enqueue(
         ]
         lines += [f"  {r.inbox}: {r.error.message}" for r in fanned.rejected]
         emit(fanned, as_json, "\n".join(lines))
-        return 1 if fanned.rejected else 0
+        if fanned.rejected:
+            raise click.ClickException(f"{len(fanned.rejected):,} of {len(inboxes):,} inboxes were rejected")

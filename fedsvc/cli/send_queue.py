@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from fedsvc.cli.output import Number, emit, json_option
+from fedsvc.cli.output import Number, counted, emit, json_option
 from fedsvc.cli.target import connect, target_option
 from fedsvc.errors import ConfigurationError
 
@@ -130,7 +130,7 @@ def import_send_queue(
     patience: float,
     target: str | None,
     as_json: bool,
-) -> int:
+) -> None:
     """Import PieFed's table send_queue, in order; what is to be sent later is sent later.
 
     May be interrupted and repeated: no row is accepted twice. Rows that fail are named with the reason, and
@@ -161,7 +161,8 @@ def import_send_queue(
         if told.through and not dry_run:
             click.echo(f"dealt with rows up to {told.through}, see {state}", err=True)
     emit(told.told(), as_json, _text(told))
-    return 1 if told.failed else 0
+    if told.failed:
+        raise click.ClickException(f"{counted(len(told.failed), 'row')} failed")
 
 
 async def _run(importer: Importer) -> None:

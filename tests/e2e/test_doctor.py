@@ -80,6 +80,7 @@ def test_the_doctor_says_how_to_mend_all_that_is_wrong_and_exits_1(
     assert "FAIL  Redis eviction: allkeys-lru\n      -> set maxmemory-policy noeviction" in done.stdout
     assert "FAIL  database: " in done.stdout
     assert "-> check DATABASE_URL" in done.stdout
+    assert done.stderr == "fedsvc: wrong: Redis eviction, database\n"
     assert "geheim" not in done.stdout + done.stderr
 
 

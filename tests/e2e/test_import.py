@@ -140,6 +140,7 @@ async def test_a_send_queue_is_imported_once_in_order_and_at_its_times(
             (22, "payload is no JSON"),
             (23, "private_key is not a private key in PEM (PKCS#1 or PKCS#8)"),
         ]
+        assert tried.stderr.endswith("\nfedsvc: 3 rows failed\n")
         assert "imported" not in told
         assert (told["hosts"], told["types"]) == (3, {"Add": 19})
         assert (await client.get_queue_stats()).accepted == accepted

@@ -14,9 +14,10 @@ from typing import Any
 
 import click
 import pytest
+from fedsvc_client import FanOut, ItemError, Operation, RejectedInbox
 
 from fedsvc.archive import migrate
-from fedsvc.cli import dead
+from fedsvc.cli import dead, enqueue
 from fedsvc.cli.main import cli, main
 from fedsvc.config import Settings
 from fedsvc.domain.keys import KeyCipher
@@ -153,6 +154,42 @@ def test_what_others_wrote_is_no_markup_in_the_list_of_dead_letters(
     monkeypatch.setenv("COLUMNS", "60")
     assert fedsvc("dead", "list") == 0
     assert "12-1795444000000000" in capsys.readouterr().out
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, module: Any, **calls: Any) -> None:
+    """Commands of `module` talk to a client that gives these answers."""
+    client = SimpleNamespace(**{name: lambda *_, _told=told, **__: _told for name, told in calls.items()})
+    monkeypatch.setattr(module, "connect", lambda _: contextlib.nullcontext(client))
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_inboxes_that_were_rejected_are_an_error_too(
+    as_json: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    refused = RejectedInbox(1, "gopher", ItemError("INVALID_INBOX", "is not an absolute URL", "inboxes[1]"))
+    answering(monkeypatch, enqueue, fan_out=FanOut("https://me.example/1", 1, 0, [refused]))
+    (tmp_path / "like.json").write_text("{}")
+    inboxes = ("--inbox", "https://h.example/inbox", "--inbox", "gopher")
+    assert fedsvc("enqueue", "like.json", *inboxes, "--key-id", "https://me.example/key", *as_json) == 1
+    told = capsys.readouterr()
+    assert "gopher" in told.out
+    assert told.err == "fedsvc: 1 of 2 inboxes were rejected\n"
+
+
+def test_an_operation_that_ended_badly_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = Operation(
+        "0a", "replay", "anybody", None, None, 3, 1, 0, False, False, True, "QueueCorrupt", None, 0
+    )
+    answering(monkeypatch, dead, replay_dead_letters=ended)
+    assert fedsvc("dead", "replay", "--all", "--json") == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out)["error"] == "QueueCorrupt"
+    assert told.err == "fedsvc: replay 0a: QueueCorrupt\n"
 
 
 def commands(group: click.Group, *path: str) -> Iterator[tuple[str, click.Command]]:
