@@ -251,3 +251,18 @@ def test_streams_that_are_full_or_closed_are_no_defect(
     done = subprocess.run(["sh", "-c", script, sys.executable], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.splitlines()[-1:]) == (code, said)
     assert "Traceback" not in done.stderr
+
+
+def test_a_server_has_reflection_unless_it_is_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+
+    def serve(*_: Any, reflect: bool, **__: Any) -> int:
+        told.append(reflect)
+        return 0
+
+    monkeypatch.setattr("fedsvc.server.app.run", serve)
+    monkeypatch.setattr("fedsvc.logs.configure", lambda *_: None)
+    monkeypatch.setenv("FEDSVC_KEY_ENCRYPTION_KEYS", KeyCipher.generate())
+    listen = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
+    assert (fedsvc("server", *listen), fedsvc("server", *listen, "--no-reflection")) == (0, 0)
+    assert told == [True, False]

@@ -174,7 +174,11 @@ def unknown_command(words: str) -> Iterator[str]:
                 yield f"there is no command `{path_of(context)} {word}`"
             return
         command, context = inner, context_of(inner, word, context)
-    known = {option for parameter in command.get_params(context) for option in parameter.opts}
+    known = {
+        option
+        for parameter in command.get_params(context)
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
     for option in _OPTION.findall(words):
         if option not in known:
             yield f"`{path_of(context)}` has no option {option}"
