@@ -26,7 +26,7 @@ from servers.remote import (
 )  # fmt: skip
 
 from fedsvc.config import Settings
-from fedsvc.domain.classify import Outcome
+from fedsvc.domain.classify import Outcome, words
 from fedsvc.domain.delivery import Reason
 from fedsvc.domain.keys import PrivateKey, load_private_key
 from fedsvc.worker import transport as transport_module
@@ -175,7 +175,7 @@ async def test_a_refusal_comes_back_with_its_snippet(status: int, outcome: Outco
     verdict = result.verdict
     assert (verdict.outcome, verdict.reason, verdict.status) == (outcome, reason, status)
     size = f" (the activity has {len(BODY)} bytes)" if status == 413 else ""
-    assert verdict.snippet == '{"error":"community_has_no_followers"}' + size
+    assert words(verdict) == '{"error":"community_has_no_followers"}' + size
 
 
 async def test_retry_after_reaches_the_verdict() -> None:
