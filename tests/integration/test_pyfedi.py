@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -243,6 +245,20 @@ def test_a_bad_setting_is_named(
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=words):
         send()
+
+
+def test_a_token_that_is_rotated_again_and_again_leaves_no_connections(
+    script: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = []
+    for number in range(30):
+        monkeypatch.setenv("FEDSVC_TOKEN", f"token {number}")
+        send()
+        clients.append(weakref.ref(drop_in.get_client()))
+    assert drop_in.get_client() is clients[-1](), "it is made once"
+    gc.collect()
+    assert sum(client() is not None for client in clients) <= 8
+    assert script.tokens == [f"Bearer token {number}" for number in range(30)]
 
 
 def test_a_configuration_does_not_show_its_token(monkeypatch: pytest.MonkeyPatch) -> None:

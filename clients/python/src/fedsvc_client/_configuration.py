@@ -135,6 +135,8 @@ def _tls(get: Callable[[str], str]) -> TLS | None:
     return TLS(authorities or None, certificate or None, key or None)
 
 
+#: of what was configured at one time or another; a token that is rotated leaves no connections behind
+_MOST_CLIENTS = 8
 _clients: dict[Configuration, FedsvcClient] = {}
 _lock = threading.Lock()
 
@@ -160,4 +162,7 @@ def shared_client() -> FedsvcClient:
         with _lock:
             client = _clients.get(configuration) or configuration.connect()
             _clients[configuration] = client
+            if len(_clients) > _MOST_CLIENTS:
+                # Whoever has a call under way still holds it; its connection ends with it.
+                del _clients[next(iter(_clients))]
     return client
