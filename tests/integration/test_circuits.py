@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 import pytest
-from servers.queue import HOUR_MS, SECOND_MS, USUAL_LIMITS, Queue, open_queue
+from servers.queue import HOUR_MS, SECOND_MS, USUAL_LIMITS, Queue, open_queue, opened, probe_due
 from servers.valkey import ValkeyServer
 
 from fedsvc.domain.delivery import DeliveryState, Priority, Reason
@@ -22,23 +22,6 @@ REFUSED = Signal.FAILED
 @pytest.fixture
 def limits() -> dict[str, str]:
     return USUAL_LIMITS
-
-
-async def opened(queue: Queue, parked: int = 10) -> list[int]:
-    """Host 0 has failed five times in a row; so many wait. Returns their sequences."""
-    for number in range(5):
-        await queue.enqueue(f"bad{number}")
-        (admitted,) = await queue.admit(100)
-        await queue.fail(admitted)
-    waiting = [(await queue.enqueue(f"later{number}")).id.sequence for number in range(parked)]
-    assert await queue.admit(100) == []
-    assert (await queue.hosts.get(HOST)).circuit is Circuit.OPEN
-    return waiting
-
-
-async def probe_due(queue: Queue) -> None:
-    state = await queue.hosts.get(HOST)
-    await queue.pass_time(max(1, state.next_probe_ms - await queue.now_ms() + 1))
 
 
 async def events(queue: Queue) -> list[str]:

@@ -14,7 +14,7 @@ from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
 from fedsvc.queue.consumer import NO_SIGNAL, Admitted, Consumer, Settled, Settlement, Shares, Signal
 from fedsvc.queue.dead_letters import DeadLetters
-from fedsvc.queue.hosts import Hosts
+from fedsvc.queue.hosts import Circuit, Hosts
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.outcomes import OutcomeLog
@@ -261,3 +261,20 @@ async def die(queue: Queue, name: str, count: int, reason: Reason = Reason.GONE)
         await queue.enqueue(f"{name}-{n}", inbox=n % 6)
     for admitted in await queue.admit_everywhere():
         await queue.settle(admitted, DeliveryState.DEAD, reason)
+
+
+async def opened(queue: Queue, parked: int = 10) -> list[int]:
+    """Host 0 has failed five times in a row; so many wait. Returns their sequences."""
+    for number in range(5):
+        await queue.enqueue(f"bad{number}")
+        (admitted,) = await queue.admit(100)
+        await queue.fail(admitted)
+    waiting = [(await queue.enqueue(f"later{number}")).id.sequence for number in range(parked)]
+    assert await queue.admit(100) == []
+    assert (await queue.hosts.get("h0.example")).circuit is Circuit.OPEN
+    return waiting
+
+
+async def probe_due(queue: Queue) -> None:
+    state = await queue.hosts.get("h0.example")
+    await queue.pass_time(max(1, state.next_probe_ms - await queue.now_ms() + 1))
