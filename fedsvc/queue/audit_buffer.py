@@ -24,8 +24,9 @@ class AuditBuffer:
 
     async def add(self, event: AuditEvent) -> None:
         parts = [event.id, event.time_ms, event.principal, event.action, event.subject, dict(event.details)]
-        if await self._link.call("RPUSH", self._key, orjson.dumps(parts)) > self.MOST:
-            await self._link.call("RPOP", self._key)
+        raw = orjson.dumps(parts)
+        if await self._link.call("RPUSH", self._key, raw) > self.MOST:
+            await self._link.call("LREM", self._key, -1, raw)  # others may have added theirs meanwhile
             raise QueueUnavailable(f"{self.MOST} audit events wait for the database")
 
     async def waiting(self, limit: int) -> list[tuple[bytes, AuditEvent]]:

@@ -189,3 +189,25 @@ async def test_what_waits_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(QueueUnavailable, match="wait for the database"):
         await desk.audit.record("host.pause", "a.example")
     assert await desk.audit.move() == 2
+
+
+async def test_one_that_does_not_fit_takes_nobody_else_s_along(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AuditBuffer, "MOST", 2)
+    for _ in range(2):
+        await desk.audit.record("host.pause", "a.example")
+    link, key = desk.buffer._link, desk.buffer._key
+    call = link.call
+
+    def between(*command: Any) -> Any:
+        """SQL takes what waits, and another server adds one, before what does not fit is taken back."""
+        if command[0] != "RPUSH":
+            call("LPOP", key, 2)
+            call("RPUSH", key, b"another's")
+        return call(*command)
+
+    monkeypatch.setattr(link, "call", between)
+    with pytest.raises(QueueUnavailable):
+        await desk.audit.record("host.pause", "b.example")
+    assert await call("LRANGE", key, 0, -1) == [b"another's"]
