@@ -144,7 +144,7 @@ async def _examine_redis(settings: Settings, link: Link) -> list[Finding]:
         advice = "run an NTP client on both: receivers refuse signatures with a wrong date"
         findings.append(failed("clocks", f"this machine and Redis differ by {skew:+.1f} s", advice))
     else:
-        findings.append(ok("clocks", f"differ by {skew * 1000:+.0f} ms"))
+        findings.append(ok("clocks", f"differ by {round(skew * 1000):+d} ms"))
     return findings
 
 
