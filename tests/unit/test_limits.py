@@ -131,3 +131,13 @@ def test_callers_that_are_many_are_forgotten_from_the_longest_unused(clock: Cloc
     for number in range(10_000):
         found.call(Caller(f"c{number}"))
     found.call(ADA)
+
+
+def test_less_than_a_whole_call_is_none(clock: Clock) -> None:
+    found = limits(clock, caller_calls="1")
+    for _ in range(5):
+        found.call(ADA)
+    clock.now += 0.9
+    assert refused_for(found.call, ADA) == 1
+    clock.now += 0.1
+    found.call(ADA)

@@ -57,7 +57,7 @@ def test_what_is_old_is_forgotten() -> None:
 
 def test_what_redis_has_lost_and_a_clock_that_was_set_back_count_no_more() -> None:
     recent = RecentCounts(1)
-    recent.note(0, 500, NOW, buckets(a={0: 70}))
+    recent.note(0, 500, NOW, buckets(a={0: 70, 1: 50}))
     recent.note(0, 3, NOW, buckets(a={0: 3}))
     assert recent.per_second(at(NOW + 1) - 1, 60).accepted == 3 / 60
     recent.note(0, 4, NOW - 10, [b"%d:1" % (NOW - 10), None, None, None])

@@ -83,3 +83,11 @@ def test_what_is_no_delivery_id_is_refused(text: str) -> None:
 def test_a_delivery_id_is_read_as_it_is_written() -> None:
     assert DeliveryId.parse(str(ID)) == ID
     assert ID.accepted_ms == 1_763_900_000_123
+
+
+def test_an_attempt_beyond_what_is_kept_of_it_is_cut_down() -> None:
+    """Its latency is kept up to a minute and a bit, its start from the acceptance on."""
+    told = blank(history=(Attempt(ID.accepted_ms - 5, 300_000, 502, Reason.SERVER_ERROR),))
+    kept = unpack(told.pack(ID.accepted_ms), ID)
+    assert isinstance(kept, Record)
+    assert kept.history == (Attempt(ID.accepted_ms, 0xFFFF, 502, Reason.SERVER_ERROR),)

@@ -119,6 +119,13 @@ def test_a_name_that_does_not_exist_is_not_given_up_before_a_day() -> None:
     assert decided(missing, attempts=1, after_ms=48 * HOUR) == GiveUp(Reason.MAX_AGE)
 
 
+def test_the_day_that_a_name_is_given_is_scaled_as_delays_are() -> None:
+    missing = Verdict(Outcome.RETRY, Reason.DNS_NOT_FOUND)
+    assert isinstance(decided(missing, attempts=11, after_ms=2 * HOUR, scale=0.1), RetryAt)
+    given_up = decided(missing, attempts=11, after_ms=3 * HOUR, scale=0.1)
+    assert given_up == GiveUp(Reason.RETRIES_EXHAUSTED)
+
+
 @pytest.mark.parametrize("reason", [Reason.UNAUTHORIZED, Reason.FORBIDDEN])
 def test_a_refusal_is_retried_three_times_and_keeps_its_reason(reason: Reason) -> None:
     verdict = Verdict(Outcome.RETRY, reason)
@@ -154,6 +161,15 @@ def test_jitter_never_undercuts_retry_after(seconds: int, jitter: float) -> None
 
 def test_a_retry_after_beyond_the_age_limit_is_honoured_up_to_a_last_try_before_it() -> None:
     assert decided(limited(10 * 86_400)) == RetryAt(ACCEPTED + 2 * DAY - MINUTE)
+
+
+def test_what_a_host_held_back_is_spread_out_over_a_minute_at_most() -> None:
+    assert decided(limited(7200), jitter=0.5) == RetryAt(ACCEPTED + 2 * HOUR + MINUTE // 2)
+    assert decided(limited(100), jitter=0.5) == RetryAt(ACCEPTED + 110_000)
+
+
+def test_the_last_try_of_a_short_life_is_made_a_tenth_of_it_before_its_end() -> None:
+    assert decided(expire_ms=ACCEPTED + MINUTE) == RetryAt(ACCEPTED + 54_000)
 
 
 def test_a_try_past_the_age_limit_is_brought_forward_once() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fedsvc.domain.keys import registered_name
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.caches import KeyCache, SharedFetch
+from fedsvc.worker.places import Places
 from fedsvc.worker.shares import WEIGHTS, ShareKeeper
 
 
@@ -144,3 +145,27 @@ async def test_a_registered_key_is_looked_up_again_after_a_while_and_one_of_a_ca
         now += KeyCache.FRESH
         await cache.get(kept)
     assert len(cache._registered) == 10
+
+
+def test_what_waits_for_its_inbox_takes_up_no_place_but_is_bounded_all_the_same() -> None:
+    now = 0.0
+    places = Places(8, lambda: now)
+    for number in range(Places.MAX_SLOW * 8):
+        if not number % 8:
+            now += Places.SLOW + 0.1
+        assert places.free > 0, number
+        places.take((0, number))
+        places.sent((0, number))
+    now += Places.SLOW + 0.1
+    assert places.free == 0, "four times as many as there are places"
+    places.leave((0, 0))
+    assert places.free == 1
+
+
+def test_no_more_is_taken_than_can_be_sent_soon() -> None:
+    places = Places(1000, lambda: 0.0)
+    for number in range(Places.UNSENT):
+        places.take((0, number))
+    assert places.free == 0
+    places.sent((0, 5))
+    assert places.free == 1
