@@ -29,9 +29,8 @@ from fedsvc.server.wire import has_more_fields
 #: seconds for a request to come, and for an answer to be taken: of a caller that is known, and of others
 PATIENCE_S: Final = 30.0
 STRANGERS_PATIENCE_S: Final = 5.0
-#: requests of callers that are not known which are read at the same time: gRPC takes in all of one before its
-#: length is known
-MOST_STRANGERS: Final = 4
+#: requests of callers that are not known which are read at the same time; one may be as long as the longest
+MOST_STRANGERS: Final = 16
 #: bytes of a request that brings no activity, and of one of a caller that is not known: to read millions of
 #: small fields would stop all other calls for minutes
 LARGEST: Final = 65_536
