@@ -188,8 +188,8 @@ class Settings(FromEnvironment):
         1.0,
         gt=0,
         le=1000,
-        description="Multiplies the first and longest delays of all retry policies, the intervals of circuits, "
-        "FEDSVC_RECOVERY_DOUBLING and the day that a name which does not exist is given.",
+        description="Multiplies the first and longest delays of all retry policies, the intervals of "
+        "circuits, FEDSVC_RECOVERY_DOUBLING and the day that a name which does not exist is given.",
     )
 
     max_activity_bytes: int = Field(
