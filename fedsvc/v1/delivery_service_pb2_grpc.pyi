@@ -31,7 +31,8 @@ class DeliveryServiceStub:
 
     OK means that the queue has it. Under the same `request_id` a repeated call gets the first answer.
     Errors of all calls: UNAVAILABLE (nothing is known to be accepted; repeat the call),
-    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call).
+    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call; that is seen
+    where hosts of both are in one partition).
     """
 
     @_typing.overload
@@ -59,7 +60,8 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
 
     OK means that the queue has it. Under the same `request_id` a repeated call gets the first answer.
     Errors of all calls: UNAVAILABLE (nothing is known to be accepted; repeat the call),
-    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call).
+    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call; that is seen
+    where hosts of both are in one partition).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -83,7 +85,8 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
 
     OK means that the queue has it. Under the same `request_id` a repeated call gets the first answer.
     Errors of all calls: UNAVAILABLE (nothing is known to be accepted; repeat the call),
-    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call).
+    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call; that is seen
+    where hosts of both are in one partition).
     """
 
     @_abc_1.abstractmethod

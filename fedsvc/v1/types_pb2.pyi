@@ -392,7 +392,7 @@ class Delivery(_message.Message):
     ordering_key: _builtins.str
     """Deliveries that share it and a host keep their order."""
     request_id: _builtins.str
-    """Of the call that brought it."""
+    """Of the call that first brought its activity."""
     @_builtins.property
     def accept_time(self) -> _timestamp_pb2.Timestamp:
         """When it was accepted."""

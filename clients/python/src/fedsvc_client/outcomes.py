@@ -58,6 +58,12 @@ class FileCursor:
             file.flush()
             os.fsync(file.fileno())
         new.replace(self.path)
+        if os.name == "posix":  # that it has the name is safe when its directory is
+            directory = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
 
 
 class CallableCursor:

@@ -30,7 +30,8 @@ class DeliveryServiceStub(object):
 
     OK means that the queue has it. Under the same `request_id` a repeated call gets the first answer.
     Errors of all calls: UNAVAILABLE (nothing is known to be accepted; repeat the call),
-    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call).
+    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call; that is seen
+    where hosts of both are in one partition).
     """
 
     def __init__(self, channel):
@@ -81,7 +82,8 @@ class DeliveryServiceServicer(object):
 
     OK means that the queue has it. Under the same `request_id` a repeated call gets the first answer.
     Errors of all calls: UNAVAILABLE (nothing is known to be accepted; repeat the call),
-    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call).
+    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call; that is seen
+    where hosts of both are in one partition).
     """
 
     def QueueActivity(self, request, context):
@@ -184,7 +186,8 @@ class DeliveryService(object):
 
     OK means that the queue has it. Under the same `request_id` a repeated call gets the first answer.
     Errors of all calls: UNAVAILABLE (nothing is known to be accepted; repeat the call),
-    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call).
+    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call; that is seen
+    where hosts of both are in one partition).
     """
 
     @staticmethod
