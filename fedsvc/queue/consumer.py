@@ -200,7 +200,7 @@ class Consumer:
 
     async def keep(self, partition: int) -> None:
         """Renew the lease, and nothing else."""
-        await self._run(self._reclaim, partition, [self.name, self._lease_ms, 0, self.name])
+        await self._run(self._reclaim, partition, [self.name, self._lease_ms, 0, self.name, 0])
 
     async def promote(self, partition: int, *, look: bool = False) -> Promoted:
         """Move deliveries that are due to the ready streams, and end those whose time is over. `look`: also
