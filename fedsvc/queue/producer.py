@@ -101,8 +101,11 @@ class Producer:
         Raises QueueUnavailable (nothing is known to be accepted; repeat it under the same request id)
         and RequestIdReused.
         """
-        await self._know(message.origin)
-        first, duplicates = await self._part(inbox.partition, message, [inbox], terms, "")
+        part = self._part(inbox.partition, message, [inbox], terms, "")
+        if self._knows(message.origin):
+            first, duplicates = await part
+        else:  # in one round trip
+            (first, duplicates), _ = await asyncio.gather(part, self._know(message.origin))
         if duplicates:
             return Queued(DeliveryId(inbox.partition, duplicates[0][1]), True)
         return Queued(DeliveryId(inbox.partition, first), False)
@@ -126,8 +129,11 @@ class Producer:
             duplicates += len(answer[1])
         return FannedOut(len(inboxes) - duplicates, duplicates)
 
+    def _knows(self, origin: str) -> bool:
+        return self._origins.get(origin, 0.0) > time.monotonic()
+
     async def _know(self, origin: str) -> None:
-        if self._origins.get(origin, 0.0) <= time.monotonic():
+        if not self._knows(origin):
             await self._link.call("SADD", self._keys.origins, origin)
             if len(self._origins) >= self.ORIGINS:
                 self._origins.clear()
