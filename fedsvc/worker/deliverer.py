@@ -150,7 +150,7 @@ class Deliverer:
     async def _knock(self, job: _Job, ends: float) -> Verdict:
         """One URL, in as many forms as it takes. If all are refused, the first refusal counts: the others
         may only say that the form is not known there. That an inbox is not there is no matter of forms."""
-        at_home = _destination(job.url).origin == _destination(job.inbox).origin
+        at_home = job.url == job.inbox or _destination(job.url).origin == _destination(job.inbox).origin
         form = first_form(job.remembered if at_home else Dialect.UNKNOWN)
         tried: list[Form] = []
         refusal: Verdict | None = None

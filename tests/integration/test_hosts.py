@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from servers.queue import HOUR_MS, SECOND_MS, USUAL_LIMITS, Queue, open_queue
+from servers.queue import HOUR_MS, SECOND_MS, USUAL_LIMITS, Queue, known, open_queue
 from servers.valkey import ValkeyServer
 
 from fedsvc.domain.delivery import DeliveryState, Priority, Reason
@@ -17,14 +17,6 @@ REFUSED = Signal.FAILED
 @pytest.fixture
 def limits() -> dict[str, str]:
     return USUAL_LIMITS
-
-
-async def known(queue: Queue) -> None:
-    """Host 0 has shown that it takes eight at a time."""
-    for number in range(8):
-        await queue.enqueue(f"first{number}")
-        for admitted in await queue.admit(100):
-            await queue.deliver(admitted)
 
 
 async def test_a_new_host_gets_one_until_it_has_answered_then_more_and_eight_at_most(queue: Queue) -> None:

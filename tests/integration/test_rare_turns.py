@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from servers.queue import HOUR_MS, SECOND_MS, USUAL_LIMITS, Queue, opened, probe_due
+from servers.queue import HOUR_MS, SECOND_MS, USUAL_LIMITS, Queue, known, opened, probe_due
 
 from fedsvc.domain.delivery import DeliveryState, Priority, Reason
 from fedsvc.domain.relations import Relation, Rule
@@ -19,14 +19,6 @@ SLOWED = Signal.ANSWERED | Signal.SLOWED
 @pytest.fixture
 def limits() -> dict[str, str]:
     return USUAL_LIMITS
-
-
-async def known(queue: Queue) -> None:
-    """Host 0 takes eight at a time."""
-    for number in range(8):
-        await queue.enqueue(f"first{number}")
-        for admitted in await queue.admit(100):
-            await queue.deliver(admitted)
 
 
 async def one(queue: Queue, name: str = "1") -> Admitted:

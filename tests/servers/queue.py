@@ -275,6 +275,14 @@ async def opened(queue: Queue, parked: int = 10) -> list[int]:
     return waiting
 
 
+async def known(queue: Queue) -> None:
+    """Host 0 has shown that it takes eight at a time."""
+    for number in range(8):
+        await queue.enqueue(f"first{number}")
+        for admitted in await queue.admit(100):
+            await queue.deliver(admitted)
+
+
 async def probe_due(queue: Queue) -> None:
     state = await queue.hosts.get("h0.example")
     await queue.pass_time(max(1, state.next_probe_ms - await queue.now_ms() + 1))
