@@ -60,7 +60,7 @@ class Sized:
 
 
 def sized(load: Load, costs: Costs, poll: float, seed: int) -> Sized:
-    """`poll`: CPU seconds of Redis a second that one worker costs for one partition with nothing in it."""
+    """`poll`: CPU seconds of Redis a second that a partition with nothing in it costs."""
     population = Population(load.hosts, seed)
     plan = schedule(population, load.per_second, load.seconds, seed)
     deliveries = sum(len(recipients) for _, recipients in plan) / load.seconds
@@ -74,7 +74,7 @@ def sized(load: Load, costs: Costs, poll: float, seed: int) -> Sized:
         partitions = max(16, 2 ** math.ceil(math.log2(4 * max(workers, masters))))
         plant = Plant(max(1, math.ceil(server / BUSY)), masters, workers, partitions, concurrency)
         outcome = simulate(population, plan, load.seconds, plant, costs, seed, warm=WARM_S)
-        polling = poll * workers * partitions / masters
+        polling = poll * partitions / masters
         tired = outcome.busiest_worker > 1.25 * BUSY or not outcome.stable
         full = outcome.busiest_master + polling > BUSY
         if not tired and not full:
@@ -150,8 +150,10 @@ def table(rows: list[Sized], *, markdown: bool) -> str:
 
 
 def poll_cost(idle: Mapping[str, float], partitions: int = 16) -> float:
-    """Of one worker and partition: what a second worker adds to Redis's idling."""
-    return max(0.0, idle["redis_two"] - idle["redis_one"]) / partitions
+    """Of one partition, with as many workers as there may be: its own and its deputy, which looks at it twice a
+    second, are there with two, and all others together look at it half as often."""
+    looks = max(0.0, idle["redis_two"] - idle["redis_one"])
+    return (idle["redis_two"] + looks / 2) / partitions
 
 
 def _size(count: float) -> str:

@@ -58,9 +58,11 @@ class OutcomeLog:
         key = self._keys.partition(partition).archiver
         return bool(await self._link.call("EVAL", _LEAD, 1, key, name, self._lease_ms))
 
-    async def resign(self, partition: int, name: str) -> None:
-        """`name` archives this partition no more: another one need not wait for the lease to end."""
-        await self._link.call("EVAL", _RESIGN, 1, self._keys.partition(partition).archiver, name)
+    async def resign(self, partition: int, name: str) -> bool:
+        """`name` archives this partition no more: another one need not wait for the lease to end. Whether it
+        did."""
+        key = self._keys.partition(partition).archiver
+        return bool(await self._link.call("EVAL", _RESIGN, 1, key, name))
 
     async def position(self, partition: int) -> int:
         """Number of the last outcome that is archived; 0 for none."""

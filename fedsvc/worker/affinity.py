@@ -6,18 +6,24 @@ everything, and who errs about the others only makes connections more than once.
 
     not heard yet      all partitions are ours
     bell, ours         ask at once
-    bell, another's    look after PATIENCE; if it is urgent, its deputy asks for that after URGENT_PATIENCE
+    bell, another's    if we are its deputy: look after PATIENCE; if it is urgent, ask after URGENT_PATIENCE
+    every ROUND        look at those whose deputy we are, those that were behind, and a few others in turn
     look               waited for PATIENCE: taken from when we have nothing else to do, for WINDOW;
                        waited LAGGARD longer than anything of ours: served as if it was ours, for WINDOW
+
+Each partition has one deputy. If all others looked at it as often as that one, what Redis has to do while
+nothing happens would grow with the product of workers and partitions.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
+from math import ceil
 from typing import Final
 
 
@@ -25,26 +31,32 @@ class Affinity:
     #: seconds that something waits in another's partition before we look whether that one is behind
     PATIENCE: Final = 0.25
     URGENT_PATIENCE: Final = 0.05
-    #: seconds for which a look counts
+    #: seconds between two rounds of looks, and for which a look counts
+    ROUND: Final = 0.5
     WINDOW: Final = 1.0
+    #: seconds in which all others together look once at a partition of which they are no deputies
+    OTHERS: Final = 1.0
     #: seconds that something of another's waits longer than anything of ours, before it is served beside ours
     LAGGARD: Final = 3.0
 
     def __init__(self, name: str, partitions: int, monotonic: Callable[[], float] = time.monotonic) -> None:
         """`name`: of this worker, as others see it."""
         self.name = name
-        self._partitions = partitions
+        self.all: Final = frozenset(range(partitions))
         self._monotonic = monotonic
         self._workers: frozenset[str] = frozenset()
         #: workers that said they stop: whatever their leases say
         self._leaving: frozenset[str] = frozenset()
-        self.own: frozenset[int] = frozenset(range(partitions))
+        self.own: frozenset[int] = self.all
         #: partition -> until when it may be taken from (seconds, the clock's)
         self._behind: dict[int, float] = {}
         #: for how long the oldest of ours had waited, milliseconds, as of the last look at all
         self._ours_ms = 0
-        #: others' partitions in which it is us who look for what is urgent
+        #: others' partitions that it is us who look after
         self._deputy_for: frozenset[int] = frozenset()
+        #: the rest, the next to look at first, and how many in a round
+        self._rest: deque[int] = deque()
+        self._in_turn = 0
         self._laggards: dict[int, float] = {}
         #: partition -> when to look at it, after its bell
         self._looks: dict[int, float] = {}
@@ -53,7 +65,7 @@ class Affinity:
     @property
     def alone(self) -> bool:
         """Whether every partition is ours."""
-        return len(self.own) == self._partitions
+        return self.own == self.all
 
     @property
     def workers(self) -> frozenset[str]:
@@ -81,11 +93,15 @@ class Affinity:
         if workers == self._workers:
             return
         self._workers = workers
-        shares = divided(workers, self._partitions)
+        shares = divided(workers, len(self.all))
         self.own = shares[self.name]
-        self._deputy_for = frozenset(
-            p for p in range(self._partitions) if p not in self.own and self._first_without_owner(p, shares)
-        )
+        others = self.all - self.own
+        self._deputy_for = frozenset(p for p in others if self._first_without_owner(p, shares))
+        # Each worker in an order of its own, so that two never look at the same ones all the time.
+        rest = others - self._deputy_for
+        self._rest = deque(sorted(rest, key=lambda partition: _score(self.name, str(partition))))
+        looking = max(1, len(workers) - 2)  # at each of them: neither its worker nor its deputy
+        self._in_turn = ceil(len(rest) * self.ROUND / self.OTHERS / looking)
         for waiting in (self._behind, self._laggards, self._looks, self._urgent_looks):
             for partition in self.own & waiting.keys():
                 del waiting[partition]
@@ -111,10 +127,11 @@ class Affinity:
 
     def heard(self, partition: int, *, urgent: bool = False) -> bool:
         """The bell of another's partition rang. Returns whether there is something to look at sooner now."""
-        # One other is enough to see that something urgent is not left; all would ask as often as bells ring.
-        pressing = urgent and partition in self._deputy_for
-        looks = self._urgent_looks if pressing else self._looks
-        patience = self.URGENT_PATIENCE if pressing else self.PATIENCE
+        # One other is enough to see that something is left; all would ask as often as bells ring.
+        if partition not in self._deputy_for:
+            return False
+        looks = self._urgent_looks if urgent else self._looks
+        patience = self.URGENT_PATIENCE if urgent else self.PATIENCE
         if partition in looks:
             return False
         looks[partition] = self._monotonic() + patience
@@ -135,6 +152,14 @@ class Affinity:
         for partition in urgent:
             del self._urgent_looks[partition]
         return due, urgent
+
+    def to_look_at(self) -> frozenset[int]:
+        """Others' partitions to look at in this round."""
+        now = self._monotonic()
+        behind = {partition for partition, until in self._behind.items() if until > now}
+        in_turn = set(islice(self._rest, self._in_turn))
+        self._rest.rotate(-self._in_turn)
+        return self._deputy_for | behind | in_turn
 
     def looked(self, waited_ms: Mapping[int, int]) -> list[int]:
         """How long the oldest that could be taken has waited, by partition. Returns those of others that are

@@ -142,11 +142,11 @@ class Worker:
             retries = RetryManager(settings, consumer, processor, affinity, beats)
             roster = Roster(Bell(link, keys), consumer, affinity, processor)
             outcomes = OutcomeLog(link, keys, settings)
-            archival = ArchivalHandler(settings, outcomes, archive, beats, self.name)
-            purger = ArchivePurger(settings, outcomes, archive, consumer.clock.now_ms, self.name)
+            archival = ArchivalHandler(settings, outcomes, archive, beats, affinity)
+            purger = ArchivePurger(settings, outcomes, archive, consumer.clock.now_ms, affinity)
             memory = MemoryWatch(settings)
             hosts = Hosts(link, keys, settings)
-            lifecycle = LifecycleManager(settings, link, outcomes, hosts, memory, beats)
+            lifecycle = LifecycleManager(link, outcomes, hosts, memory, beats, affinity)
             registry = KeyRegistry(link, keys, cipher, settings)
             runs = ScheduledRuns(settings, link, keys, handlers, registry, outcomes, hosts, purger)
             scheduler = Scheduler(
@@ -156,7 +156,7 @@ class Worker:
                 self.name,
                 lambda: memory.critical,
             )
-            spiller = Spiller(settings, Spill(link, keys, settings), SpillStore(engine), memory, beats)
+            spiller = Spiller(Spill(link, keys, settings), SpillStore(engine), memory, beats, affinity)
 
             # What is there now stays: looking through all of it again and again would stop everything for a
             # tenth of a second each time.

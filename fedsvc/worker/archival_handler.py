@@ -1,7 +1,8 @@
 """Copies outcomes from the queue to SQL, in order and in batches.
 
-One process archives a partition at a time (by a lease in Redis); two at once would only write the same rows
-twice. Nothing leaves Redis before SQL has committed it, and SQL being away holds no delivery up.
+A worker archives its own partitions (see affinity.py), and another's when nobody else does, under a lease in
+Redis; two at once would only write the same rows twice. Nothing leaves Redis before SQL has committed it, and
+SQL being away holds no delivery up.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from fedsvc.domain.delivery import Delivery, DeliveryState, Reason
 from fedsvc.domain.events import EventType, HostEvent
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
 from fedsvc.queue.outcomes import OutcomeLog
+from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.metrics import BY_ITSELF, Metrics
+from fedsvc.worker.rounds import Rounds
 
 log = structlog.get_logger(__name__)
 
@@ -52,16 +55,21 @@ class ArchivalHandler:
     #: seconds without an outcome after which SQL is asked whether it is there, so that readiness knows it
     #: before there is something to archive
     PING_EVERY: Final = 5.0
+    #: seconds between two looks whether others' partitions are archived by nobody
+    WHOLE: Final = 10.0
 
     def __init__(
-        self, settings: Settings, outcomes: OutcomeLog, archive: Archive, beats: Beats, name: str
+        self, settings: Settings, outcomes: OutcomeLog, archive: Archive, beats: Beats, affinity: Affinity
     ) -> None:
         self._outcomes = outcomes
         self._archive = archive
         self._log = ArchivedLog(archive.engine)
         self._beats = beats
-        self._name = name
-        self._partitions = range(settings.partitions)
+        self._affinity = affinity
+        self._rounds = Rounds(affinity, self.WHOLE)
+        #: partitions whose lease is ours; of these, others' that we stay with until all of them is archived
+        self._led: frozenset[int] = frozenset()
+        self._adopted: frozenset[int] = frozenset()
         self._metrics = Metrics()
         self._tell = log.info if settings.log_deliveries else log.debug
         self._heard = -self.PING_EVERY
@@ -84,18 +92,24 @@ class ArchivalHandler:
 
     async def leave(self) -> None:
         """Leave the rest to others, at once; after `run` has ended. Raises QueueUnavailable."""
-        await asyncio.gather(*(self._outcomes.resign(p, self._name) for p in self._partitions))
+        await asyncio.gather(*(self._outcomes.resign(p, self._affinity.name) for p in self._affinity.all))
 
     async def round(self) -> bool:
         """Archive one batch of each partition that is ours. Returns whether there is more.
 
         Raises ArchiveUnavailable, and QueueUnavailable once it has archived what the rest of Redis has.
         """
-        leads = await asyncio.gather(
-            *(self._outcomes.lead(p, self._name) for p in self._partitions), return_exceptions=True
+        wanted = sorted(self._rounds.next() | self._adopted)
+        leads, resigned = await asyncio.gather(
+            asyncio.gather(
+                *(self._outcomes.lead(p, self._affinity.name) for p in wanted), return_exceptions=True
+            ),
+            self._resign(self._led.difference(wanted)),
         )
-        ours = [p for p, leading in zip(self._partitions, leads, strict=True) if leading is True]
-        read, more = await self._read_all(ours)
+        ours = [p for p, leading in zip(wanted, leads, strict=True) if leading is True]
+        self._led = frozenset(ours)
+        read, behind = await self._read_all(ours)
+        self._adopted = behind - self._affinity.own
         batches = [batch for batch in read if isinstance(batch, _Batch)]
         entries = [entry for batch in batches for entry in batch.entries]
         outcomes = [entry for entry in entries if isinstance(entry, Delivery)]
@@ -111,10 +125,16 @@ class ArchivalHandler:
             return_exceptions=True,
         )
         self._tell_of(entries)
-        for problem in (*leads, *read, *committed):
+        for problem in (*leads, *resigned, *read, *committed):
             if isinstance(problem, BaseException):
                 raise problem
-        return more
+        return bool(behind)
+
+    async def _resign(self, partitions: frozenset[int]) -> list[bool | BaseException]:
+        """What was ours is another's now, who need not wait for our lease to end."""
+        return await asyncio.gather(
+            *(self._outcomes.resign(p, self._affinity.name) for p in partitions), return_exceptions=True
+        )
 
     def _tell_of(self, entries: list[Delivery | HostEvent]) -> None:
         """What nobody else has told: what happened in Redis, without a worker's doing."""
@@ -125,10 +145,10 @@ class ArchivalHandler:
                 self._metrics.ended(entry)
                 _tell_end(entry, self._tell)
 
-    async def _read_all(self, partitions: list[int]) -> tuple[list[_Batch | BaseException], bool]:
-        """A batch of each partition, or what was the matter with it; and whether there is more."""
+    async def _read_all(self, partitions: list[int]) -> tuple[list[_Batch | BaseException], frozenset[int]]:
+        """A batch of each partition, or what was the matter with it; and those that have more."""
         if not partitions:
-            return [], False
+            return [], frozenset()
         share = max(1, self.AT_A_TIME // len(partitions))
         read = await asyncio.gather(*(self._read(p, share) for p in partitions), return_exceptions=True)
         batches = [batch for batch in read if isinstance(batch, _Batch)]
@@ -143,9 +163,9 @@ class ArchivalHandler:
                 *(self._read_on(batch, share) for batch in full), return_exceptions=True
             )
             if problems := [problem for problem in gave if isinstance(problem, BaseException)]:
-                return read + problems, True
+                return read + problems, frozenset(batch.partition for batch in full)
             full = [batch for batch, count in zip(full, gave, strict=True) if count == share]
-        return read, bool(full)
+        return read, frozenset(batch.partition for batch in full)
 
     async def _read(self, partition: int, limit: int) -> _Batch:
         """Raises QueueUnavailable."""

@@ -15,6 +15,7 @@ from fedsvc.config import Settings
 from fedsvc.domain.delivery import DeliveryState
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
 from fedsvc.queue.outcomes import OutcomeLog
+from fedsvc.worker.affinity import Affinity
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +49,7 @@ class ArchivePurger:
         outcomes: OutcomeLog,
         archive: Archive,
         now_ms: Callable[[], int],
-        name: str,
+        affinity: Affinity,
     ) -> None:
         """`now_ms`: Redis's clock, so that a worker whose own clock is ahead forgets nothing early."""
         self._outcomes = outcomes
@@ -58,7 +59,7 @@ class ArchivePurger:
         self._audit_retention_ms = settings.audit_retention * 1000
         self._event_retention_ms = settings.archive_retention * 1000
         self._now_ms = now_ms
-        self._name = name
+        self._affinity = affinity
         self._retention_ms = {
             **dict.fromkeys(_COMPLETED, settings.archive_retention * 1000),
             **dict.fromkeys(_DEAD, settings.archive_dead_retention * 1000),
@@ -87,7 +88,9 @@ class ArchivePurger:
         Raises ArchiveUnavailable, QueueUnavailable.
         """
         # Who archives the first partition purges for all.
-        return await self._outcomes.lead(0, self._name) and await self.batch()
+        if 0 not in self._affinity.own:
+            return False
+        return await self._outcomes.lead(0, self._affinity.name) and await self.batch()
 
     async def batch(self) -> bool:
         """Purge one batch, whoever else may. Returns whether there is more. Raises ArchiveUnavailable."""

@@ -7,14 +7,15 @@ from typing import Final
 
 import structlog
 
-from fedsvc.config import Settings
 from fedsvc.errors import QueueUnavailable
 from fedsvc.queue.hosts import Hosts
 from fedsvc.queue.link import Link
 from fedsvc.queue.outcomes import OutcomeLog
 from fedsvc.queue.server_info import server_info
+from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.memory import MemoryWatch
+from fedsvc.worker.rounds import Rounds
 
 log = structlog.get_logger(__name__)
 
@@ -24,24 +25,31 @@ class LifecycleManager:
     BATCH: Final = 500
     #: seconds between rounds, also while Redis is away: readiness should not lag behind its return
     PAUSE: Final = 1.0
+    #: seconds between two looks for what has had its time, as long as there is memory
+    FORGET: Final = 5.0
     #: seconds between two audits of the hosts
     AUDIT: Final = 60.0
+    #: seconds between two rounds, and two audits, of all partitions, whoever's they are
+    WHOLE: Final = 30.0
+    WHOLE_AUDIT: Final = 600.0
 
     def __init__(
         self,
-        settings: Settings,
         link: Link,
         outcomes: OutcomeLog,
         hosts: Hosts,
         memory: MemoryWatch,
         beats: Beats,
+        affinity: Affinity,
     ) -> None:
         self._link = link
         self._outcomes = outcomes
         self._hosts = hosts
         self._memory = memory
         self._beats = beats
-        self._partitions = range(settings.partitions)
+        self._rounds = Rounds(affinity, self.WHOLE)
+        self._audits = Rounds(affinity, self.WHOLE_AUDIT)
+        self._forget_due = 0.0
         self._audited = 0.0
 
     async def run(self) -> None:
@@ -62,19 +70,26 @@ class LifecycleManager:
         self._memory.note(await server_info(self._link))
         if self._memory.short != was_short:
             log.warning("memory", used=round(self._memory.used, 3), short=self._memory.short)
-        early = self._memory.short
-        forgotten = await asyncio.gather(
-            *(self._outcomes.trim(p, self.BATCH, early=early) for p in self._partitions),
-            *(self._outcomes.bury(p, self.BATCH) for p in self._partitions),
-        )
         now = asyncio.get_running_loop().time()
+        more = False
+        if self._memory.short or now >= self._forget_due:
+            more = await self._forget()
+            self._forget_due = now if more else now + self.FORGET
         if now - self._audited >= self.AUDIT:
             self._audited = now
             await self._audit()
+        return more
+
+    async def _forget(self) -> bool:
+        partitions = self._rounds.next()
+        forgotten = await asyncio.gather(
+            *(self._outcomes.trim(p, self.BATCH, early=self._memory.short) for p in partitions),
+            *(self._outcomes.bury(p, self.BATCH) for p in partitions),
+        )
         return max(forgotten) >= self.BATCH
 
     async def _audit(self) -> None:
-        answers = await asyncio.gather(*(self._hosts.audit(p) for p in self._partitions))
+        answers = await asyncio.gather(*(self._hosts.audit(p) for p in self._audits.next()))
         off = sum(abs(audited.backlog_off) for audited in answers)
         if off:
             log.warning("origin_backlogs_off", deliveries=off)

@@ -33,8 +33,8 @@ class RetryManager:
     ) -> None:
         self._partitions = range(settings.partitions)
         self._affinity = affinity
-        #: when others' partitions are looked after next (seconds, the loop's clock)
-        self._round_due = 0.0
+        #: when others' partitions are looked at next (seconds, the loop's clock)
+        self._look_due = 0.0
         #: a lease is renewed three times before it ends
         self._reclaim_every = settings.lease / 3
         self._lease_ms = int(settings.lease * 1000)
@@ -82,12 +82,13 @@ class RetryManager:
         """Returns seconds until the next round. Our own partitions are promoted when something is due; others
         now and then, since whose they are may be dead or slow."""
         now = asyncio.get_running_loop().time()
-        whole = self._affinity.alone or now >= self._round_due
-        look = whole and not self._affinity.alone
-        if whole:
-            self._round_due = now + self.SLOWEST
         own = self._affinity.own
-        partitions = self._partitions if whole else sorted(own)
+        look = not self._affinity.alone and now >= self._look_due
+        others: frozenset[int] = frozenset()
+        if look:
+            self._look_due = now + self._affinity.ROUND
+            others = self._affinity.to_look_at()
+        partitions = sorted(own | others)
         found = await asyncio.gather(*(self._consumer.promote(p, look=look) for p in partitions))
         answers = dict(zip(partitions, found, strict=True))
         self._processor.poke(p for p, answer in answers.items() if p in own and answer.work)

@@ -10,13 +10,14 @@ from typing import Final
 import structlog
 
 from fedsvc.archive.spill_store import SpilledDelivery, SpilledMessage, SpillStore
-from fedsvc.config import Settings
 from fedsvc.domain.delivery import DeliveryId
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
 from fedsvc.queue.record import HEADER
 from fedsvc.queue.spill import Spill, SpillBatch, SpillMessage, stored, stored_fields, stored_group
+from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.memory import MemoryWatch
+from fedsvc.worker.rounds import Rounds
 
 log = structlog.get_logger(__name__)
 
@@ -32,15 +33,18 @@ class Spiller:
     TIDY: Final = 60.0
     #: seconds after which a batch that SQL does not have keeps nothing waiting any more
     MISSING: Final = 300.0
+    #: seconds between two rounds through all partitions, whoever's they are
+    WHOLE: Final = 10.0
 
     def __init__(
-        self, settings: Settings, spill: Spill, store: SpillStore, memory: MemoryWatch, beats: Beats
+        self, spill: Spill, store: SpillStore, memory: MemoryWatch, beats: Beats, affinity: Affinity
     ) -> None:
         self._spill = spill
         self._store = store
         self._memory = memory
         self._beats = beats
-        self._partitions = range(settings.partitions)
+        self._affinity = affinity
+        self._rounds = Rounds(affinity, self.WHOLE)
         self._tidied = 0.0
         self._unasked: set[tuple[int, int]] = set()
         #: batches that SQL did not have, and when that was seen first
@@ -70,14 +74,15 @@ class Spiller:
         Raises QueueUnavailable, ArchiveUnavailable.
         """
         more = False
+        partitions = sorted(self._rounds.next())
         # First: nothing comes back to a Redis that is full, which must not keep it full.
         if self._memory.short:
-            batches = await asyncio.gather(*(self._spill.next_batch(p) for p in self._partitions))
+            batches = await asyncio.gather(*(self._spill.next_batch(p) for p in partitions))
             for batch in batches:
                 if batch is not None:
                     more |= await self._send_away(batch)
-        due = await asyncio.gather(*(self._spill.due(p, self.FEW) for p in self._partitions))
-        for partition, numbers in zip(self._partitions, due, strict=True):
+        due = await asyncio.gather(*(self._spill.due(p, self.FEW) for p in partitions))
+        for partition, numbers in zip(partitions, due, strict=True):
             for number in numbers:
                 more |= await self._restore(partition, number)
         now = asyncio.get_running_loop().time()
@@ -132,7 +137,7 @@ class Spiller:
     async def tidy(self) -> None:
         """Delete what nobody asked for at the last look, and does not now. Raises as `round` does."""
         unasked = set()
-        for partition in self._partitions:
+        for partition in sorted(self._affinity.own):
             held = await self._store.batches(partition)
             for number in await self._spill.stale(partition, held) if held else ():
                 if (partition, number) in self._unasked:

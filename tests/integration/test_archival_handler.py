@@ -22,7 +22,10 @@ from fedsvc.domain.events import HostEvent
 from fedsvc.errors import ArchiveUnavailable, QueueUnavailable
 from fedsvc.queue.link import Link
 from fedsvc.queue.outcomes import OutcomeLog
+from fedsvc.worker import archival_handler
+from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.archival_handler import ArchivalHandler
+from fedsvc.worker.rounds import Rounds
 
 
 async def test_what_ended_is_archived_once_and_the_position_moves(system: System) -> None:
@@ -43,6 +46,53 @@ async def test_only_the_leader_archives(system: System) -> None:
     assert await system.rows() == 0
     await system.handler("b").round()
     assert await system.rows() == 1
+
+
+async def leaders(system: System) -> list[str]:
+    names = [await system.link.call("GET", system.keys.partition(p).archiver) for p in range(PARTITIONS)]
+    return [(name or b"nobody").decode() for name in names]
+
+
+async def test_workers_share_the_archive_and_one_that_comes_has_its_part_at_once(system: System) -> None:
+    a, b = (Affinity(name, PARTITIONS) for name in "ab")
+    first, second = system.handler(affinity=a), system.handler(affinity=b)
+    await first.round()
+    assert await leaders(system) == ["a"] * PARTITIONS
+    for affinity in (a, b):
+        affinity.see({"a", "b"})
+    await first.round()
+    await second.round()
+    assert await leaders(system) == ["a" if p in a.own else "b" for p in range(PARTITIONS)]
+    for partition in range(PARTITIONS):
+        await system.end(partition, 1)
+    await first.round()
+    assert await system.positions() == [1 if p in a.own else -1 for p in range(PARTITIONS)]
+    await second.round()
+    assert await system.positions() == [1] * PARTITIONS
+    assert await system.rows() == PARTITIONS
+
+
+@pytest.mark.usefixtures("small")
+async def test_what_nobody_archives_is_helped_out_with_and_given_back(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(archival_handler, "Rounds", lambda a, whole_s: Rounds(a, whole_s, lambda: now))
+    mine, theirs = Affinity("a", PARTITIONS), Affinity("b", PARTITIONS)
+    for affinity in (mine, theirs):
+        affinity.see({"a", "b"})
+    partition = min(theirs.own)
+    await system.end_many(partition, range(1500))
+    handler = system.handler(affinity=mine)
+    assert not await handler.round(), "its worker may be there"
+    assert await system.rows() == 0
+    now += ArchivalHandler.WHOLE
+    assert await handler.round(), "there is more"
+    assert (await leaders(system))[partition] == "a"
+    assert not await handler.round()
+    assert await system.rows() == 1500
+    await handler.round()
+    assert (await leaders(system))[partition] == "nobody"
 
 
 @pytest.fixture

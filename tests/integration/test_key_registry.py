@@ -24,6 +24,7 @@ from fedsvc.queue.key_keeper import KeyKeeper
 from fedsvc.queue.key_registry import KeyRegistry
 from fedsvc.queue.producer import Terms
 from fedsvc.queue.spill import Spill
+from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.memory import MemoryWatch
 from fedsvc.worker.spiller import Spiller
@@ -175,11 +176,11 @@ async def test_what_has_gone_to_sql_needs_its_key_too(
     memory = MemoryWatch(queue.settings)
     memory.note(FULL)
     spiller = Spiller(
-        queue.settings,
         Spill(queue.link, queue.keys, queue.settings),
         SpillStore(engine),
         memory,
         Beats("spill"),
+        Affinity("a", queue.settings.partitions),
     )
     await desk.registry.put(ADA, fresh())
     for number in range(5):  # host 0 is down

@@ -28,6 +28,7 @@ from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.consumer import Settlement, Signal
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.worker import tally
+from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.archival_handler import ArchivalHandler
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.journal import Journal
@@ -68,7 +69,13 @@ async def archived(queue: Queue) -> list[Any]:
     """What the archival handler logs of all that has happened."""
     archive = Archive(create_engine(queue.settings))
     try:
-        handler = ArchivalHandler(queue.settings, queue.outcomes, archive, Beats("archive"), "a")
+        handler = ArchivalHandler(
+            queue.settings,
+            queue.outcomes,
+            archive,
+            Beats("archive"),
+            Affinity("a", queue.settings.partitions),
+        )
         with capture_logs() as logs:
             while await handler.round():
                 pass

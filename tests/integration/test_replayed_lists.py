@@ -16,6 +16,7 @@ from fedsvc.config import Settings
 from fedsvc.domain.delivery import DeliveryState, Reason
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import types_pb2
+from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.archival_handler import ArchivalHandler
 from fedsvc.worker.beats import Beats
 
@@ -43,7 +44,8 @@ async def test_a_replayed_delivery_is_told_once_and_as_it_is_now(
         await queue.settle(admitted, DeliveryState.DEAD, Reason.GONE)
     settings = Settings.from_environment(environment)
     archive = Archive(create_engine(settings))
-    while await ArchivalHandler(settings, queue.outcomes, archive, Beats("archive"), "a").round():
+    affinity = Affinity("a", settings.partitions)
+    while await ArchivalHandler(settings, queue.outcomes, archive, Beats("archive"), affinity).round():
         pass
     await archive.close()
     (letter, _) = (await queue.dead.page(limit=2)).letters

@@ -31,6 +31,7 @@ from fedsvc.queue.consumer import Signal
 from fedsvc.server.places import Places
 from fedsvc.server.watch import Cursor, Filter, Seen, Watchers
 from fedsvc.v1 import delivery_service_pb2 as pb
+from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.archival_handler import ArchivalHandler
 from fedsvc.worker.beats import Beats
 
@@ -44,7 +45,13 @@ class Desk:
     def __init__(self, queue: Queue, archive: Archive) -> None:
         self.queue = queue
         self.stopping = asyncio.Event()
-        self.handler = ArchivalHandler(queue.settings, queue.outcomes, archive, Beats("archive"), "a")
+        self.handler = ArchivalHandler(
+            queue.settings,
+            queue.outcomes,
+            archive,
+            Beats("archive"),
+            Affinity("a", queue.settings.partitions),
+        )
         self.watchers = Watchers(
             queue.settings.partitions,
             Places(2, "watchers"),

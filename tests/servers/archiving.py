@@ -19,6 +19,7 @@ from fedsvc.queue import outcome
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.outcomes import OutcomeLog
+from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.archival_handler import ArchivalHandler
 from fedsvc.worker.archive_purger import ArchivePurger
 from fedsvc.worker.beats import Beats
@@ -52,11 +53,17 @@ class System:
         self.archive = WatchedArchive(settings)
         self.beats = Beats("archive")
 
-    def handler(self, name: str = "a", outcomes: OutcomeLog | None = None) -> ArchivalHandler:
-        return ArchivalHandler(self.settings, outcomes or self.outcomes, self.archive, self.beats, name)
+    def handler(
+        self, name: str = "a", outcomes: OutcomeLog | None = None, affinity: Affinity | None = None
+    ) -> ArchivalHandler:
+        """Of a worker that knows of no other, if nothing else is said."""
+        affinity = affinity or Affinity(name, PARTITIONS)
+        return ArchivalHandler(self.settings, outcomes or self.outcomes, self.archive, self.beats, affinity)
 
     def purger(self, now_ms: int, name: str = "a") -> ArchivePurger:
-        return ArchivePurger(self.settings, self.outcomes, self.archive, lambda: now_ms, name)
+        return ArchivePurger(
+            self.settings, self.outcomes, self.archive, lambda: now_ms, Affinity(name, PARTITIONS)
+        )
 
     async def end(self, partition: int, number: int, state: int = DeliveryState.DELIVERED) -> None:
         """A delivery ends, in the words of the queue; state 0 is no outcome but an event."""

@@ -13,6 +13,7 @@ from fedsvc.config import Settings
 from fedsvc.domain.delivery import DeliveryId
 from fedsvc.queue.server_info import ServerInfo
 from fedsvc.queue.spill import Spill
+from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.memory import MemoryWatch
 from fedsvc.worker.spiller import Spiller
@@ -31,7 +32,9 @@ class Desk:
         self.store = store
         self.spill = Spill(queue.link, queue.keys, queue.settings)
         self.memory = MemoryWatch(queue.settings)
-        self.spiller = Spiller(queue.settings, self.spill, store, self.memory, Beats("spill"))
+        self.spiller = Spiller(
+            self.spill, store, self.memory, Beats("spill"), Affinity("a", queue.settings.partitions)
+        )
 
     async def rounds(self) -> None:
         while await self.spiller.round():

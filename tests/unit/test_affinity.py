@@ -155,9 +155,59 @@ def test_what_is_urgent_is_looked_after_sooner_by_exactly_one_other() -> None:
     found = [partition for affinity in affinities for partition in affinity.looks_due()[1]]
     assert sorted(found) == list(range(8))
     clock.now += Affinity.PATIENCE
-    assert sum(len(affinity.looks_due()[0]) for affinity in affinities) == 8 * 2, (
-        "the others look like at the rest"
-    )
+    assert not any(affinity.looks_due()[0] for affinity in affinities), "nobody looks at the same once more"
+
+
+def team(workers: int, partitions: int) -> tuple[list[Affinity], Clock]:
+    clock = Clock()
+    affinities = [Affinity(f"w{number}", partitions, clock) for number in range(workers)]
+    for affinity in affinities:
+        affinity.see(a.name for a in affinities)
+    return affinities, clock
+
+
+@given(st.integers(2, 9), st.integers(1, 64))
+def test_one_other_looks_at_each_partition_in_every_round(workers: int, partitions: int) -> None:
+    affinities, _ = team(workers, partitions)
+    for _ in range(3):
+        looks = [affinity.to_look_at() for affinity in affinities]
+        assert set().union(*looks) == set().union(*(a.all - a.own for a in affinities))
+        for affinity, look in zip(affinities, looks, strict=True):
+            assert not look & affinity.own
+
+
+def test_looks_grow_with_partitions_not_with_workers_and_each_worker_comes_by_everywhere() -> None:
+    affinities, _ = team(26, 128)
+    rounds = 2 * 24
+    looks = [[affinity.to_look_at() for _ in range(rounds)] for affinity in affinities]
+    assert sum(len(look) for of_one in looks for look in of_one) <= 2 * 128 * rounds
+    for affinity, of_one in zip(affinities, looks, strict=True):
+        assert frozenset().union(*of_one) == affinity.all - affinity.own
+
+
+def test_one_that_is_behind_is_looked_at_in_every_round_until_it_is_not() -> None:
+    affinities, clock = team(9, 64)
+    affinity = affinities[0]
+    others = affinity.all - affinity.own - affinity.to_look_at()
+    theirs = min(others)
+    affinity.looked({theirs: 250})
+    for _ in range(4):
+        clock.now += affinity.ROUND
+        assert theirs in affinity.to_look_at()
+        affinity.looked({theirs: 250})
+    affinity.looked({theirs: 0})
+    assert sum(theirs in affinity.to_look_at() for _ in range(10)) <= 1
+
+
+@given(st.integers(2, 9))
+def test_a_bell_is_looked_after_by_one_other(workers: int) -> None:
+    affinities, clock = team(workers, 16)
+    for partition in range(16):
+        heard = [a for a in affinities if not a.serves(partition) and a.heard(partition)]
+        assert len(heard) == (1 if any(not a.serves(partition) for a in affinities) else 0)
+    clock.now += Affinity.PATIENCE
+    looked_at = sorted(partition for a in affinities for partition in a.looks_due()[0])
+    assert looked_at == list(range(16))
 
 
 def test_what_becomes_ours_is_not_looked_after_any_more() -> None:
