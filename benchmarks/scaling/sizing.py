@@ -150,8 +150,8 @@ def table(rows: list[Sized], *, markdown: bool) -> str:
 
 
 def poll_cost(idle: Mapping[str, float], partitions: int = 16) -> float:
-    """Of one partition, with as many workers as there may be: its own and its deputy, which looks at it twice a
-    second, are there with two, and all others together look at it half as often."""
+    """Of one partition, with as many workers as there may be: its own and its deputy, which looks at it twice
+    a second, are there with two, and all others together look at it half as often."""
     looks = max(0.0, idle["redis_two"] - idle["redis_one"])
     return (idle["redis_two"] + looks / 2) / partitions
 
