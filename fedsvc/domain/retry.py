@@ -64,8 +64,10 @@ Decision = RetryAt | GiveUp
 def delay_ms(policy: RetryPolicy, attempts_made: int, *, scale: float = 1.0, jitter: float = 0.0) -> int:
     """Milliseconds to wait after `attempts_made` (from 1) attempts. `jitter` is random in [0, 1): 0 is
     the whole delay, towards 1 is 80 percent of it. Never more than the longest delay times `scale`."""
-    # the exponent is bounded so that no policy overflows a float; 64 doublings pass any longest delay
-    growth = policy.factor ** min(max(attempts_made - 1, 0), 64)
+    try:
+        growth = float(policy.factor) ** max(attempts_made - 1, 0)
+    except OverflowError:
+        growth = math.inf
     delay = min(policy.first_delay_s * growth, policy.longest_delay_s) * scale
     return int(delay * (1 - JITTER * jitter) * 1000)
 

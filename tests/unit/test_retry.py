@@ -72,6 +72,17 @@ def test_each_type_follows_its_row_of_the_table(
         assert delay_ms(policy, 1000) == longest_s * 1000
 
 
+def test_a_delay_grows_up_to_the_longest_however_slowly() -> None:
+    slow = RetryPolicy(100, 1.1, 1, 3600)
+    assert delay_ms(slow, 66) == int(1.1**65 * 1000) < delay_ms(slow, 80)
+    assert delay_ms(slow, 100) == 3600 * 1000
+
+
+@pytest.mark.parametrize("factor", [1e6, 10**400])
+def test_a_delay_that_grows_beyond_all_numbers_is_the_longest(factor: float) -> None:
+    assert delay_ms(RetryPolicy(100, factor, 1, 3600), 100) == 3600 * 1000
+
+
 @given(policies, st.integers(1, 10_000), scales, jitters)
 def test_a_delay_is_never_negative_and_never_over_the_longest(
     policy: RetryPolicy, attempts: int, scale: float, jitter: float
