@@ -32,7 +32,7 @@ _PAGE, _BATCH = 500, 10
 #: for how long
 _TELL_EVERY, _PAUSE = 1.0, 1.0
 #: reasons for which a row is refused now and taken later
-_OVERLOAD: Final = frozenset({"ORIGIN_BACKLOG", "RATE_LIMITED", "OVERLOADED"})
+_OVERLOAD: Final = frozenset({"ORIGIN_BACKLOG", "CALLER_BACKLOG", "RATE_LIMITED", "OVERLOADED"})
 #: rows that failed and are shown; --json shows all
 _SHOWN = 100
 #: keys of which a dry run remembers whether they are good: to check one takes some 30 ms
