@@ -49,6 +49,8 @@ class Scheduler:
         self._name = name
         self._full = full
         self._runs: dict[str, asyncio.Task[None]] = {}
+        #: schedules that cannot be run here, of which that was told
+        self._told: set[str] = set()
 
     async def run(self) -> None:
         """Until cancelled; runs that are then on their way are taken up by others. Redis being away only
@@ -71,7 +73,11 @@ class Scheduler:
                 continue
             if len(self._runs) >= self.AT_ONCE:
                 return
-            time_ms = await self._taken(schedule, now_ms)
+            try:
+                time_ms = await self._taken(schedule, now_ms)
+            except (ValueError, KeyError, OSError) as error:  # its time zone is not known on this machine
+                self._tell_unusable(schedule, error)
+                continue
             if time_ms:
                 task = asyncio.create_task(self._run(schedule, time_ms))
                 self._runs[schedule.id] = task
@@ -81,6 +87,11 @@ class Scheduler:
         """Until nothing that was begun is on its way."""
         while self._runs:
             await asyncio.wait(list(self._runs.values()))
+
+    def _tell_unusable(self, schedule: Schedule, error: Exception) -> None:
+        if schedule.id not in self._told:
+            self._told.add(schedule.id)
+            log.error("schedule_unusable", schedule=schedule.id, problem=f"{type(error).__name__}: {error}")
 
     async def _taken(self, schedule: Schedule, now_ms: int) -> int:
         """Time of the run that is ours now; 0 for none."""

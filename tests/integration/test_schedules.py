@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers.queue import Queue, open_queue
 from servers.valkey import ValkeyServer
+from structlog.testing import capture_logs
 
 from fedsvc.domain.schedule import MissedRuns, Recurrence, Schedule, Task
 from fedsvc.errors import AlreadyExists, InvalidKey, NotFound, Overloaded, QueueUnavailable
@@ -76,6 +77,23 @@ async def test_a_run_comes_when_it_is_due_and_once_for_all_workers(site: Site) -
     seen = await site.schedules.get("a")
     assert (seen.last_run_ms, seen.next_run_ms) == (made.next_run_ms, made.next_run_ms + MINUTE_MS)
     assert (seen.running_ms, seen.last_error) == (0, "")
+
+
+async def test_a_schedule_in_a_zone_that_a_worker_does_not_know_keeps_no_other_from_running(
+    site: Site,
+) -> None:
+    made = await site.make("b")
+    await site.schedules.create(
+        Schedule("a", Recurrence("0 4 * * *", "Mars/Phobos"), task=Task.CLEANUP, next_run_ms=1)
+    )
+    worker = site.worker("x")
+    site.now_ms = made.next_run_ms
+    with capture_logs() as logs:
+        await site.look(worker)
+        await site.look(worker)
+    assert site.ran == [("b", made.next_run_ms)]
+    (told,) = [line for line in logs if line["event"] == "schedule_unusable"]
+    assert (told["schedule"], "Mars/Phobos" in told["problem"]) == ("a", True)
 
 
 async def test_a_run_that_its_worker_left_is_taken_up_as_the_same(site: Site) -> None:
