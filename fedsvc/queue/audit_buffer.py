@@ -11,6 +11,9 @@ from fedsvc.errors import QueueUnavailable
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 
+#: of the parts of an event
+_TYPES: Final = [str, int, str, str, str, dict]
+
 
 class AuditBuffer:
     """Every method raises QueueUnavailable."""
@@ -29,11 +32,22 @@ class AuditBuffer:
             await self._link.call("LREM", self._key, -1, raw)  # others may have added theirs meanwhile
             raise QueueUnavailable(f"{self.MOST} audit events wait for the database")
 
-    async def waiting(self, limit: int) -> list[tuple[bytes, AuditEvent]]:
-        """The oldest, each with what `forget` takes."""
+    async def waiting(self, limit: int) -> list[tuple[bytes, AuditEvent | None]]:
+        """The oldest, each with what `forget` takes; None for one that was not written by us."""
         found = await self._link.call("LRANGE", self._key, 0, limit - 1)
-        return [(raw, AuditEvent(*orjson.loads(raw))) for raw in found]
+        return [(raw, _event(raw)) for raw in found]
 
     async def forget(self, raw: bytes) -> None:
         """SQL has it. Another server may have said so already."""
         await self._link.call("LREM", self._key, 1, raw)
+
+
+def _event(raw: bytes) -> AuditEvent | None:
+    """None if it is none. A newer version may have more parts."""
+    try:
+        told = orjson.loads(raw)
+    except ValueError:
+        return None
+    if not isinstance(told, list) or list(map(type, parts := told[: len(_TYPES)])) != _TYPES:
+        return None
+    return AuditEvent(*parts)

@@ -58,10 +58,12 @@ class Audit:
         """Write what waits to SQL, a batch of it. Returns how many there were. Raises ArchiveUnavailable,
         QueueUnavailable."""
         waiting = await self._buffer.waiting(self.BATCH)
-        if waiting:
-            await self._events.record([event for _, event in waiting])
-            for raw, _ in waiting:
-                await self._buffer.forget(raw)
+        if events := [event for _, event in waiting if event is not None]:
+            await self._events.record(events)
+        for raw, event in waiting:
+            if event is None:  # it must not block those behind it
+                log.error("audit_event_unreadable", bytes=len(raw))
+            await self._buffer.forget(raw)
         return len(waiting)
 
     async def run(self) -> None:

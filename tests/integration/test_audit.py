@@ -14,6 +14,7 @@ from servers.postgres import postgres_server
 from servers.queue import Queue, open_queue
 from servers.valkey import ValkeyServer
 from sqlalchemy import func, select
+from structlog.testing import capture_logs
 
 from fedsvc.archive.audit_log import AuditLog
 from fedsvc.archive.engine import create_engine
@@ -180,6 +181,19 @@ async def test_an_operator_goes_on_while_sql_is_away(desk: Desk, monkeypatch: py
     assert len(await desk.log.list(limit=10)) == 5
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_nobody_can_read_blocks_nothing_behind_it(desk: Desk) -> None:
+    for strange in (b"no JSON", b"[]", b'["id", "no time", "bob", "host.pause", "a.example", {}]'):
+        await desk.buffer._link.call("RPUSH", desk.buffer._key, strange)
+    newer = b'["later", 5, "bob", "host.pause", "b.example", {}, "what a newer version tells"]'
+    await desk.buffer._link.call("RPUSH", desk.buffer._key, newer)
+    await desk.audit.record("host.pause", "a.example")
+    with capture_logs() as logs:
+        assert await desk.audit.move() == 5
+    assert [e.subject for e in await desk.log.list(limit=10)] == ["a.example", "b.example"]
+    assert await desk.buffer.waiting(10) == []
+    assert [line["event"] for line in logs] == ["audit_event_unreadable"] * 3
 
 
 async def test_what_waits_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ EVENTS: Final[dict[str, str]] = {
         "policy, replayed, purged, changed a key or a schedule, forced a cleanup. Has the details of the "
         "action beside."
     ),
+    "audit_event_unreadable": "What waited among audit events is none; it was left out, and others went on.",
     "audit_away": "Audit events cannot be written to SQL; they wait in Redis.",
     "bell_lost": (
         "The subscription by which Redis tells of new work broke; it is made anew, and meanwhile workers "
