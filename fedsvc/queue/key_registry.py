@@ -160,17 +160,27 @@ class KeyRegistry:
             "public": key.public_pem,
         }
         arguments = [part for pair in fields.items() for part in pair]
-        created = await self._link.run(
+        answer = await self._link.run(
             self._put,
             self._keys.private_key(name),
             [how, await self._link.now_ms(), *arguments],
             durable=True,
         )
         self._seen.pop(key_id, None)
-        if created is None:
+        if answer is None:
             return None
         await self._link.call("ZADD", self._keys.registered_keys, 0, position_of(key_id))
-        return await self._read(key_id)
+        created, leaving = map(int, answer)
+        return RegisteredKey(
+            key_id=key_id,
+            origin=origin_of(key_id),
+            algorithm=key.algorithm,
+            bits=key.bits,
+            fingerprint=key.fingerprint,
+            public_pem=key.public_pem,
+            created_ms=created,
+            leaving=bool(leaving),
+        )
 
     async def _read(self, key_id: str) -> RegisteredKey | None:
         """None if there is none, or nothing but its shadow."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers.key_desk import ADA, Desk, fresh, key_desk
@@ -214,6 +216,36 @@ async def test_what_has_gone_to_sql_needs_its_key_too(
             break
     assert (await desk.uses(), await desk.there(), delivered) == (0, False, 300)
     await engine.dispose()
+
+
+@pytest.mark.parametrize("how", ["put", "rotate"])
+async def test_a_key_that_is_deleted_while_it_is_stored_was_stored(
+    desk: Desk, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.registry.put(ADA, fresh())
+    link, key = desk.queue.link, fresh()
+    call = link.call
+
+    async def deleted_meanwhile() -> None:
+        monkeypatch.setattr(link, "call", call)
+        await desk.registry.delete(ADA, when_unused=False)
+
+    def between(*command: Any) -> Any:
+        return asyncio.ensure_future(deleted_meanwhile()) if command[0] == "ZADD" else call(*command)
+
+    monkeypatch.setattr(link, "call", between)
+    stored = await getattr(desk.registry, how)(ADA, key)
+    assert (stored.fingerprint, stored.leaving) == (key.fingerprint, False)
+    with pytest.raises(NotFound):
+        await desk.registry.get(ADA)
+
+
+async def test_a_key_that_is_leaving_is_told_so_when_it_is_replaced(desk: Desk) -> None:
+    await desk.registry.put(ADA, fresh())
+    await desk.enqueue("1")
+    assert await desk.registry.delete(ADA, when_unused=True)
+    assert (await desk.registry.rotate(ADA, fresh())).leaving
+    assert not (await desk.registry.put(ADA, fresh())).leaving
 
 
 async def test_keys_are_listed_by_origin_in_pages(desk: Desk) -> None:

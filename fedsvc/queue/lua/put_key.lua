@@ -6,7 +6,7 @@
 -- ARGV[2]  now, ms
 -- ARGV[3...] fields and values
 --
--- Result: when it was registered first (ms); nothing if there is none to replace.
+-- Result: {when it was registered first (ms), 1 if it is to be deleted}; nothing if there is none to replace.
 
 local created = redis.call('HGET', KEYS[1], 'created')
 if ARGV[1] == 'rotate' then
@@ -15,4 +15,4 @@ else
   redis.call('HDEL', KEYS[1], 'leaving', 'gone')
 end
 redis.call('HSET', KEYS[1], 'created', created or ARGV[2], unpack(ARGV, 3))
-return created or ARGV[2]
+return { created or ARGV[2], redis.call('HEXISTS', KEYS[1], 'leaving') }
