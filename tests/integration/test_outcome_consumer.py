@@ -16,6 +16,7 @@ from fedsvc_client import (
     InvalidRequest,
     OutcomeEvent,
     Priority,
+    outcomes,
 )
 from fedsvc_client.outcomes import CallableCursor, FileCursor, OutcomeConsumer
 from fedsvc_client.pyfedi import Reactions, watch
@@ -129,6 +130,24 @@ def test_what_fails_once_is_tried_again_before_it_is_given_up(script: Scripted) 
     taker.consumer = consumer(script, flaky, CallableCursor(lambda: "", lambda cursor: None), attempts=2)
     taker.consumer.run()
     assert tries == ["1-0", "1-0", "1-1"]
+
+
+def test_it_stops_at_once_though_it_waits_to_handle_something_again(
+    script: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.events = [dead(0)]
+    saved: list[str] = []
+
+    def fails(event: OutcomeEvent) -> None:
+        raise OSError("the database is away")
+
+    waiting = OutcomeConsumer(
+        FedsvcClient(script.target, timeout=2), fails, CallableCursor(lambda: "", saved.append),
+        attempts=2, retry_after=3600.0,
+    )  # fmt: skip
+    monkeypatch.setattr(outcomes.log, "warning", lambda *_: waiting.stop())  # told just before it waits
+    waiting.run()
+    assert "1" not in saved, "what was not handled comes again"
 
 
 def test_it_stops_at_once_though_nothing_happens(script: Scripted) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import _thread
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
@@ -168,7 +167,7 @@ class OutcomeConsumer:
                 if attempt == self._attempts or self._stopping:
                     raise
                 log.warning("handling %s of %s failed, again: %s", event.type, event.host, error)
-                time.sleep(self._retry_after)
+                self._stopped.wait(self._retry_after)
 
     def _save(self) -> None:
         if self._at != self._saved:
