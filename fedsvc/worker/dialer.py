@@ -91,7 +91,7 @@ class Dialer:
             raise DialFailed(TransportError.WORKER, str(error)) from None
         except OSError as error:
             raise DialFailed(TransportError.DNS, str(error)) from None
-        return [_info(each["host"], origin.port) for each in found]
+        return [_info(address, origin.port) for address in found]
 
     async def _connect(self, addresses: list[AddrInfoType]) -> socket.socket:
         try:

@@ -1,6 +1,6 @@
 """Names to addresses that deliveries may go to.
 
-The connector connects to the very addresses returned here, so that a name cannot be checked as one
+The dialer connects to the very addresses returned here, so that a name cannot be checked as one
 address and connected to as another. Lookups run in threads of their own, because the event loop's few
 are soon all stuck on the names of dead hosts; they are daemons, because a lookup cannot be cancelled
 and must not hold up the end of the process.
@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Final, TypedDict
+from typing import Final
 
 from fedsvc.worker.addresses import AddressPolicy, AddressRefused
 
@@ -47,17 +47,6 @@ class NameLookupFailed(OSError):
 
 class OutOfFiles(NameLookupFailed):
     """Nobody could be asked: this process may open no more files."""
-
-
-class ResolveResult(TypedDict):
-    """An address to connect to."""
-
-    hostname: str
-    host: str
-    port: int
-    family: socket.AddressFamily
-    proto: int
-    flags: int
 
 
 Found = tuple[str, ...]
@@ -121,34 +110,21 @@ class PolicyResolver:
         self._pending: dict[str, asyncio.Task[Found]] = {}
         self._closed = False
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Raises NameNotFound, NameLookupFailed, or AddressRefused if no address may be used."""
+    async def resolve(self, host: str, port: int) -> list[str]:
+        """Addresses of a name that may be connected to on `port`, in order. Raises NameNotFound,
+        NameLookupFailed, or AddressRefused if there is none but such as must not be used."""
         refused: AddressRefused | None = None
-        results = []
+        allowed = []
         for address in await self._addresses(host):
-            own_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            if family not in (socket.AF_UNSPEC, own_family):
-                continue
             try:
                 self._policy.check(address, port)
             except AddressRefused as error:
                 refused = error
-                continue
-            results.append(
-                ResolveResult(
-                    hostname=host,
-                    host=address,
-                    port=port,
-                    family=own_family,
-                    proto=0,
-                    flags=socket.AI_NUMERICHOST,
-                )
-            )
-        if not results:
-            raise refused or NameNotFound(f"{host}: no address of this family")
-        return results
+            else:
+                allowed.append(address)
+        if not allowed:
+            raise refused or NameNotFound(f"{host}: no address")
+        return allowed
 
     async def close(self) -> None:
         self._closed = True

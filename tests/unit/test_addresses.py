@@ -158,18 +158,14 @@ def resolving(*addresses: str, policy: AddressPolicy = PUBLIC_ONLY) -> PolicyRes
 
 async def test_addresses_that_may_not_be_used_are_dropped_from_an_answer() -> None:
     resolver = resolving("10.0.0.1", "1.1.1.1", "::1", "2606:4700::1111")
-    found = await resolver.resolve("mixed.example", 443)
-    assert [(f["host"], f["family"], f["port"]) for f in found] == [
-        ("1.1.1.1", socket.AF_INET, 443),
-        ("2606:4700::1111", socket.AF_INET6, 443),
-    ]
+    assert await resolver.resolve("mixed.example", 443) == ["1.1.1.1", "2606:4700::1111"]
     await resolver.close()
 
 
 async def test_of_thousands_of_addresses_the_first_of_each_family_are_kept() -> None:
     resolver = resolving(*(f"1.1.{n // 256}.{n % 256}" for n in range(4000)), "2606:4700::1111")
     found = await resolver.resolve("many.example", 443)
-    assert [f["host"] for f in found] == ["1.1.0.0", "1.1.0.1", "1.1.0.2", "1.1.0.3", "2606:4700::1111"]
+    assert found == ["1.1.0.0", "1.1.0.1", "1.1.0.2", "1.1.0.3", "2606:4700::1111"]
     await resolver.close()
 
 
