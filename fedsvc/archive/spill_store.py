@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -53,9 +53,8 @@ class SpillStore:
     that one batch gives up and another just took on would be lost otherwise. SQLite has one writer anyway.
     """
 
-    def __init__(self, engine: AsyncEngine, message_of: Callable[[bytes], int] = message_number) -> None:
+    def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
-        self._message_of = message_of
         self._postgres = engine.dialect.name == "postgresql"
 
     async def write(
@@ -83,7 +82,7 @@ class SpillStore:
                         "partition": partition,
                         "batch": batch,
                         "sequence": delivery.id.sequence,
-                        "message": self._message_of(delivery.record),
+                        "message": message_number(delivery.record),
                         "deadline_s": delivery.deadline_s,
                         "record": delivery.record,
                     }

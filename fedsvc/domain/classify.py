@@ -133,11 +133,6 @@ def words(verdict: Verdict) -> str:
     return _fitting(verdict.snippet, SNIPPET_BYTES - len(end.encode())) + end
 
 
-def worker_error(reason: Reason, detail: str) -> Verdict:
-    """A failure on our side that another try will not mend (key or body missing, a bad entry)."""
-    return Verdict(Outcome.PERMANENT, reason, detail=clean(detail, DETAIL_CHARACTERS))
-
-
 def _redirect(answer: Answer) -> Verdict:
     location = answer.location.strip()
     follow = answer.status in (307, 308) and bool(location)

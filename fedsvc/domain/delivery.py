@@ -53,7 +53,7 @@ class Priority(IntEnum):
 
 
 class DeliveryState(IntEnum):
-    """Where a delivery is. The values up to DEAD are pending or replayable; the rest are terminal."""
+    """Where a delivery is: pending up to SCHEDULED, ended from DELIVERED on."""
 
     READY = 1
     IN_FLIGHT = 2  # never stored: a READY delivery that is in the group's pending list
@@ -66,10 +66,6 @@ class DeliveryState(IntEnum):
     SUPERSEDED = 9
     EXPIRED = 10
     PURGED = 11
-
-    @property
-    def is_pending(self) -> bool:
-        return self <= DeliveryState.SCHEDULED
 
     @property
     def is_terminal(self) -> bool:

@@ -32,7 +32,7 @@ class Message:
     ordering_key: str = ""
     supersede_key: str = ""
     request_id: str = ""
-    #: W3C traceparent of the call
+    #: W3C Trace Context of the call, as `tracing.carried` has it; empty if it is not traced
     trace: str = ""
     #: base64 of the SHA-256 of `body`; computed once, when the message is made
     digest: str = ""

@@ -12,7 +12,6 @@ share too (`Target`): the rest of a request is one signature and a few joins.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -94,14 +93,6 @@ class MessageForm(NamedTuple):
             "Content-Type": self.content_type,
             "Signature": f'{self.signature_start}{encoded}"',
         }
-
-
-def signed_headers(
-    form: MessageForm, url: str, epoch_seconds: int, sign: Callable[[bytes], bytes]
-) -> dict[str, str]:
-    """The headers of a POST to `url`, signed on the spot. Raises ValueError for a bad URL."""
-    target, date = Target.of(url), imf_fixdate(epoch_seconds)
-    return form.headers(target, date, sign(form.base(target, date)))
 
 
 @lru_cache(maxsize=8)

@@ -85,10 +85,6 @@ class Record:
         """Whether all else of it is in SQL; `inbox` is its origin then."""
         return self.state is DeliveryState.PARKED and self.place == _SPILLED
 
-    @property
-    def last_reason(self) -> Reason | None:
-        return self.history[-1].reason if self.history else None
-
     def tried(self, attempt: Attempt, state: DeliveryState) -> Self:
         """The record after one more attempt; the oldest are forgotten past MAX_HISTORY.
 

@@ -264,10 +264,7 @@ class Clustered:
                 break
             self._stale = True
             await self._look()
-        if any(
-            isinstance(a, (ClusterDownError, AskError, TryAgainError, RedisConnectionError)) for a in answers
-        ):
-            self._stale = True
+        self._stale |= any(isinstance(a, _STALE) for a in answers)
         return answers + confirmed if confirm is not None else answers
 
     async def _part(

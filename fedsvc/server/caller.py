@@ -31,11 +31,6 @@ class Caller:
         if self.origins is not None and origin not in self.origins:
             raise PermissionDenied(f"{field}: {self.name} may not sign for {origin}")
 
-    def check_everywhere(self) -> None:
-        """Raises PermissionDenied if there are instances that it has no right to: for what concerns all."""
-        if self.origins is not None:
-            raise PermissionDenied(f"this concerns all instances, and {self.name} has rights to some only")
-
 
 #: of a server without tokens
 ANYBODY: Final = Caller("anybody")

@@ -50,8 +50,7 @@ class _Bucket:
         most = max(1.0, self._rate * _BURST_S)
         self._left = min(most, self._left + (now - self._at) * self._rate)
         self._at = now
-        # In steps of one: less than a whole one is nothing.
-        if self._left >= 1.0 or self._left >= most:
+        if self._left >= 1.0:  # less than a whole one is nothing
             self._left -= n
             return 0.0
         return (1.0 - self._left) / self._rate
@@ -134,7 +133,7 @@ def parse_limits(text: str) -> dict[str, Limit]:
                 number = float(value)
                 least = 0 if key == "backlog" else 1
                 fits = 0 <= number <= 1e9 and (key in ("calls", "rate") or number == int(number) >= least)
-                if not fits or key not in _KINDS[name.startswith("@") or "@" in name[:1]]:
+                if not fits or key not in _KINDS[name.startswith("@")]:
                     raise ValueError
             except ValueError:
                 raise ConfigurationError("FEDSVC_LIMITS", f"entry {place}: {pair} is not a limit") from None

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 import struct
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Final
 
@@ -112,9 +112,7 @@ class Watchers:
     #: entries of one partition read at a time
     limit: int = 200
 
-    async def watch(
-        self, cursor: str, takes: Filter, alive: Callable[[], bool] = lambda: True
-    ) -> AsyncGenerator[Seen, None]:
+    async def watch(self, cursor: str, takes: Filter) -> AsyncGenerator[Seen, None]:
         """Entries from a cursor on, each at least once.
 
         Raises InvalidInput, Overloaded if there are too many watchers, QueueUnavailable, ArchiveUnavailable,
@@ -129,7 +127,7 @@ class Watchers:
                 yield Seen(str(at))
             loop = asyncio.get_running_loop()
             told = loop.time()
-            while alive() and not self.stopping.is_set():
+            while not self.stopping.is_set():
                 batches = await asyncio.gather(*(self._read(p, at.positions[p]) for p in partitions))
                 entries = sorted((e for batch, _ in batches for e in batch), key=_number)
                 for entry in entries:
@@ -144,8 +142,7 @@ class Watchers:
                     told = loop.time()
                 if not entries:
                     await self._wait(min(self.pause, self.heartbeat))
-            if self.stopping.is_set():
-                raise Stopping("this server stops; go on from the cursor at another")
+            raise Stopping("this server stops; go on from the cursor at another")
 
     async def _read(self, partition: int, after: int) -> tuple[list[Delivery | HostEvent], int]:
         """What comes next in a partition, and the number up to which that is all."""

@@ -48,7 +48,7 @@ async def _partition(queue: Queue, partition: int) -> Structure:
         record = unpack(packed, DeliveryId(partition, int(name)))
         if isinstance(record, Finished):
             continue
-        if record.state.is_pending:
+        if not record.state.is_terminal:
             s.pending[int(name)] = record
         else:
             assert record.state is DeliveryState.DEAD, record

@@ -18,7 +18,7 @@ attempts = st.builds(
 )
 records = st.builds(
     Record,
-    st.sampled_from([s for s in DeliveryState if s.is_pending or s is DeliveryState.DEAD]),
+    st.sampled_from([s for s in DeliveryState if not s.is_terminal or s is DeliveryState.DEAD]),
     st.integers(0, 255),
     st.sampled_from(Priority),
     st.integers(0, 255),
@@ -71,7 +71,7 @@ def test_only_the_last_attempts_are_remembered() -> None:
     assert record.attempts == MAX_HISTORY + 5
     assert len(record.history) == MAX_HISTORY
     assert record.history[-1].time_ms == MAX_HISTORY + 4
-    assert record.last_reason is Reason.UNAVAILABLE
+    assert record.history[-1].reason is Reason.UNAVAILABLE
 
 
 @pytest.mark.parametrize("text", ["", "1", "1-", "-1", "1-0", "01-5", "1-5x", "99999-5", "1-" + "9" * 17])

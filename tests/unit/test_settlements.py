@@ -69,7 +69,7 @@ def test_a_failure_that_may_pass_is_tried_again_later(judge: Judge) -> None:
     assert settlement.due_ms == NOW_MS + 30_000  # a Like's first delay
     assert settlement.record is not None
     assert settlement.record.attempts == 1
-    assert settlement.record.last_reason is Reason.UNAVAILABLE
+    assert settlement.record.history[-1].reason is Reason.UNAVAILABLE
     assert settlement.outcome is None
 
 
@@ -193,7 +193,7 @@ def test_a_missing_key_may_come_back(judge: Judge) -> None:
     settlement = judge.untried(admitted(), MESSAGE, Reason.KEY_UNAVAILABLE, "not stored", NOW_MS)
     assert settlement.state is DeliveryState.RETRY
     assert settlement.record is not None
-    assert settlement.record.last_reason is Reason.KEY_UNAVAILABLE
+    assert settlement.record.history[-1].reason is Reason.KEY_UNAVAILABLE
 
 
 def test_what_can_never_be_tried_is_a_dead_letter_at_once(judge: Judge) -> None:

@@ -1,5 +1,6 @@
 import base64
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsvc.domain.message import Message
-from fedsvc.domain.signatures import MessageForm, Target, imf_fixdate, quoted_key_id, signed_headers
+from fedsvc.domain.signatures import MessageForm, Target, imf_fixdate, quoted_key_id
 
 # the test key of draft-cavage-http-signatures-12, appendix C
 DRAFT_KEY = """-----BEGIN RSA PRIVATE KEY-----
@@ -52,6 +53,13 @@ def sign(data: bytes) -> bytes:
 
 def form_of(body: bytes = DRAFT_BODY, key_id: str = KEY_ID, algorithm: str = "rsa") -> MessageForm:
     return MessageForm.of(Message.digest_of(body), key_id, TYPE, algorithm)
+
+
+def signed_headers(
+    form: MessageForm, url: str, epoch_seconds: int, sign: Callable[[bytes], bytes]
+) -> dict[str, str]:
+    target, date = Target.of(url), imf_fixdate(epoch_seconds)
+    return form.headers(target, date, sign(form.base(target, date)))
 
 
 def test_the_base_is_the_drafts_own_followed_by_the_digest() -> None:

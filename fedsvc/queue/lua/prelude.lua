@@ -1,4 +1,4 @@
--- Shared by all scripts; put in front of each by scripts.py.
+-- Shared by all scripts; put in front of each by script.py.
 --
 -- KEYS[1]  prefix of the partition, e.g. fedsvc:{p3}. All other names are derived from it (keys.py
 --          lists them) and live in its hash slot.
