@@ -354,6 +354,11 @@ class Settings(FromEnvironment):
         "and how much, the standard OTEL_ variables say.",
     )
 
+    @property
+    def lease_ms(self) -> int:
+        """`lease`, in milliseconds."""
+        return int(self.lease * 1000)
+
     def secret(self, field: str) -> str:
         """What the setting `field`, or the file that `<field>_file` names, says; empty if neither is set.
         Raises ConfigurationError."""

@@ -157,7 +157,7 @@ class Consumer:
         self.clock = Clock()
         self._link = link
         self._keys = keys
-        self._lease_ms = int(settings.lease * 1000)
+        self._lease_ms = settings.lease_ms
         self._terms = pack_terms(settings)
         self._admit = Script("admit")
         self._settle = Script("settle")

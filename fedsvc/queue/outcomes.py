@@ -44,7 +44,7 @@ class OutcomeLog:
     def __init__(self, link: Link, keys: Keys, settings: Settings) -> None:
         self._link = link
         self._keys = keys
-        self._lease_ms = int(settings.lease * 1000)
+        self._lease_ms = settings.lease_ms
         self._retention_ms = settings.outcome_retention * 1000
         self._archived = Script("archived")
         self._trim = Script("trim")

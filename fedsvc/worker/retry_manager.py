@@ -37,7 +37,7 @@ class RetryManager:
         self._look_due = 0.0
         #: a lease is renewed three times before it ends
         self._reclaim_every = settings.lease / 3
-        self._lease_ms = int(settings.lease * 1000)
+        self._lease_ms = settings.lease_ms
         #: by partition: entries that Redis had with us when it was looked last, and that were not
         self._strangers: dict[int, set[int]] = {}
         self._consumer = consumer
