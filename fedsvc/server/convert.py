@@ -11,12 +11,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from fedsvc.config import Settings
 from fedsvc.domain.audit import AuditEvent
-from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, Priority
+from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId
 from fedsvc.domain.events import EventType, HostEvent
 from fedsvc.domain.message import Message
 from fedsvc.domain.operation import Operation
 from fedsvc.domain.schedule import Schedule
-from fedsvc.errors import InvalidInput
 from fedsvc.queue.bottleneck import bottleneck
 from fedsvc.queue.hosts import FOR_EVER, Circuit, HostState
 from fedsvc.queue.key_registry import RegisteredKey
@@ -82,7 +81,8 @@ def delivery(d: Delivery) -> types.Delivery:
 
 
 def accepted(id: DeliveryId, message: Message, place: Place, terms: Terms) -> types.Delivery:
-    """A delivery as it is when it has just been accepted."""
+    """A delivery as it is when it has just been accepted. Straight from what was: each call makes one, which
+    a `Delivery` in between would make dearer."""
     waits_ms = terms.not_before_ms if terms.not_before_ms > id.accepted_ms else 0
     return types.Delivery(
         delivery_id=str(id),
@@ -366,11 +366,3 @@ def schedule(s: Schedule) -> operations.Schedule:
         told.task = operations.MaintenanceTask.ValueType(s.task)
         told.task_arguments.update(s.arguments)
     return told
-
-
-def priority(field: str, number: int) -> Priority | None:
-    """None for none. Raises InvalidInput."""
-    try:
-        return Priority(number) if number else None
-    except ValueError:
-        raise InvalidInput(field, f"{number} is not a priority") from None

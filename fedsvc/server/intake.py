@@ -12,8 +12,8 @@ import structlog
 
 from fedsvc.config import Settings
 from fedsvc.domain.activity import parse_activity
-from fedsvc.domain.delivery import DeliveryId, Priority
-from fedsvc.domain.inbox import origin_of, parse_host, parse_inbox
+from fedsvc.domain.delivery import Priority
+from fedsvc.domain.inbox import origin_of, parse_inbox
 from fedsvc.domain.integrity import with_proof
 from fedsvc.domain.keys import PrivateKey, PrivateKeyCache, belongs, load_private_key
 from fedsvc.domain.message import CONTENT_TYPE, Message
@@ -24,16 +24,14 @@ from fedsvc.queue.key_registry import KeyRegistry
 from fedsvc.queue.keystore import KeyStore
 from fedsvc.queue.producer import Place, Producer, Terms
 from fedsvc.server.caller import caller
+from fedsvc.server.fields import plain_text, priority, request_name, time_ms
 from fedsvc.server.limits import Limits
 from fedsvc.server.metrics import MISMATCHES
-from fedsvc.server.times import time_ms
 from fedsvc.tracing import annotate, carried
-from fedsvc.v1 import types_pb2
 
 log = structlog.get_logger(__name__)
 
-#: characters
-MAX_REQUEST_ID: Final = 128
+#: characters of an ordering or supersede key
 _MAX_KEY: Final = 512
 #: inboxes validated before others get a turn
 _SLICE: Final = 2000
@@ -48,11 +46,6 @@ _QUICKLY_PROVEN: Final = 16_384
 _CHECKS: Final = 2
 #: `not_before` further away than this is a mistake: 366 days in milliseconds
 _FURTHEST_MS: Final = 366 * 86_400_000
-_PRIORITIES: Final = {
-    types_pb2.PRIORITY_URGENT: Priority.URGENT,
-    types_pb2.PRIORITY_NORMAL: Priority.NORMAL,
-    types_pb2.PRIORITY_BULK: Priority.BULK,
-}
 
 
 @dataclass(slots=True)  # not frozen, as a message is not
@@ -275,17 +268,11 @@ class Intake:
             raise InvalidInput("options.expire_time", "has passed already")
         if expire_ms and expire_ms <= not_before_ms:
             raise InvalidInput("options.expire_time", "is not later than options.not_before")
-        if options.priority == types_pb2.PRIORITY_UNSPECIFIED:
-            priority = by_type
-        elif options.priority in _PRIORITIES:
-            priority = _PRIORITIES[options.priority]
-        else:
-            raise InvalidInput("options.priority", f"{options.priority} is not a priority")
         return Terms(
-            priority=priority,
+            priority=priority("options.priority", options.priority) or by_type,
             not_before_ms=not_before_ms,
             expire_ms=expire_ms,
-            request_id=plain_text("request_id", request_id, MAX_REQUEST_ID),
+            request_id=request_name(request_id),
             allow_duplicate=options.allow_duplicate,
             shared_inbox=options.shared_inbox,
             relation=relation,
@@ -300,30 +287,3 @@ class Intake:
         if len(text) > 256 or not bare or "/" not in text:
             raise InvalidInput("options.content_type", "is not a media type")
         return text
-
-
-def delivery_id(text: str, field: str = "delivery_id") -> DeliveryId:
-    """Of a request. Raises InvalidInput."""
-    try:
-        return DeliveryId.parse(text)
-    except ValueError as error:
-        raise InvalidInput(field, str(error)) from None
-
-
-def host_name(field: str, text: str) -> str:
-    """Of a request, in normal form. Raises InvalidInput."""
-    if not text:
-        raise InvalidInput(field, "is required")
-    try:
-        return parse_host(text)
-    except ValueError as error:
-        raise InvalidInput(field, str(error)) from None
-
-
-def plain_text(field: str, text: str, limit: int) -> str:
-    """Of a request, at most so many characters. Raises InvalidInput."""
-    if len(text) > limit:
-        raise InvalidInput(field, f"has {len(text)} characters; {limit} are allowed")
-    if not text.isprintable():
-        raise InvalidInput(field, "has control characters")
-    return text

@@ -8,7 +8,7 @@ from fedsvc.archive.audit_log import AuditLog
 from fedsvc.errors import InvalidInput
 from fedsvc.server import convert, pages
 from fedsvc.server.errors import rpc
-from fedsvc.server.times import time_ms
+from fedsvc.server.fields import time_ms
 from fedsvc.v1 import operations_service_pb2 as pb
 
 #: characters of a name of a caller or an action, at most

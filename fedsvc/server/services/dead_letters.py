@@ -17,9 +17,8 @@ from fedsvc.server import convert, pages
 from fedsvc.server.audit import Audit
 from fedsvc.server.caller import allowed_origins, caller
 from fedsvc.server.errors import rpc
-from fedsvc.server.intake import delivery_id, host_name, plain_text
+from fedsvc.server.fields import delivery_id, host_name, plain_text, request_name, time_ms
 from fedsvc.server.operation_runner import OperationRunner
-from fedsvc.server.times import time_ms
 from fedsvc.v1 import operations_service_pb2 as pb
 
 #: ids in one call
@@ -27,7 +26,6 @@ _MOST_IDS: Final = 1000
 #: characters
 _MAX_TYPE: Final = 128
 _MAX_ACTOR: Final = 2048
-_MAX_REQUEST_ID: Final = 128
 _OPERATION_ID: Final = re.compile(r"[0-9a-f]{20}")
 
 
@@ -117,7 +115,7 @@ class DeadLetterDesk:
             raise InvalidInput("limit", "is negative or too large")
         ids = [delivery_id(text, f"delivery_ids[{i}]") for i, text in enumerate(request.delivery_ids)]
         order = Order(kind, tuple(dict.fromkeys(ids)), _filter(request), int(request.limit), request.dry_run)
-        request_id = plain_text("request_id", request.request_id, _MAX_REQUEST_ID)
+        request_id = request_name(request.request_id)
         bounds = await self._letters.bounds()
         operation, new = await self._operations.begin(order, caller().name, bounds, request_id=request_id)
         if new:

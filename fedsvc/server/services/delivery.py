@@ -36,7 +36,8 @@ from fedsvc.queue.spill import stored_fields
 from fedsvc.server import convert, pages
 from fedsvc.server.caller import allowed_origins, caller
 from fedsvc.server.errors import item_error, rpc, rpc_stream
-from fedsvc.server.intake import MAX_REQUEST_ID, Intake, delivery_id, host_name, plain_text
+from fedsvc.server.fields import delivery_id, host_name, request_name
+from fedsvc.server.intake import Intake
 from fedsvc.server.limits import Limits
 from fedsvc.server.metrics import ACCEPTED, DUPLICATES, REJECTED
 from fedsvc.server.pressure import Pressure
@@ -100,7 +101,7 @@ class DeliveryService(DeliveryServiceServicer):
             raise InvalidInput("requests", "is empty")
         if len(items) > limit:
             raise InvalidInput("requests", f"has {len(items)} items; {limit} are allowed")
-        name = plain_text("request_id", request.request_id, MAX_REQUEST_ID)
+        name = request_name(request.request_id)
         answers = await asyncio.gather(
             *(self._queue_item(item, index, name) for index, item in enumerate(items))
         )

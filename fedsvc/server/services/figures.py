@@ -18,9 +18,9 @@ from fedsvc.server import convert
 from fedsvc.server.audit import Audit
 from fedsvc.server.caller import allowed_origins
 from fedsvc.server.errors import rpc, rpc_stream
+from fedsvc.server.fields import duration_ms
 from fedsvc.server.places import Places
 from fedsvc.server.stats_feed import StatsFeed
-from fedsvc.server.times import duration_ms
 from fedsvc.v1 import operations_service_pb2 as pb
 
 

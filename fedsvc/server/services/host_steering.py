@@ -15,8 +15,7 @@ from fedsvc.server import convert, pages
 from fedsvc.server.audit import Audit
 from fedsvc.server.caller import allowed_origins
 from fedsvc.server.errors import rpc
-from fedsvc.server.intake import host_name
-from fedsvc.server.times import duration_ms
+from fedsvc.server.fields import duration_ms, host_name
 from fedsvc.v1 import operations_service_pb2 as pb
 
 #: characters

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from fedsvc.domain.inbox import origin_of
+from fedsvc.domain.keys import PrivateKey
 from fedsvc.errors import InvalidKey
 from fedsvc.queue.key_registry import KeyRegistry, RegisteredKey, position_of
 from fedsvc.server import convert, pages
 from fedsvc.server.audit import Audit
 from fedsvc.server.caller import allowed_origins, caller
 from fedsvc.server.errors import rpc
-from fedsvc.server.intake import Intake, host_name
+from fedsvc.server.fields import host_name
+from fedsvc.server.intake import Intake
 from fedsvc.v1 import key_service_pb2 as pb
 from fedsvc.v1.key_service_pb2_grpc import KeyServiceServicer
 
@@ -25,7 +27,7 @@ class KeyService(KeyServiceServicer):
     @rpc
     async def PutKey(self, request: pb.PutKeyRequest, context: Any) -> pb.PutKeyResponse:
         key_id = _key_id(request.key_id)
-        key = await self._registry.put(key_id, await self._pem(request.private_key_pem))
+        key = await self._registry.put(key_id, await self._checked(request.private_key_pem))
         await self._audit.record("key.put", key_id, fingerprint=key.fingerprint)
         return pb.PutKeyResponse(key=convert.key(key))
 
@@ -54,11 +56,11 @@ class KeyService(KeyServiceServicer):
     @rpc
     async def RotateKey(self, request: pb.RotateKeyRequest, context: Any) -> pb.RotateKeyResponse:
         key_id = _key_id(request.key_id)
-        key = await self._registry.rotate(key_id, await self._pem(request.private_key_pem))
+        key = await self._registry.rotate(key_id, await self._checked(request.private_key_pem))
         await self._audit.record("key.rotate", key_id, fingerprint=key.fingerprint)
         return pb.RotateKeyResponse(key=convert.key(key))
 
-    async def _pem(self, pem: str) -> Any:
+    async def _checked(self, pem: str) -> PrivateKey:
         try:
             return await self._intake.checked(pem)
         except InvalidKey as error:

@@ -32,13 +32,12 @@ from fedsvc.server import convert, pages
 from fedsvc.server.audit import Audit
 from fedsvc.server.caller import Scope, allowed_origins, caller
 from fedsvc.server.errors import rpc
-from fedsvc.server.intake import Intake, host_name, plain_text
-from fedsvc.server.times import duration_ms
+from fedsvc.server.fields import duration_ms, host_name, plain_text, priority, request_name
+from fedsvc.server.intake import Intake
 from fedsvc.v1 import operations_service_pb2 as pb
 
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _MAX_DESCRIPTION: Final = 512
-_MAX_REQUEST_ID: Final = 128
 #: schedules that are read at once, and bytes of them in a page, about: each may have FEDSVC_MAX_FAN_OUT
 #: inboxes, and who reads the answers may take no more than 4 MiB, which is gRPC's default
 _SLICE: Final = 20
@@ -58,7 +57,7 @@ class ScheduleDesk:
     async def CreateSchedule(
         self, request: pb.CreateScheduleRequest, context: Any
     ) -> pb.CreateScheduleResponse:
-        request_id = plain_text("request_id", request.request_id, _MAX_REQUEST_ID)
+        request_id = request_name(request.request_id)
         id = request.schedule.schedule_id or _new_id(request_id)
         schedule = await self._read(request.schedule, id, _now_ms())
         stored = await self._schedules.create(schedule, request_id=request_id)
@@ -99,7 +98,7 @@ class ScheduleDesk:
     async def UpdateSchedule(
         self, request: pb.UpdateScheduleRequest, context: Any
     ) -> pb.UpdateScheduleResponse:
-        plain_text("request_id", request.request_id, _MAX_REQUEST_ID)
+        request_name(request.request_id)
         id = _checked("schedule.schedule_id", request.schedule.schedule_id)
         wanted = await self._read(request.schedule, id, _now_ms())
 
@@ -202,12 +201,12 @@ class ScheduleDesk:
             raise InvalidInput(
                 "schedule.fan_out.inboxes", f"has {len(given.inboxes)} inboxes; {most} are allowed"
             )
-        priority = convert.priority("schedule.fan_out.priority", given.priority)
+        chosen = priority("schedule.fan_out.priority", given.priority)
         try:
             given.activity.decode()
         except UnicodeDecodeError:
             raise InvalidInput("schedule.fan_out.activity", "is not UTF-8") from None
-        template = FanOutTemplate(given.activity, tuple(given.inboxes), given.key_id, priority)
+        template = FanOutTemplate(given.activity, tuple(given.inboxes), given.key_id, chosen)
         one, other = (template.filled(f"run-{n}", n * 86_400_000) for n in (1, 2))
         ids = [await self._intake.scheduled(body, given.key_id) for body in (one, other)]
         if ids[0] == ids[1]:
