@@ -228,8 +228,8 @@ def test_flask_s_configuration_comes_before_the_environment(
     [
         ({"FEDSVC_TARGET": ""}, "FEDSVC_TARGET is not set"),
         ({"FEDSVC_TOKEN_FILE": "/nonexistent"}, "FEDSVC_TOKEN_FILE: /nonexistent"),
-        ({"FEDSVC_TOKEN_FILE": __file__}, "FEDSVC_TOKEN_FILE: the token is none"),
-        ({"FEDSVC_TOKEN": "two\nlines"}, "FEDSVC_TOKEN: the token is none"),
+        ({"FEDSVC_TOKEN_FILE": __file__}, "FEDSVC_TOKEN_FILE: this is no token"),
+        ({"FEDSVC_TOKEN": "two\nlines"}, "FEDSVC_TOKEN: this is no token"),
         ({"FEDSVC_TARGET": "a.example:1,b.example:1"}, "FEDSVC_TARGET: several servers"),
         ({"FEDSVC_TLS_CA": "/nonexistent"}, "FEDSVC_TLS_CA: /nonexistent cannot be read"),
         ({"FEDSVC_TLS_CA": "/dev/null"}, "FEDSVC_TLS_CA: /dev/null holds nothing in PEM"),

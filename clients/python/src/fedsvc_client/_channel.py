@@ -120,7 +120,7 @@ def channel_token(token: str | None) -> str:
     ValueError for one that cannot travel."""
     word = (token or "").strip()
     if not (word.isascii() and word.isprintable()):
-        raise ValueError("the token is none: it is more than one line, or has characters that no token has")
+        raise ValueError("this is no token: it has more than one line, or characters that no token has")
     return word
 
 

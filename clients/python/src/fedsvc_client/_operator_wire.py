@@ -30,13 +30,14 @@ from fedsvc_client._operator_types import (
 )
 from fedsvc_client._proto import operations_service_pb2 as pb
 from fedsvc_client._proto import types_pb2
-from fedsvc_client._types import Attempt
+from fedsvc_client._types import Attempt, PriorityStats, QueueStats, Rates
 from fedsvc_client._wire import (
     When,
     delivery,
     duration_of,
     name_of,
     named,
+    priority_of,
     reason_of,
     several,
     time_of,
@@ -178,6 +179,52 @@ def host_attempts(m: pb.GetHostResponse) -> tuple[HostAttempt, ...]:
             Attempt(time_of(a, "time"), duration_of(a.latency), a.http_status, reason_of(a.reason)),
         )
         for a in m.recent_attempts
+    )
+
+
+def queue_stats(m: pb.GetQueueStatsResponse) -> QueueStats:
+    return QueueStats(
+        accepted=m.accepted,
+        delivered=m.delivered,
+        dead=m.dead,
+        purged=m.purged,
+        cancelled=m.cancelled,
+        superseded=m.superseded,
+        expired=m.expired,
+        pending=m.pending,
+        ready=m.ready,
+        in_flight=m.in_flight,
+        retry=m.retry,
+        scheduled=m.scheduled,
+        parked=m.parked,
+        priorities={
+            priority_of(p.priority): PriorityStats(p.ready, p.in_flight, duration_of(p.oldest_age))
+            for p in m.priorities
+        },
+        rates=tuple(
+            Rates(
+                duration_of(r.window),
+                r.accepted_per_second,
+                r.attempted_per_second,
+                r.delivered_per_second,
+                r.failed_per_second,
+            )
+            for r in m.rates
+        ),
+        consumers=m.consumers,
+        partitions=m.partitions,
+        conserved=m.conserved,
+        redis_server=m.redis.server,
+        redis_version=m.redis.version,
+        redis_used_memory=m.redis.used_memory_bytes,
+        redis_max_memory=m.redis.max_memory_bytes,
+        archive_backlog=m.archive.backlog,
+        archive_lag=duration_of(m.archive.lag),
+        read_time=time_of(m, "read_time"),
+        origins={o.origin: o.pending for o in m.origins},
+        bottleneck=name_of(pb.Bottleneck, m.bottleneck, "BOTTLENECK_"),
+        open_circuits=m.open_circuits,
+        parked_behind_circuits=m.parked_behind_circuits,
     )
 
 

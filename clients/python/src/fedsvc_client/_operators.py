@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fedsvc_client import _operator_wire as _wire
-from fedsvc_client import _schedule_wire, _stats_wire
+from fedsvc_client import _schedule_wire
 from fedsvc_client import _wire as _common
 from fedsvc_client._operator_types import (
     AuditPage,
@@ -42,7 +42,7 @@ class Operators:
     def get_queue_stats(self, *, timeout: float | None = None) -> QueueStats:
         """What the queue holds and does."""
         request = pb.GetQueueStatsRequest()
-        return _stats_wire.read(self._call("operations", "GetQueueStats", request, timeout))
+        return _wire.queue_stats(self._call("operations", "GetQueueStats", request, timeout))
 
     def watch_queue_stats(self, interval: timedelta | float = 1.0) -> Iterator[QueueStats]:
         """What `get_queue_stats` gives, at once and every `interval` (seconds, at least 0.1), until the
@@ -50,7 +50,7 @@ class Operators:
         than the client's timeout."""
         request = pb.WatchQueueStatsRequest(interval=_wire.duration("interval", interval))
         for response in self._stream("operations", "WatchQueueStats", request):
-            yield _stats_wire.read(response.stats)
+            yield _wire.queue_stats(response.stats)
 
     def get_retry_stats(self, *, timeout: float | None = None) -> RetryStats:
         """What waits for another attempt, or for its time."""

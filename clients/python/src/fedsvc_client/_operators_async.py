@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fedsvc_client import _operator_wire as _wire
-from fedsvc_client import _schedule_wire, _stats_wire
+from fedsvc_client import _schedule_wire
 from fedsvc_client import _wire as _common
 from fedsvc_client._operator_types import (
     AuditPage,
@@ -42,7 +42,7 @@ class AsyncOperators:
     async def get_queue_stats(self, *, timeout: float | None = None) -> QueueStats:
         """What the queue holds and does."""
         request = pb.GetQueueStatsRequest()
-        return _stats_wire.read(await self._call("operations", "GetQueueStats", request, timeout))
+        return _wire.queue_stats(await self._call("operations", "GetQueueStats", request, timeout))
 
     async def watch_queue_stats(self, interval: timedelta | float = 1.0) -> AsyncIterator[QueueStats]:
         """What `get_queue_stats` gives, at once and every `interval` (seconds, at least 0.1), until the
@@ -52,7 +52,7 @@ class AsyncOperators:
         stream = self._stream("operations", "WatchQueueStats", request)
         try:
             async for response in stream:
-                yield _stats_wire.read(response.stats)
+                yield _wire.queue_stats(response.stats)
         finally:
             await stream.aclose()
 
