@@ -10,21 +10,9 @@ from fedsvc.cli.delivery_text import delivery_text
 from fedsvc.cli.output import Column, counted, emit, json_option
 from fedsvc.cli.pages import page_options, show_page
 from fedsvc.cli.target import connect, target_option
+from fedsvc.domain.delivery import DeliveryState
 
-_STATES: Final = (
-    "ready",
-    "in_flight",
-    "parked",
-    "retry",
-    "scheduled",
-    "delivered",
-    "dead",
-    "cancelled",
-    "superseded",
-    "expired",
-)
-
-
+_STATES: Final = tuple(state.name.lower() for state in DeliveryState)
 _COLUMNS: Final = (
     Column("inbox", whole=False),
     Column("state"),

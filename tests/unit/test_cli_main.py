@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from fedsvc.config import Settings
 from fedsvc.domain.keys import KeyCipher
 from fedsvc.errors import ConfigurationError
 from fedsvc.queue.link import Link
+from fedsvc.v1 import operations_service_pb2, types_pb2
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBg\n-----END PRIVATE KEY-----"
 
@@ -39,6 +42,22 @@ def fedsvc(*arguments: str) -> int:
         main(list(arguments))
     assert isinstance(left.value.code, int)
     return left.value.code
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "enum"),
+    [
+        ("deliveries list", "states", types_pb2.DeliveryState),
+        ("hosts list", "states", operations_service_pb2.HostState),
+        ("schedules create", "task", operations_service_pb2.MaintenanceTask),
+    ],
+)
+def test_all_that_the_contract_knows_can_be_asked_for(command: str, option: str, enum: Any) -> None:
+    group, name = command.split()
+    found: Any = getattr(importlib.import_module(f"fedsvc.cli.{group}"), group).commands[name]
+    (chosen,) = [param for param in found.params if param.name == option]
+    prefix = re.sub(r"(?<=.)(?=[A-Z])", "_", enum.DESCRIPTOR.name).lower()
+    assert [f"{prefix}_{choice}" for choice in chosen.type.choices] == [n.lower() for n in enum.keys()[1:]]
 
 
 def test_help_needs_none_of_the_heavy_libraries() -> None:
