@@ -57,8 +57,16 @@ KEY_LOOKUPS = Counter("fedsvc_key_lookups", "Signing keys asked for.")
 KEY_FETCHES = Counter(
     "fedsvc_key_fetches", "Signing keys that had to be fetched from Redis and decrypted: not in the cache."
 )
-PARTITIONS = Gauge("fedsvc_worker_partitions", "Partitions that this worker process serves before others.")
-WORKERS = Gauge("fedsvc_workers_seen", "Worker processes that share the partitions, as this one sees it.")
+PARTITIONS = Gauge(
+    "fedsvc_worker_partitions",
+    "Partitions that this worker process serves before others.",
+    multiprocess_mode="liveall",
+)
+WORKERS = Gauge(
+    "fedsvc_workers_seen",
+    "Worker processes that share the partitions, as this one sees it.",
+    multiprocess_mode="liveall",
+)
 HELPED = Counter(
     "fedsvc_helped_deliveries",
     "Deliveries taken from partitions of other worker processes that were behind or gone.",

@@ -20,6 +20,8 @@ from fedsvc.supervisor import Supervisor, problems_of
 
 log = structlog.get_logger(__name__)
 
+#: names the directory of their figures; prometheus-client reads it where the children import it
+_METRICS: Final = "PROMETHEUS_MULTIPROC_DIR"
 _REPORT_EVERY: Final = 0.5
 #: seconds beyond a process's own grace until it is killed
 _EXTRA_GRACE: Final = 10.0
@@ -39,8 +41,7 @@ def run(settings: Settings, *, status: Status | None = None) -> int:
 
 
 async def _run(settings: Settings, status: Status, metrics_dir: str) -> int:
-    # prometheus-client reads it where the children import it.
-    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": metrics_dir}
+    environment = {**os.environ, _METRICS: metrics_dir}
     supervisor = Supervisor(settings.shutdown_grace + _EXTRA_GRACE)
     supervisor.handle_signals()
     cleanup: Callable[[], Awaitable[None]] | None = None
@@ -48,7 +49,7 @@ async def _run(settings: Settings, status: Status, metrics_dir: str) -> int:
     try:
         for number in range(settings.processes):
             name = f"worker-{number}"
-            await supervisor.add(name, partial(_start, name, environment))
+            await supervisor.add(name, partial(_start, supervisor, name, environment))
         # Half a second of imports, which the children's own start covers.
         from fedsvc import http_door
         from fedsvc.worker import pool_http
@@ -68,7 +69,13 @@ async def _run(settings: Settings, status: Status, metrics_dir: str) -> int:
             await cleanup()
 
 
-async def _start(name: str, environment: Mapping[str, str]) -> Child:
+async def _start(supervisor: Supervisor, name: str, environment: Mapping[str, str]) -> Child:
+    """A process, in the place of the one of this name that has ended, if there was one."""
+    if (former := supervisor.children.get(name)) is not None:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        # What it counted counts; what it told of itself holds no more.
+        mark_process_dead(former.process.pid, environment[_METRICS])  # type: ignore[no-untyped-call]
     return await Child.start(name, ("worker-process",), environment)
 
 

@@ -7,12 +7,16 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from fedsvc import supervisor as module
 from fedsvc.children import Child
 from fedsvc.supervisor import Supervisor
+from fedsvc.worker import pool
 from fedsvc.worker.pool_http import SILENCE, stuck
 
 
@@ -157,3 +161,40 @@ async def test_a_worker_is_alive_until_a_process_of_its_neither_speaks_nor_ends_
         assert stuck(supervisor) == {}
     finally:
         await supervisor.end()
+
+
+TELLS = """
+from fedsvc.worker.metrics import HELPED, PARTITIONS, WORKERS
+PARTITIONS.set(16); WORKERS.set(1); HELPED.inc(3)
+raise SystemExit(3)
+"""
+
+
+async def test_what_a_process_told_of_itself_goes_with_it_and_what_it_counted_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    started: list[Child] = []
+
+    async def start(name: str, _: object, environment: dict[str, str]) -> Child:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", TELLS, env=environment)
+        started.append(Child(name, process, asyncio.StreamReader()))
+        return started[-1]
+
+    def told() -> str:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, str(tmp_path))  # type: ignore[no-untyped-call]
+        return generate_latest(registry).decode()
+
+    monkeypatch.setattr(Child, "start", start)
+    supervisor = Supervisor(5.0)
+    supervisor.children["worker-0"] = await pool._start(supervisor, "worker-0", environment)
+    await started[0].process.wait()
+    assert f'fedsvc_worker_partitions{{pid="{started[0].process.pid}"}} 16.0' in told()
+    await pool._start(supervisor, "worker-0", environment)
+    await started[1].process.wait()
+    assert f'pid="{started[0].process.pid}"' not in told()
+    assert f'fedsvc_workers_seen{{pid="{started[1].process.pid}"}} 1.0' in told()
+    assert "fedsvc_helped_deliveries_total 6.0" in told()
+    for child in started:
+        await child.stop(5.0)
