@@ -11,11 +11,12 @@ import bisect
 import struct
 from collections import Counter
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from enum import IntEnum
 from typing import Final, NamedTuple
 
 from fedsvc.config import Settings
-from fedsvc.queue.hosts import Circuit, HostState, circuit_of, state_of
+from fedsvc.queue.hosts import Circuit, HostState, circuit_of, is_host, state_of
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.script import Script
@@ -93,11 +94,14 @@ class Snapshot:
         """What one `survey` found; of a partition, that with the first cursor comes first."""
         self.now_ms = max(self.now_ms, now_ms)
         for told in spills:
-            parts = told.decode().split(" ")
-            self._spilled[parts[0]] += int(parts[3])
+            with suppress(ValueError):  # as lua/spills.lua passes over what is no batch
+                host, _, _, many, *_ = told.decode().split(" ")
+                self._spilled[host] += int(many)
         self._pauses.update(zip(pauses[::2], pauses[1::2], strict=True))
         self._policies.update(zip(policies[::2], policies[1::2], strict=True))
         for name, packed in zip(hosts[::2], hosts[1::2], strict=True):
+            if not is_host(packed):
+                continue
             circuit, flags, failures, *lanes, latency, pause = _PARTS.unpack_from(packed)
             host = name.decode()
             backlog = sum(lanes) + self._spilled[host]

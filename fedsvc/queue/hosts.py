@@ -165,6 +165,11 @@ class Hosts:
         return bool(answer[0]), state_of(host, packed, reason, policy, int(now), spilled)
 
 
+def is_host(packed: bytes) -> bool:
+    """Whether these bytes are the state of a host; what are not, are as good as none for the scripts too."""
+    return len(packed) == _HOST.size
+
+
 def circuit_of(circuit: int, flags: int, pause: float, now_ms: int) -> Circuit:
     """What is told of a host's circuit: that it is gone, else that it is paused, goes before the rest."""
     if flags & _GONE:
@@ -178,7 +183,7 @@ def state_of(
     host: str, packed: bytes, reason: bytes, policy: bytes, now_ms: int, spilled: int = 0
 ) -> HostState:
     """Of the packed state of a host, empty if there is none."""
-    if not packed:
+    if not is_host(packed):
         return HostState(
             host, Circuit.CLOSED, 0, 0, 1.0, 0, 0.0, 0, 0, 0, 0, 0, "", HostPolicy(), known=False
         )

@@ -12,6 +12,7 @@ from servers.hosts import GONE, PAUSED, MadeHost, put, remove, some_hosts
 from servers.queue import PARTITIONS, Queue
 
 from fedsvc.domain.delivery import DeliveryState, Reason
+from fedsvc.domain.inbox import partition_of
 from fedsvc.errors import QueueUnavailable
 from fedsvc.queue.consumer import Signal
 from fedsvc.queue.host_list import HostList, HostOrder, Position
@@ -62,6 +63,19 @@ async def test_ten_thousand_hosts_are_listed_once_each_in_order(
     assert listed == sorted(listed, key=lambda host: (-value(host, order), host.host))
     assert {host.host for host in listed} == {host.name for host in some_hosts(MANY)}
     assert len(listed) == MANY
+
+
+async def test_what_is_no_host_hides_none_and_ends_nobody_who_looks(queue: Queue, hosts: HostList) -> None:
+    await put(queue, some_hosts(5))
+    prefix = queue.keys.partition(0).prefix
+    await queue.link.call("HSET", f"{prefix}:hosts", "short.example", b"garbage")
+    await queue.link.call("HSET", f"{prefix}:hosts", "long.example", bytes(500))
+    await queue.link.call("HSET", f"{prefix}:spills", 7, b"of nobody")
+    listed = [host async for page in pages(hosts, HostOrder.BACKLOG, 2) for host in page]
+    assert {host.host for host in listed} == {host.name for host in some_hosts(5)}
+    strange = next(n for n in map("h{}.example".format, range(100)) if partition_of(n, PARTITIONS) == 0)
+    await queue.link.call("HSET", f"{prefix}:hosts", strange, b"garbage")
+    assert not (await queue.hosts.get(strange)).known
 
 
 @pytest.mark.parametrize("order", HostOrder)
