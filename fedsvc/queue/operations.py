@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 import orjson
+import structlog
 
 from fedsvc.domain.dead_letters import DeadLetterFilter
 from fedsvc.domain.delivery import DeliveryId
@@ -22,6 +23,8 @@ from fedsvc.errors import Overloaded, RequestIdReused
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.script import Script
+
+log = structlog.get_logger(__name__)
 
 _FIELDS: Final = ("order", "principal", "created", "bounds", "progress", "completed", "ended", "error")
 
@@ -39,6 +42,8 @@ class Operations:
         self._prefix = keys.operations
         self._begin = Script("begin_operation")
         self._hold = Script("hold_operation")
+        #: those of whose being unreadable was told
+        self._told: set[str] = set()
 
     async def begin(
         self, order: Order, principal: str, bounds: Sequence[int], *, request_id: str = ""
@@ -70,9 +75,17 @@ class Operations:
         return await self.get(id) or operation, kept[1] == mine.encode()
 
     async def get(self, id: str) -> Operation | None:
-        """None if there is none; `completed` is what was last written down of it."""
+        """None if there is none that this version can read. `completed` is what was written down last."""
         raw = await self._link.call("HMGET", f"{self._prefix}:id:{id}", *_FIELDS)
-        return None if raw[0] is None else _operation(id, raw)
+        if raw[0] is None:
+            return None
+        try:
+            return _operation(id, raw)
+        except (ValueError, KeyError, TypeError) as error:
+            if id not in self._told:
+                self._told.add(id)
+                log.warning("operation_unreadable", operation=id, error=type(error).__name__)
+            return None
 
     async def list(self, *, after: tuple[int, str] | None, limit: int) -> list[Operation]:
         """Newest first, past a position (created, id)."""

@@ -79,6 +79,8 @@ class OperationRunner:
     async def carry_out(self, id: str) -> None:
         """As far as it goes: to its end, or until Redis goes away or somebody else has it."""
         try:
+            if await self._operations.get(id) is None:  # nor must it be held: others may be able to read it
+                return
             until = await self._operations.hold(id, self._me, self.LEASE_MS)
             operation = await self._operations.get(id)
             if not until or operation is None:

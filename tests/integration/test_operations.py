@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from servers.queue import Queue, die, open_queue
 from servers.valkey import ValkeyServer
+from structlog.testing import capture_logs
 
 from fedsvc.domain.dead_letters import DeadLetterFilter
 from fedsvc.domain.delivery import DeliveryId, Reason
@@ -230,6 +231,20 @@ async def test_what_fails_for_a_reason_that_nobody_knows_ends_and_says_so(
     assert seen.ended_ms
     assert seen.error == "it failed; see the log"
     assert await site.operations.open() == []
+
+
+async def test_one_that_this_version_cannot_read_is_left_to_another_and_hides_none(site: Site) -> None:
+    await die(site.queue, "a", 2)
+    later, other = await site.begin(Order(REPLAY)), await site.begin(Order(PURGE))
+    slot = f"{site.queue.keys.operations}:id:{later.id}"
+    await site.queue.link.call("HSET", slot, "order", b'{"kind": "a newer one"}')
+    with capture_logs() as logs:
+        for _ in range(2):
+            await site.runner().carry_out(later.id)
+    assert await site.queue.link.call("HGET", slot, "owner") is None, "whoever can read it may have it"
+    assert await site.operations.get(later.id) is None
+    assert [o.id for o in await site.operations.list(after=None, limit=10)] == [other.id]
+    assert [line["event"] for line in logs] == ["operation_unreadable"]
 
 
 async def test_a_request_id_names_one_operation(site: Site) -> None:

@@ -95,6 +95,7 @@ EVENTS: Final[dict[str, str]] = {
     "operation_failed": "A defect of ours ended a replay or purge. Report it.",
     "operation_let_go": "Another server carries an operation on.",
     "operation_taken_up": "This server carries an operation on.",
+    "operation_unreadable": "An operation of a later version, or of nobody, is left to others.",
     "operation_waits": "Redis went away during an operation; whichever server is there first goes on.",
     "operations_wait": "Redis is away; operations wait.",
     "origin_backlogs_off": "The backlogs of origins did not add up, and were set right. Often: report it.",
