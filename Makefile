@@ -7,7 +7,8 @@ PEERS := build/peers
 SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos fuzz lint format proto docs lock dist audit snapshot release next bench image chart clean
+.PHONY: help setup demo test chaos fuzz lint format proto docs lock dist audit snapshot release next bench bench-smoke \
+  image chart clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12

@@ -31,8 +31,11 @@ class DeliveryServiceStub:
 
     OK means that the queue has it. Under the same `request_id` a repeated call gets the first answer.
     Errors of all calls: UNAVAILABLE (nothing is known to be accepted; repeat the call),
-    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call; that is seen
-    where hosts of both are in one partition).
+    INVALID_ARGUMENT (BadRequest names the field), UNAUTHENTICATED and PERMISSION_DENIED (of a token),
+    RESOURCE_EXHAUSTED (too many calls; RetryInfo). Of those that bring activities also RESOURCE_EXHAUSTED (a limit, or
+    no room in Redis), FAILED_PRECONDITION (the handler of the activity's type fails, or the key of an integrity proof
+    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call; that is seen where hosts of both are in
+    one partition).
     """
 
     @_typing.overload
@@ -48,11 +51,11 @@ class DeliveryServiceStub:
     GetDelivery: _grpc.UnaryUnaryMultiCallable[_delivery_service_pb2.GetDeliveryRequest, _delivery_service_pb2.GetDeliveryResponse]
     """Show one delivery. NOT_FOUND if there is none of that id."""
     ListDeliveries: _grpc.UnaryUnaryMultiCallable[_delivery_service_pb2.ListDeliveriesRequest, _delivery_service_pb2.ListDeliveriesResponse]
-    """List the deliveries of one activity."""
+    """List the deliveries of one activity. NOT_FOUND if there are none."""
     CancelDeliveries: _grpc.UnaryUnaryMultiCallable[_delivery_service_pb2.CancelDeliveriesRequest, _delivery_service_pb2.CancelDeliveriesResponse]
     """Take back deliveries that were not sent yet."""
     WatchOutcomes: _grpc.UnaryStreamMultiCallable[_delivery_service_pb2.WatchOutcomesRequest, _delivery_service_pb2.WatchOutcomesResponse]
-    """Follow outcomes and events as they happen, from a cursor; at least once."""
+    """Follow outcomes and events as they happen, from a cursor; at least once. UNAVAILABLE: go on from the last cursor."""
 
 @_typing.type_check_only
 class DeliveryServiceAsyncStub(DeliveryServiceStub):
@@ -60,8 +63,11 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
 
     OK means that the queue has it. Under the same `request_id` a repeated call gets the first answer.
     Errors of all calls: UNAVAILABLE (nothing is known to be accepted; repeat the call),
-    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call; that is seen
-    where hosts of both are in one partition).
+    INVALID_ARGUMENT (BadRequest names the field), UNAUTHENTICATED and PERMISSION_DENIED (of a token),
+    RESOURCE_EXHAUSTED (too many calls; RetryInfo). Of those that bring activities also RESOURCE_EXHAUSTED (a limit, or
+    no room in Redis), FAILED_PRECONDITION (the handler of the activity's type fails, or the key of an integrity proof
+    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call; that is seen where hosts of both are in
+    one partition).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -74,19 +80,22 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
     GetDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.GetDeliveryRequest, _delivery_service_pb2.GetDeliveryResponse]  # type: ignore[assignment]
     """Show one delivery. NOT_FOUND if there is none of that id."""
     ListDeliveries: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.ListDeliveriesRequest, _delivery_service_pb2.ListDeliveriesResponse]  # type: ignore[assignment]
-    """List the deliveries of one activity."""
+    """List the deliveries of one activity. NOT_FOUND if there are none."""
     CancelDeliveries: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.CancelDeliveriesRequest, _delivery_service_pb2.CancelDeliveriesResponse]  # type: ignore[assignment]
     """Take back deliveries that were not sent yet."""
     WatchOutcomes: _aio.UnaryStreamMultiCallable[_delivery_service_pb2.WatchOutcomesRequest, _delivery_service_pb2.WatchOutcomesResponse]  # type: ignore[assignment]
-    """Follow outcomes and events as they happen, from a cursor; at least once."""
+    """Follow outcomes and events as they happen, from a cursor; at least once. UNAVAILABLE: go on from the last cursor."""
 
 class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes activities to deliver, and tells what became of them.
 
     OK means that the queue has it. Under the same `request_id` a repeated call gets the first answer.
     Errors of all calls: UNAVAILABLE (nothing is known to be accepted; repeat the call),
-    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call; that is seen
-    where hosts of both are in one partition).
+    INVALID_ARGUMENT (BadRequest names the field), UNAUTHENTICATED and PERMISSION_DENIED (of a token),
+    RESOURCE_EXHAUSTED (too many calls; RetryInfo). Of those that bring activities also RESOURCE_EXHAUSTED (a limit, or
+    no room in Redis), FAILED_PRECONDITION (the handler of the activity's type fails, or the key of an integrity proof
+    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call; that is seen where hosts of both are in
+    one partition).
     """
 
     @_abc_1.abstractmethod
@@ -127,7 +136,7 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_service_pb2.ListDeliveriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_service_pb2.ListDeliveriesResponse, _abc.Awaitable[_delivery_service_pb2.ListDeliveriesResponse]]:
-        """List the deliveries of one activity."""
+        """List the deliveries of one activity. NOT_FOUND if there are none."""
 
     @_abc_1.abstractmethod
     def CancelDeliveries(
@@ -143,6 +152,6 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_service_pb2.WatchOutcomesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_delivery_service_pb2.WatchOutcomesResponse], _abc.AsyncIterator[_delivery_service_pb2.WatchOutcomesResponse]]:
-        """Follow outcomes and events as they happen, from a cursor; at least once."""
+        """Follow outcomes and events as they happen, from a cursor; at least once. UNAVAILABLE: go on from the last cursor."""
 
 def add_DeliveryServiceServicer_to_server(servicer: DeliveryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

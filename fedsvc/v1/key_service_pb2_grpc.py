@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class KeyServiceStub(object):
     """Keeps signing keys, so that calls need only name them. Private material goes in and never comes out.
+
+    Errors of all calls: UNAVAILABLE (repeat the call), INVALID_ARGUMENT (BadRequest names the field),
+    UNAUTHENTICATED and PERMISSION_DENIED (of a token), RESOURCE_EXHAUSTED (too many calls; RetryInfo).
     """
 
     def __init__(self, channel):
@@ -64,6 +67,9 @@ class KeyServiceStub(object):
 
 class KeyServiceServicer(object):
     """Keeps signing keys, so that calls need only name them. Private material goes in and never comes out.
+
+    Errors of all calls: UNAVAILABLE (repeat the call), INVALID_ARGUMENT (BadRequest names the field),
+    UNAUTHENTICATED and PERMISSION_DENIED (of a token), RESOURCE_EXHAUSTED (too many calls; RetryInfo).
     """
 
     def PutKey(self, request, context):
@@ -88,14 +94,14 @@ class KeyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteKey(self, request, context):
-        """Forget a key. FAILED_PRECONDITION while deliveries need it, unless `when_unused`.
+        """Forget a key. NOT_FOUND if there is none; FAILED_PRECONDITION while deliveries need it, unless `when_unused`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateKey(self, request, context):
-        """Replace a key: deliveries that wait are signed with the new one.
+        """Replace a key: deliveries that wait are signed with the new one. NOT_FOUND if there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,6 +145,9 @@ def add_KeyServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class KeyService(object):
     """Keeps signing keys, so that calls need only name them. Private material goes in and never comes out.
+
+    Errors of all calls: UNAVAILABLE (repeat the call), INVALID_ARGUMENT (BadRequest names the field),
+    UNAUTHENTICATED and PERMISSION_DENIED (of a token), RESOURCE_EXHAUSTED (too many calls; RetryInfo).
     """
 
     @staticmethod

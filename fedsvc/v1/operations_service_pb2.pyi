@@ -162,7 +162,7 @@ class _MaintenanceTask:
 class _MaintenanceTaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MaintenanceTask.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     MAINTENANCE_TASK_UNSPECIFIED: _MaintenanceTask.ValueType  # 0
-    """None: it enqueues an activity."""
+    """None: it fans out an activity."""
     MAINTENANCE_TASK_ARCHIVE_PURGE: _MaintenanceTask.ValueType  # 1
     """Purge the archive."""
     MAINTENANCE_TASK_HOST_PROBE: _MaintenanceTask.ValueType  # 2
@@ -173,10 +173,10 @@ class _MaintenanceTaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Maint
     """Forget what has had its time."""
 
 class MaintenanceTask(_MaintenanceTask, metaclass=_MaintenanceTaskEnumTypeWrapper):
-    """What a schedule does."""
+    """Maintenance that a schedule does."""
 
 MAINTENANCE_TASK_UNSPECIFIED: MaintenanceTask.ValueType  # 0
-"""None: it enqueues an activity."""
+"""None: it fans out an activity."""
 MAINTENANCE_TASK_ARCHIVE_PURGE: MaintenanceTask.ValueType  # 1
 """Purge the archive."""
 MAINTENANCE_TASK_HOST_PROBE: MaintenanceTask.ValueType  # 2
@@ -446,7 +446,7 @@ class GetQueueStatsResponse(_message.Message):
     in_flight: _builtins.int
     """A worker has them."""
     parked: _builtins.int
-    """Wait for their host."""
+    """Wait for their host, or for others before them in order."""
     retry: _builtins.int
     """Wait for their next attempt."""
     scheduled: _builtins.int
@@ -591,7 +591,7 @@ Global___GetRetryStatsRequest: _TypeAlias = GetRetryStatsRequest  # noqa: Y015
 
 @_typing.final
 class RetryTypeCount(_message.Message):
-    """How many wait, of one type of activity."""
+    """How many wait for a retry, of one type of activity."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -617,7 +617,7 @@ Global___RetryTypeCount: _TypeAlias = RetryTypeCount  # noqa: Y015
 
 @_typing.final
 class RetryAttemptCount(_message.Message):
-    """How many wait, after so many attempts."""
+    """How many wait for a retry, after so many attempts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -643,7 +643,7 @@ Global___RetryAttemptCount: _TypeAlias = RetryAttemptCount  # noqa: Y015
 
 @_typing.final
 class RetryReasonCount(_message.Message):
-    """How many wait, whose last attempt ended for one reason."""
+    """How many wait for a retry, whose last attempt ended for one reason."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1012,7 +1012,7 @@ class ListDeadLettersResponse(_message.Message):
     """For the next page; empty on the last."""
     @_builtins.property
     def dead_letters(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Delivery]:
-        """Newest first."""
+        """Newest first. There may be fewer than asked for, or none, and more on the next page."""
 
     def __init__(
         self,
@@ -1242,7 +1242,7 @@ class Operation(_message.Message):
     completed: _builtins.int
     """How many are done."""
     failed: _builtins.int
-    """How many could not be done."""
+    """How many were asked for by id and are no dead letters."""
     limit_reached: _builtins.bool
     """It stopped at `limit`; there are more."""
     dry_run: _builtins.bool
@@ -1862,7 +1862,7 @@ class Schedule(_message.Message):
     description: _builtins.str
     """For people."""
     cron: _builtins.str
-    """Five fields."""
+    """Minute, hour, day of month, month, day of week; at most 256 characters."""
     time_zone: _builtins.str
     """IANA name, for cron; default UTC."""
     task: Global___MaintenanceTask.ValueType
@@ -1872,10 +1872,10 @@ class Schedule(_message.Message):
     paused: _builtins.bool
     """It does not run."""
     last_error: _builtins.str
-    """What came of the last run; empty if all went well."""
+    """What went wrong in the last run; empty if nothing did."""
     @_builtins.property
     def interval(self) -> _duration_pb2.Duration:
-        """Between two runs."""
+        """Between two runs; 1 second to 366 days."""
 
     @_builtins.property
     def fan_out(self) -> Global___ScheduledFanOut:
@@ -1940,7 +1940,7 @@ class ScheduledFanOut(_message.Message):
     key_id: _builtins.str
     """A registered key's id."""
     priority: _types_pb2.Priority.ValueType
-    """Which ready queue."""
+    """Which ready queue; by the activity's type unless given."""
     @_builtins.property
     def inboxes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Where to."""

@@ -30,8 +30,11 @@ class DeliveryServiceStub(object):
 
     OK means that the queue has it. Under the same `request_id` a repeated call gets the first answer.
     Errors of all calls: UNAVAILABLE (nothing is known to be accepted; repeat the call),
-    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call; that is seen
-    where hosts of both are in one partition).
+    INVALID_ARGUMENT (BadRequest names the field), UNAUTHENTICATED and PERMISSION_DENIED (of a token),
+    RESOURCE_EXHAUSTED (too many calls; RetryInfo). Of those that bring activities also RESOURCE_EXHAUSTED (a limit, or
+    no room in Redis), FAILED_PRECONDITION (the handler of the activity's type fails, or the key of an integrity proof
+    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call; that is seen where hosts of both are in
+    one partition).
     """
 
     def __init__(self, channel):
@@ -82,8 +85,11 @@ class DeliveryServiceServicer(object):
 
     OK means that the queue has it. Under the same `request_id` a repeated call gets the first answer.
     Errors of all calls: UNAVAILABLE (nothing is known to be accepted; repeat the call),
-    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call; that is seen
-    where hosts of both are in one partition).
+    INVALID_ARGUMENT (BadRequest names the field), UNAUTHENTICATED and PERMISSION_DENIED (of a token),
+    RESOURCE_EXHAUSTED (too many calls; RetryInfo). Of those that bring activities also RESOURCE_EXHAUSTED (a limit, or
+    no room in Redis), FAILED_PRECONDITION (the handler of the activity's type fails, or the key of an integrity proof
+    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call; that is seen where hosts of both are in
+    one partition).
     """
 
     def QueueActivity(self, request, context):
@@ -115,7 +121,7 @@ class DeliveryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListDeliveries(self, request, context):
-        """List the deliveries of one activity.
+        """List the deliveries of one activity. NOT_FOUND if there are none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,7 +135,7 @@ class DeliveryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchOutcomes(self, request, context):
-        """Follow outcomes and events as they happen, from a cursor; at least once.
+        """Follow outcomes and events as they happen, from a cursor; at least once. UNAVAILABLE: go on from the last cursor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,8 +192,11 @@ class DeliveryService(object):
 
     OK means that the queue has it. Under the same `request_id` a repeated call gets the first answer.
     Errors of all calls: UNAVAILABLE (nothing is known to be accepted; repeat the call),
-    INVALID_ARGUMENT (BadRequest names the field), ALREADY_EXISTS (`request_id` belongs to another call; that is seen
-    where hosts of both are in one partition).
+    INVALID_ARGUMENT (BadRequest names the field), UNAUTHENTICATED and PERMISSION_DENIED (of a token),
+    RESOURCE_EXHAUSTED (too many calls; RetryInfo). Of those that bring activities also RESOURCE_EXHAUSTED (a limit, or
+    no room in Redis), FAILED_PRECONDITION (the handler of the activity's type fails, or the key of an integrity proof
+    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call; that is seen where hosts of both are in
+    one partition).
     """
 
     @staticmethod

@@ -71,10 +71,10 @@ class Key(_message.Message):
     public_key_pem: _builtins.str
     """The public key."""
     deletion_pending: _builtins.bool
-    """When it is to be deleted, once nothing needs it."""
+    """Whether it is to be deleted once nothing needs it; no new call may use it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was registered."""
+        """When a key of this id was first registered."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class PutKeyRequest(_message.Message):
     PRIVATE_KEY_PEM_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
-    """Required."""
+    """Required. As in SigningKey."""
     private_key_pem: _builtins.str
     """Required. As in SigningKey."""
     request_id: _builtins.str
@@ -238,7 +238,7 @@ class ListKeysResponse(_message.Message):
     """For the next page; empty on the last."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___Key]:
-        """By key id."""
+        """By origin, then by key id."""
 
     def __init__(
         self,

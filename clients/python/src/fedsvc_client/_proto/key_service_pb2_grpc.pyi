@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class KeyServiceStub:
-    """Keeps signing keys, so that calls need only name them. Private material goes in and never comes out."""
+    """Keeps signing keys, so that calls need only name them. Private material goes in and never comes out.
+
+    Errors of all calls: UNAVAILABLE (repeat the call), INVALID_ARGUMENT (BadRequest names the field),
+    UNAUTHENTICATED and PERMISSION_DENIED (of a token), RESOURCE_EXHAUSTED (too many calls; RetryInfo).
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,13 +44,17 @@ class KeyServiceStub:
     ListKeys: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]
     """List keys."""
     DeleteKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.DeleteKeyRequest, _key_service_pb2.DeleteKeyResponse]
-    """Forget a key. FAILED_PRECONDITION while deliveries need it, unless `when_unused`."""
+    """Forget a key. NOT_FOUND if there is none; FAILED_PRECONDITION while deliveries need it, unless `when_unused`."""
     RotateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]
-    """Replace a key: deliveries that wait are signed with the new one."""
+    """Replace a key: deliveries that wait are signed with the new one. NOT_FOUND if there is none."""
 
 @_typing.type_check_only
 class KeyServiceAsyncStub(KeyServiceStub):
-    """Keeps signing keys, so that calls need only name them. Private material goes in and never comes out."""
+    """Keeps signing keys, so that calls need only name them. Private material goes in and never comes out.
+
+    Errors of all calls: UNAVAILABLE (repeat the call), INVALID_ARGUMENT (BadRequest names the field),
+    UNAUTHENTICATED and PERMISSION_DENIED (of a token), RESOURCE_EXHAUSTED (too many calls; RetryInfo).
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.PutKeyRequest, _key_service_pb2.PutKeyResponse]  # type: ignore[assignment]
@@ -56,12 +64,16 @@ class KeyServiceAsyncStub(KeyServiceStub):
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]  # type: ignore[assignment]
     """List keys."""
     DeleteKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.DeleteKeyRequest, _key_service_pb2.DeleteKeyResponse]  # type: ignore[assignment]
-    """Forget a key. FAILED_PRECONDITION while deliveries need it, unless `when_unused`."""
+    """Forget a key. NOT_FOUND if there is none; FAILED_PRECONDITION while deliveries need it, unless `when_unused`."""
     RotateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]  # type: ignore[assignment]
-    """Replace a key: deliveries that wait are signed with the new one."""
+    """Replace a key: deliveries that wait are signed with the new one. NOT_FOUND if there is none."""
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps signing keys, so that calls need only name them. Private material goes in and never comes out."""
+    """Keeps signing keys, so that calls need only name them. Private material goes in and never comes out.
+
+    Errors of all calls: UNAVAILABLE (repeat the call), INVALID_ARGUMENT (BadRequest names the field),
+    UNAUTHENTICATED and PERMISSION_DENIED (of a token), RESOURCE_EXHAUSTED (too many calls; RetryInfo).
+    """
 
     @_abc_1.abstractmethod
     def PutKey(
@@ -93,7 +105,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.DeleteKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.DeleteKeyResponse, _abc.Awaitable[_key_service_pb2.DeleteKeyResponse]]:
-        """Forget a key. FAILED_PRECONDITION while deliveries need it, unless `when_unused`."""
+        """Forget a key. NOT_FOUND if there is none; FAILED_PRECONDITION while deliveries need it, unless `when_unused`."""
 
     @_abc_1.abstractmethod
     def RotateKey(
@@ -101,6 +113,6 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.RotateKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.RotateKeyResponse, _abc.Awaitable[_key_service_pb2.RotateKeyResponse]]:
-        """Replace a key: deliveries that wait are signed with the new one."""
+        """Replace a key: deliveries that wait are signed with the new one. NOT_FOUND if there is none."""
 
 def add_KeyServiceServicer_to_server(servicer: KeyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

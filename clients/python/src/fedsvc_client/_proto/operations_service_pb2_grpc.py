@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class OperationsServiceStub(object):
     """Shows and steers the queue. For operators.
+
+    Errors of all calls: UNAVAILABLE (repeat the call), INVALID_ARGUMENT (BadRequest names the field),
+    UNAUTHENTICATED and PERMISSION_DENIED (of a token), RESOURCE_EXHAUSTED (too many calls; RetryInfo).
     """
 
     def __init__(self, channel):
@@ -164,6 +167,9 @@ class OperationsServiceStub(object):
 
 class OperationsServiceServicer(object):
     """Shows and steers the queue. For operators.
+
+    Errors of all calls: UNAVAILABLE (repeat the call), INVALID_ARGUMENT (BadRequest names the field),
+    UNAUTHENTICATED and PERMISSION_DENIED (of a token), RESOURCE_EXHAUSTED (too many calls; RetryInfo).
     """
 
     def GetQueueStats(self, request, context):
@@ -174,7 +180,7 @@ class OperationsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchQueueStats(self, request, context):
-        """The same, again and again.
+        """The same, again and again. UNAVAILABLE: this server stops, or Redis does not answer; call again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -216,21 +222,22 @@ class OperationsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReplayDeadLetters(self, request, context):
-        """Put dead letters back on the queue.
+        """Put dead letters back on the queue. RESOURCE_EXHAUSTED if too many operations go on; ALREADY_EXISTS if
+        `request_id` belongs to another.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PurgeDeadLetters(self, request, context):
-        """Remove dead letters.
+        """Remove dead letters. Errors as of ReplayDeadLetters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOperation(self, request, context):
-        """How far an operation is.
+        """How far an operation is. NOT_FOUND if there is none of that id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -286,14 +293,14 @@ class OperationsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateSchedule(self, request, context):
-        """Create a recurring task.
+        """Create a schedule. ALREADY_EXISTS if there is one of that id, RESOURCE_EXHAUSTED if there are too many.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSchedule(self, request, context):
-        """Show one schedule.
+        """Show one schedule. NOT_FOUND if there is none of that id, as for all calls below that name one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -479,6 +486,9 @@ def add_OperationsServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class OperationsService(object):
     """Shows and steers the queue. For operators.
+
+    Errors of all calls: UNAVAILABLE (repeat the call), INVALID_ARGUMENT (BadRequest names the field),
+    UNAUTHENTICATED and PERMISSION_DENIED (of a token), RESOURCE_EXHAUSTED (too many calls; RetryInfo).
     """
 
     @staticmethod

@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OperationsServiceStub:
-    """Shows and steers the queue. For operators."""
+    """Shows and steers the queue. For operators.
+
+    Errors of all calls: UNAVAILABLE (repeat the call), INVALID_ARGUMENT (BadRequest names the field),
+    UNAUTHENTICATED and PERMISSION_DENIED (of a token), RESOURCE_EXHAUSTED (too many calls; RetryInfo).
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,7 +40,7 @@ class OperationsServiceStub:
     GetQueueStats: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.GetQueueStatsRequest, _operations_service_pb2.GetQueueStatsResponse]
     """Figures of the whole queue, read in time that does not depend on the backlog."""
     WatchQueueStats: _grpc.UnaryStreamMultiCallable[_operations_service_pb2.WatchQueueStatsRequest, _operations_service_pb2.WatchQueueStatsResponse]
-    """The same, again and again."""
+    """The same, again and again. UNAVAILABLE: this server stops, or Redis does not answer; call again."""
     GetRetryStats: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.GetRetryStatsRequest, _operations_service_pb2.GetRetryStatsResponse]
     """What waits for a retry."""
     GetMemoryStatus: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.GetMemoryStatusRequest, _operations_service_pb2.GetMemoryStatusResponse]
@@ -48,11 +52,13 @@ class OperationsServiceStub:
     GetDeadLetter: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.GetDeadLetterRequest, _operations_service_pb2.GetDeadLetterResponse]
     """Show one dead letter with its body. NOT_FOUND if there is none of that id."""
     ReplayDeadLetters: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.ReplayDeadLettersRequest, _operations_service_pb2.ReplayDeadLettersResponse]
-    """Put dead letters back on the queue."""
+    """Put dead letters back on the queue. RESOURCE_EXHAUSTED if too many operations go on; ALREADY_EXISTS if
+    `request_id` belongs to another.
+    """
     PurgeDeadLetters: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.PurgeDeadLettersRequest, _operations_service_pb2.PurgeDeadLettersResponse]
-    """Remove dead letters."""
+    """Remove dead letters. Errors as of ReplayDeadLetters."""
     GetOperation: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.GetOperationRequest, _operations_service_pb2.GetOperationResponse]
-    """How far an operation is."""
+    """How far an operation is. NOT_FOUND if there is none of that id."""
     ListOperations: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.ListOperationsRequest, _operations_service_pb2.ListOperationsResponse]
     """List operations, newest first."""
     ListHosts: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.ListHostsRequest, _operations_service_pb2.ListHostsResponse]
@@ -68,9 +74,9 @@ class OperationsServiceStub:
     NotifyHostSeen: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.NotifyHostSeenRequest, _operations_service_pb2.NotifyHostSeenResponse]
     """The application just heard from a host: if it counts as down, try it soon."""
     CreateSchedule: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.CreateScheduleRequest, _operations_service_pb2.CreateScheduleResponse]
-    """Create a recurring task."""
+    """Create a schedule. ALREADY_EXISTS if there is one of that id, RESOURCE_EXHAUSTED if there are too many."""
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.GetScheduleRequest, _operations_service_pb2.GetScheduleResponse]
-    """Show one schedule."""
+    """Show one schedule. NOT_FOUND if there is none of that id, as for all calls below that name one."""
     ListSchedules: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.ListSchedulesRequest, _operations_service_pb2.ListSchedulesResponse]
     """List schedules."""
     UpdateSchedule: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.UpdateScheduleRequest, _operations_service_pb2.UpdateScheduleResponse]
@@ -86,13 +92,17 @@ class OperationsServiceStub:
 
 @_typing.type_check_only
 class OperationsServiceAsyncStub(OperationsServiceStub):
-    """Shows and steers the queue. For operators."""
+    """Shows and steers the queue. For operators.
+
+    Errors of all calls: UNAVAILABLE (repeat the call), INVALID_ARGUMENT (BadRequest names the field),
+    UNAUTHENTICATED and PERMISSION_DENIED (of a token), RESOURCE_EXHAUSTED (too many calls; RetryInfo).
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetQueueStats: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.GetQueueStatsRequest, _operations_service_pb2.GetQueueStatsResponse]  # type: ignore[assignment]
     """Figures of the whole queue, read in time that does not depend on the backlog."""
     WatchQueueStats: _aio.UnaryStreamMultiCallable[_operations_service_pb2.WatchQueueStatsRequest, _operations_service_pb2.WatchQueueStatsResponse]  # type: ignore[assignment]
-    """The same, again and again."""
+    """The same, again and again. UNAVAILABLE: this server stops, or Redis does not answer; call again."""
     GetRetryStats: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.GetRetryStatsRequest, _operations_service_pb2.GetRetryStatsResponse]  # type: ignore[assignment]
     """What waits for a retry."""
     GetMemoryStatus: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.GetMemoryStatusRequest, _operations_service_pb2.GetMemoryStatusResponse]  # type: ignore[assignment]
@@ -104,11 +114,13 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     GetDeadLetter: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.GetDeadLetterRequest, _operations_service_pb2.GetDeadLetterResponse]  # type: ignore[assignment]
     """Show one dead letter with its body. NOT_FOUND if there is none of that id."""
     ReplayDeadLetters: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ReplayDeadLettersRequest, _operations_service_pb2.ReplayDeadLettersResponse]  # type: ignore[assignment]
-    """Put dead letters back on the queue."""
+    """Put dead letters back on the queue. RESOURCE_EXHAUSTED if too many operations go on; ALREADY_EXISTS if
+    `request_id` belongs to another.
+    """
     PurgeDeadLetters: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.PurgeDeadLettersRequest, _operations_service_pb2.PurgeDeadLettersResponse]  # type: ignore[assignment]
-    """Remove dead letters."""
+    """Remove dead letters. Errors as of ReplayDeadLetters."""
     GetOperation: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.GetOperationRequest, _operations_service_pb2.GetOperationResponse]  # type: ignore[assignment]
-    """How far an operation is."""
+    """How far an operation is. NOT_FOUND if there is none of that id."""
     ListOperations: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ListOperationsRequest, _operations_service_pb2.ListOperationsResponse]  # type: ignore[assignment]
     """List operations, newest first."""
     ListHosts: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ListHostsRequest, _operations_service_pb2.ListHostsResponse]  # type: ignore[assignment]
@@ -124,9 +136,9 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     NotifyHostSeen: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.NotifyHostSeenRequest, _operations_service_pb2.NotifyHostSeenResponse]  # type: ignore[assignment]
     """The application just heard from a host: if it counts as down, try it soon."""
     CreateSchedule: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.CreateScheduleRequest, _operations_service_pb2.CreateScheduleResponse]  # type: ignore[assignment]
-    """Create a recurring task."""
+    """Create a schedule. ALREADY_EXISTS if there is one of that id, RESOURCE_EXHAUSTED if there are too many."""
     GetSchedule: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.GetScheduleRequest, _operations_service_pb2.GetScheduleResponse]  # type: ignore[assignment]
-    """Show one schedule."""
+    """Show one schedule. NOT_FOUND if there is none of that id, as for all calls below that name one."""
     ListSchedules: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ListSchedulesRequest, _operations_service_pb2.ListSchedulesResponse]  # type: ignore[assignment]
     """List schedules."""
     UpdateSchedule: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.UpdateScheduleRequest, _operations_service_pb2.UpdateScheduleResponse]  # type: ignore[assignment]
@@ -141,7 +153,11 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     """Who did what, newest first."""
 
 class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Shows and steers the queue. For operators."""
+    """Shows and steers the queue. For operators.
+
+    Errors of all calls: UNAVAILABLE (repeat the call), INVALID_ARGUMENT (BadRequest names the field),
+    UNAUTHENTICATED and PERMISSION_DENIED (of a token), RESOURCE_EXHAUSTED (too many calls; RetryInfo).
+    """
 
     @_abc_1.abstractmethod
     def GetQueueStats(
@@ -157,7 +173,7 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_service_pb2.WatchQueueStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_operations_service_pb2.WatchQueueStatsResponse], _abc.AsyncIterator[_operations_service_pb2.WatchQueueStatsResponse]]:
-        """The same, again and again."""
+        """The same, again and again. UNAVAILABLE: this server stops, or Redis does not answer; call again."""
 
     @_abc_1.abstractmethod
     def GetRetryStats(
@@ -205,7 +221,9 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_service_pb2.ReplayDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.ReplayDeadLettersResponse, _abc.Awaitable[_operations_service_pb2.ReplayDeadLettersResponse]]:
-        """Put dead letters back on the queue."""
+        """Put dead letters back on the queue. RESOURCE_EXHAUSTED if too many operations go on; ALREADY_EXISTS if
+        `request_id` belongs to another.
+        """
 
     @_abc_1.abstractmethod
     def PurgeDeadLetters(
@@ -213,7 +231,7 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_service_pb2.PurgeDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.PurgeDeadLettersResponse, _abc.Awaitable[_operations_service_pb2.PurgeDeadLettersResponse]]:
-        """Remove dead letters."""
+        """Remove dead letters. Errors as of ReplayDeadLetters."""
 
     @_abc_1.abstractmethod
     def GetOperation(
@@ -221,7 +239,7 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_service_pb2.GetOperationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.GetOperationResponse, _abc.Awaitable[_operations_service_pb2.GetOperationResponse]]:
-        """How far an operation is."""
+        """How far an operation is. NOT_FOUND if there is none of that id."""
 
     @_abc_1.abstractmethod
     def ListOperations(
@@ -285,7 +303,7 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_service_pb2.CreateScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.CreateScheduleResponse, _abc.Awaitable[_operations_service_pb2.CreateScheduleResponse]]:
-        """Create a recurring task."""
+        """Create a schedule. ALREADY_EXISTS if there is one of that id, RESOURCE_EXHAUSTED if there are too many."""
 
     @_abc_1.abstractmethod
     def GetSchedule(
@@ -293,7 +311,7 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_service_pb2.GetScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.GetScheduleResponse, _abc.Awaitable[_operations_service_pb2.GetScheduleResponse]]:
-        """Show one schedule."""
+        """Show one schedule. NOT_FOUND if there is none of that id, as for all calls below that name one."""
 
     @_abc_1.abstractmethod
     def ListSchedules(

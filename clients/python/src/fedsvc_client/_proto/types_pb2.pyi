@@ -66,7 +66,7 @@ class _DeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deliver
     DELIVERY_STATE_IN_FLIGHT: _DeliveryState.ValueType  # 2
     """A worker has it."""
     DELIVERY_STATE_PARKED: _DeliveryState.ValueType  # 3
-    """Waits for its host to be fit again; uses up no retries."""
+    """Waits for its host, or for others before it in order; uses up no retries."""
     DELIVERY_STATE_RETRY: _DeliveryState.ValueType  # 4
     """Waits for its next attempt."""
     DELIVERY_STATE_SCHEDULED: _DeliveryState.ValueType  # 5
@@ -94,7 +94,7 @@ DELIVERY_STATE_READY: DeliveryState.ValueType  # 1
 DELIVERY_STATE_IN_FLIGHT: DeliveryState.ValueType  # 2
 """A worker has it."""
 DELIVERY_STATE_PARKED: DeliveryState.ValueType  # 3
-"""Waits for its host to be fit again; uses up no retries."""
+"""Waits for its host, or for others before it in order; uses up no retries."""
 DELIVERY_STATE_RETRY: DeliveryState.ValueType  # 4
 """Waits for its next attempt."""
 DELIVERY_STATE_SCHEDULED: DeliveryState.ValueType  # 5
@@ -126,7 +126,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_SUSPECT: _Reason.ValueType  # 2
     """A 2xx with a web page, as parked domains give."""
     REASON_REDIRECTED: _Reason.ValueType  # 3
-    """301, 302, 303: the target is in response_snippet, behind the body."""
+    """A 3xx that is not followed, as 307 and 308 are: where it leads is in response_snippet, behind the body."""
     REASON_BAD_REQUEST: _Reason.ValueType  # 4
     """400, and 4xx without a reason of their own."""
     REASON_UNAUTHORIZED: _Reason.ValueType  # 5
@@ -212,7 +212,7 @@ REASON_OK: Reason.ValueType  # 1
 REASON_SUSPECT: Reason.ValueType  # 2
 """A 2xx with a web page, as parked domains give."""
 REASON_REDIRECTED: Reason.ValueType  # 3
-"""301, 302, 303: the target is in response_snippet, behind the body."""
+"""A 3xx that is not followed, as 307 and 308 are: where it leads is in response_snippet, behind the body."""
 REASON_BAD_REQUEST: Reason.ValueType  # 4
 """400, and 4xx without a reason of their own."""
 REASON_UNAUTHORIZED: Reason.ValueType  # 5
