@@ -207,9 +207,7 @@ class DeadLetters:
 
     async def _find(self, partition: int, ids: Sequence[DeliveryId]) -> list[Delivery]:
         keys = self._keys.partition(partition)
-        packed = await self._link.call(
-            "HMGET", f"{keys.prefix}:deliveries", *(str(id.sequence) for id in ids)
-        )
+        packed = await self._link.call("HMGET", keys.deliveries, *(str(id.sequence) for id in ids))
         numbers = []
         for id, raw in zip(ids, packed, strict=True):
             try:

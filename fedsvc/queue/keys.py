@@ -108,6 +108,14 @@ class PartitionKeys:
         return f"{self.prefix}:spills"
 
     @property
+    def retry(self) -> str:
+        return f"{self.prefix}:retry"
+
+    @property
+    def backlog(self) -> str:
+        return f"{self.prefix}:backlog"
+
+    @property
     def recent(self) -> str:
         return f"{self.prefix}:recent"
 

@@ -138,7 +138,7 @@ class Reader:
     async def body(self, id: DeliveryId, origins: Origins = None) -> bytes | None:
         """The exact bytes that are sent, while Redis holds them."""
         keys = self._keys.partition(id.partition)
-        packed = await self._link.call("HGET", f"{keys.prefix}:deliveries", str(id.sequence))
+        packed = await self._link.call("HGET", keys.deliveries, str(id.sequence))
         record = unpack(packed, id) if packed else None
         if record is None or isinstance(record, Finished):
             return None

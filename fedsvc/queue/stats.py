@@ -180,8 +180,8 @@ class StatsReader:
 
     async def pending_of(self, origin: str) -> int:
         """Deliveries of an origin that have not ended. Raises QueueUnavailable."""
-        prefixes = [self._keys.partition(p).prefix for p in range(self._partitions)]
-        counts = await asyncio.gather(*(self._link.call("HGET", f"{p}:backlog", origin) for p in prefixes))
+        slots = [self._keys.partition(p).backlog for p in range(self._partitions)]
+        counts = await asyncio.gather(*(self._link.call("HGET", slot, origin) for slot in slots))
         return sum(int(n or 0) for n in counts)
 
     async def read_retries(self) -> RetryStats:
@@ -191,7 +191,7 @@ class StatsReader:
         edges = ["-inf", *(f"({b}" for b in bounds)]
         tops = [*map(str, bounds), "+inf"]
         calls = [
-            self._link.call("ZCOUNT", f"{self._keys.partition(p).prefix}:retry", low, high)
+            self._link.call("ZCOUNT", self._keys.partition(p).retry, low, high)
             for p in range(self._partitions)
             for low, high in zip(edges, tops, strict=True)
         ]
