@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,3 +39,12 @@ def permissions(path: str) -> int:
         return stat.S_IMODE(Path(path).stat().st_mode) & 0o077
     except OSError:
         return 0
+
+
+def mounted(path: str) -> bool:
+    """Whether a file is somebody else's, as the secrets are that Kubernetes and Compose mount: we could not
+    read it if neither our group nor everybody might, and cannot change that."""
+    try:
+        return os.geteuid() not in (0, Path(path).stat().st_uid)
+    except OSError:
+        return False

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from fedsvc.cli.findings import Finding, failed, ok, permissions, warning
+from fedsvc.cli.findings import Finding, failed, mounted, ok, permissions, warning
 from fedsvc.config import Settings
 from fedsvc.config_files import check_authorities
 from fedsvc.errors import ConfigurationError
@@ -39,8 +39,12 @@ def keys(settings: Settings) -> Finding:
         )
         return failed(check, str(error), advice)
     file = settings.key_encryption_keys_file
-    if file and not settings.key_encryption_keys.get_secret_value() and permissions(file):
-        return failed(check, f"others than its owner can use {file}", f"chmod 600 {file}")
+    if file and not settings.key_encryption_keys.get_secret_value():
+        may = permissions(file)
+        if may & (0o022 if mounted(file) else 0o077):
+            return failed(check, f"others than its owner can use {file}", f"chmod 600 {file}")
+        if may & 0o004:
+            return warning(check, f"everybody here can read {file}", _keep_to_yourself(file))
     count = len(cipher.parse(settings.key_encryption_secret()))
     return ok(check, "one" if count == 1 else f"{count}: the first encrypts, all decrypt")
 
@@ -62,9 +66,12 @@ def callers(settings: Settings) -> Finding:
         return failed(check, str(error), _advice(error.setting))
     if tokens.open and not settings.insecure:
         return ok(check, f"all of this machine may call, on {settings.listen}")
-    if tokens.open or (not settings.tls_cert and not settings.listen.local):
+    if tokens.open:
         advice = "keep it where something else says who may call, and encrypts: a service mesh, a tunnel"
         return warning(check, f"--insecure: whoever reaches {settings.listen} may call", advice)
+    if not settings.tls_cert and not settings.listen.local:
+        advice = "keep it where nobody listens in: within one machine, a service mesh, a tunnel"
+        return warning(check, f"--insecure: tokens and keys come to {settings.listen} without TLS", advice)
     return ok(check, f"{tokens.callers} have tokens")
 
 
@@ -81,8 +88,14 @@ def tokens_file(settings: Settings) -> Finding:
     file, check = settings.tokens_file, "tokens file"
     for bits, grade, may in ((0o022, failed, "write"), (0o004, warning, "read")):
         if permissions(file) & bits:
-            return grade(check, f"others than its owner can {may} {file}", f"chmod 600 {file}")
+            return grade(check, f"others than its owner can {may} {file}", _keep_to_yourself(file))
     return ok(check, file)
+
+
+def _keep_to_yourself(file: str) -> str:
+    if mounted(file):
+        return "no harm in a container, where nobody else is; elsewhere give it to this user, and chmod 600"
+    return f"chmod 600 {file}"
 
 
 def certificate(settings: Settings) -> Finding:

@@ -230,6 +230,33 @@ def shows_its_keys(stage: Stage) -> None:
     Path(stage.settings["FEDSVC_KEY_ENCRYPTION_KEYS_FILE"]).chmod(0o640)
 
 
+def has_keys_mounted_for_all(stage: Stage) -> None:
+    """As Compose mounts them: of another user, who has to let all read them."""
+    Path(stage.settings["FEDSVC_KEY_ENCRYPTION_KEYS_FILE"]).chmod(0o444)
+    stage.patch.setattr("fedsvc.cli.findings.os.geteuid", lambda: 10001)
+
+
+def has_keys_mounted_that_others_write(stage: Stage) -> None:
+    Path(stage.settings["FEDSVC_KEY_ENCRYPTION_KEYS_FILE"]).chmod(0o664)
+    stage.patch.setattr("fedsvc.cli.findings.os.geteuid", lambda: 10001)
+
+
+def has_tokens_mounted_for_all(stage: Stage) -> None:
+    lets_others_read_tokens(stage)
+    stage.patch.setattr("fedsvc.cli.findings.os.geteuid", lambda: 10001)
+
+
+def has_no_tls(stage: Stage) -> None:
+    stage.settings["FEDSVC_TOKENS"] = TOKEN_ENTRY
+    stage.settings["FEDSVC_LISTEN"] = "0.0.0.0:50051"
+    stage.settings["FEDSVC_INSECURE"] = "true"
+
+
+def has_no_door(stage: Stage) -> None:
+    stage.settings["FEDSVC_LISTEN"] = "0.0.0.0:50051"
+    stage.settings["FEDSVC_INSECURE"] = "true"
+
+
 def has_a_clock_that_is_off(stage: Stage) -> None:
     import time
 
@@ -339,12 +366,17 @@ def wants_more_safety_than_there_is(stage: Stage) -> None:
         (is_not_there, "database", "failed", "check DATABASE_URL"),
         (lost_a_key_encryption_key, "stored keys", "failed", "add the key encryption key of before"),
         (shows_its_keys, "key encryption keys", "failed", "chmod 600"),
+        (has_keys_mounted_for_all, "key encryption keys", "warning", "no harm in a container"),
+        (has_keys_mounted_that_others_write, "key encryption keys", "failed", "chmod 600"),
         (has_a_clock_that_is_off, "clocks", "failed", "run an NTP client"),
         (has_no_dns, "DNS", "failed", "check /etc/resolv.conf"),
         (has_bad_tokens, "callers", "failed", "correct FEDSVC_TOKENS_FILE"),
         (has_no_tokens_file, "callers", "failed", "this user must be able to read it"),
         (lets_others_write_tokens, "tokens file", "failed", "chmod 600"),
         (lets_others_read_tokens, "tokens file", "warning", "chmod 600"),
+        (has_tokens_mounted_for_all, "tokens file", "warning", "no harm in a container"),
+        (has_no_tls, "callers", "warning", "where nobody listens in"),
+        (has_no_door, "callers", "warning", "something else says who may call"),
         (has_an_old_certificate, "TLS certificate", "failed", "renew it"),
         (has_a_certificate_for_later, "TLS certificate", "failed", "this machine's clock"),
         (has_a_certificate_that_ends_soon, "TLS certificate", "warning", "renew it"),
@@ -379,3 +411,10 @@ def test_what_is_staged_wrongly_is_found_alone_with_how_to_mend_it(
     assert (finding.check, finding.grade) == (check, grade)
     assert advice in finding.advice
     assert "geheim" not in finding.found
+
+
+def test_secrets_as_kubernetes_mounts_them_are_well(stage: Stage) -> None:
+    stage.settings["FEDSVC_TOKENS_FILE"] = stage.file("tokens", TOKEN_ENTRY, 0o440)
+    Path(stage.settings["FEDSVC_KEY_ENCRYPTION_KEYS_FILE"]).chmod(0o440)
+    stage.patch.setattr("fedsvc.cli.findings.os.geteuid", lambda: 10001)
+    assert stage.find() == []
