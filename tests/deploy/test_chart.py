@@ -167,6 +167,15 @@ def test_the_migration_comes_before_everything_and_brings_what_it_needs() -> Non
         assert environment(objects, "migration").keys() == {"FEDSVC_DATABASE_URL_FILE"}
 
 
+def test_variables_that_are_not_ours_reach_all_containers() -> None:
+    objects = render(
+        merged(EXISTING, TLS, {"extraEnv": {"PGSSLROOTCERT": "/etc/pg/ca.crt", "LEVEL": 3000000}})
+    )
+    told = {"PGSSLROOTCERT": "/etc/pg/ca.crt", "LEVEL": "3000000"}
+    for component in pods(objects):
+        assert environment(objects, component).items() >= told.items()
+
+
 def test_no_secret_of_the_values_is_anywhere_but_in_secrets() -> None:
     for o in rendered("created-secrets"):
         if o["kind"] != "Secret":
