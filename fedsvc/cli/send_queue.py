@@ -22,7 +22,7 @@ from fedsvc.cli.target import connect, target_option
 from fedsvc.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from fedsvc_client import BatchItem, FedsvcClient, QueuedActivity
+    from fedsvc_client import BatchItem, FedsvcClient, ItemError, QueuedActivity
 
     from fedsvc.archive.send_queue import SendQueue, SendQueueRow
 
@@ -35,8 +35,6 @@ _TELL_EVERY, _PAUSE = 1.0, 1.0
 _OVERLOAD: Final = frozenset({"ORIGIN_BACKLOG", "CALLER_BACKLOG", "RATE_LIMITED", "OVERLOADED"})
 #: rows that failed and are shown; --json shows all
 _SHOWN = 100
-#: keys of which a dry run remembers whether they are good: to check one takes some 30 ms
-_MOST_KEYS: Final = 10_000
 
 
 @dataclass
@@ -192,8 +190,11 @@ class Importer:
         self._hosts: set[str] = set()
         self._types: Counter[str] = Counter()
         self._told_at = 0.0
-        #: by digest of a private key, what is wrong with it; for a dry run, which the server does not help
-        self._keys: dict[bytes, str] = {}
+        self._rehearsal = None
+        if client is None:
+            from fedsvc.cli.rehearsal import Rehearsal  # handlers with it, and cryptography
+
+            self._rehearsal = Rehearsal()
         #: by the server's clock
         self._begun: datetime | None = None
 
@@ -223,18 +224,18 @@ class Importer:
         batch: list[SendQueueRow] = []
         hosts: set[str] = set()
         for row in rows:
-            problem, kind = _problem(row)
-            if not problem and self._client is None:
-                problem = self._key_problem(row.private_key)
+            wrong, kind = _problem(row)
+            if not wrong and self._rehearsal is not None:
+                wrong = self._rehearsal.problem(row)
             if row.retries > row.max_retries:
                 self._told.skipped += 1
                 self._progress.failed.pop(row.id, None)
-            elif problem:
-                self._progress.failed[row.id] = problem
+            elif wrong:
+                self._progress.failed[row.id] = wrong
             else:
                 host = urlsplit(row.destination).hostname or ""
-                self._hosts.add(host)
-                self._types[kind] += 1
+                if self._client is None:
+                    self._count(host, kind)
                 if host in hosts or len(batch) == _BATCH:
                     # The server takes the items of a call in any order; those to one host are to keep theirs.
                     await self._send(batch)
@@ -244,17 +245,6 @@ class Importer:
         await self._send(batch)
         self._reached(rows[-1].id if rows else 0)
         self._tell(total)
-
-    def _key_problem(self, pem: str) -> str:
-        """Of the key that a row brings, empty if nothing is wrong with it; without one the server has it."""
-        if not pem:
-            return ""
-        digest = hashlib.sha256(pem.encode(errors="replace")).digest()
-        if digest not in self._keys:
-            if len(self._keys) >= _MOST_KEYS:
-                self._keys.clear()
-            self._keys[digest] = _key_problem(pem)
-        return self._keys[digest]
 
     async def _send(self, batch: list[SendQueueRow]) -> None:
         now = datetime.now(UTC)
@@ -274,11 +264,12 @@ class Importer:
                     known = self._was_there(answer.queued)
                     self._told.duplicates += known
                     self._told.imported += not known
+                    self._count(answer.queued.delivery.host, answer.queued.delivery.activity_type)
                     self._progress.failed.pop(row.id, None)
                 elif answer.error is not None and answer.error.reason in _OVERLOAD:
                     waiting.append(row)
                 elif answer.error is not None:
-                    self._progress.failed[row.id] = f"{answer.error.reason}: {answer.error.message}"
+                    self._progress.failed[row.id] = _refusal(answer.error)
             if self._remove:
                 await self.queue.delete(taken)
             if waiting and time.monotonic() >= end:
@@ -290,6 +281,10 @@ class Importer:
             left = waiting
         if batch:
             self._reached(batch[-1].id)
+
+    def _count(self, host: str, kind: str) -> None:
+        self._hosts.add(host)
+        self._types[kind] += 1
 
     def _reached(self, id: int) -> None:
         self._progress.through = self._told.through = max(id, self._progress.through)
@@ -306,7 +301,7 @@ class Importer:
 
 
 def _problem(row: SendQueueRow) -> tuple[str, str]:
-    """What is wrong with a row, empty if nothing is, and the type of its activity."""
+    """Why a row cannot be sent, empty if it can; and the type of its activity."""
     if not row.destination:
         return "destination is empty", ""
     if not row.key_id:
@@ -320,17 +315,6 @@ def _problem(row: SendQueueRow) -> tuple[str, str]:
     return "", str(payload.get("type", ""))
 
 
-def _key_problem(pem: str) -> str:
-    from fedsvc.domain.keys import load_private_key
-    from fedsvc.errors import InvalidKey
-
-    try:
-        load_private_key(pem)
-    except InvalidKey as error:
-        return f"private_key {error.problem}"
-    return ""
-
-
 def _call(client: FedsvcClient, rows: list[SendQueueRow]) -> list[BatchItem]:
     """The answers to rows that are sent together; one by one if the server does not take so many."""
     from fedsvc_client import InvalidRequest
@@ -341,6 +325,12 @@ def _call(client: FedsvcClient, rows: list[SendQueueRow]) -> list[BatchItem]:
         if len(rows) == 1:
             raise
         return [answer for row in rows for answer in _call(client, [row])]
+
+
+def _refusal(error: ItemError) -> str:
+    """Without the item's place in the call, which the row's number replaces."""
+    field = error.field.rpartition("].")[2]
+    return f"{error.reason}: {field} {error.message}" if field else f"{error.reason}: {error.message}"
 
 
 def _item(row: SendQueueRow) -> dict[str, Any]:
@@ -362,6 +352,8 @@ def _text(told: Imported) -> str:
         f"{told.scheduled:,} of them for later; {told.duplicates:,} were there already, {told.skipped:,} had "
         f"used up their retries, {len(told.failed):,} failed"
     ]
+    if told.types:
+        lines.append("  " + ", ".join(f"{number:,} {kind}" for kind, number in told.types.items()))
     lines += [f"  row {row['id']}: {row['reason']}" for row in told.failed[:_SHOWN]]
     if len(told.failed) > _SHOWN:
         lines.append(f"  and {len(told.failed) - _SHOWN:,} more: --json shows all")

@@ -121,6 +121,10 @@ def fill(piefed: PieFed, inbox: InboxServer, pem: str) -> set[str]:
     piefed.add("nowhere", None, pem)
     piefed.add("broken", inbox.url(ADDRESSES[0]), pem, payload="{")
     piefed.add("no-key", inbox.url(ADDRESSES[0]), pem.replace("A", "B"), "another")
+    piefed.add("elsewhere", "ftp://a.example/inbox", pem)
+    piefed.add("nobody", inbox.url(ADDRESSES[0]), pem, actor="me")
+    untyped = {"id": f"{piefed.prefix}/untyped", "type": "Add", "actor": "https://me.example/c/cats"}
+    piefed.add("empty", inbox.url(ADDRESSES[0]), pem, payload=json.dumps(untyped))
     return {f"{piefed.prefix}/{number}" for number in range(18)}
 
 
@@ -139,8 +143,11 @@ async def test_a_send_queue_is_imported_once_in_order_and_at_its_times(
             (21, "destination is empty"),
             (22, "payload is no JSON"),
             (23, "private_key is not a private key in PEM (PKCS#1 or PKCS#8)"),
+            (24, "destination must be http or https, not ftp"),
+            (25, "actor, the id of the key, is not an absolute URL"),
+            (26, "payload: activity.object is missing"),
         ]
-        assert tried.stderr.endswith("\nfedsvc: 3 rows failed\n")
+        assert tried.stderr.endswith("\nfedsvc: 6 rows failed\n")
         assert "imported" not in told
         assert (told["hosts"], told["types"]) == (3, {"Add": 19})
         assert (await client.get_queue_stats()).accepted == accepted
@@ -152,6 +159,8 @@ async def test_a_send_queue_is_imported_once_in_order_and_at_its_times(
         )
         assert "row 21: destination is empty" in done.stdout
         assert "row 23: INVALID" in done.stdout
+        assert "row 26: INVALID_ACTIVITY: activity.object is missing" in done.stdout
+        assert "\n  19 Add\n" in done.stdout
         await inbox.wait_for(18)
         assert {id for _, id in inbox.ids} == arriving
         assert set(inbox.ids.values()) == {1}
@@ -164,7 +173,7 @@ async def test_a_send_queue_is_imported_once_in_order_and_at_its_times(
         assert timedelta(minutes=110) < waiting.not_before - datetime.now(UTC) < timedelta(minutes=121)
         again = await asyncio.to_thread(piefed.run, target, "--json")
         told = json.loads(again.stdout)
-        assert (told["imported"], told["duplicates"], len(told["failed"])) == (0, 0, 3), (
+        assert (told["imported"], told["duplicates"], len(told["failed"])) == (0, 0, 6), (
             "it goes on at the end"
         )
         state.unlink()
@@ -174,8 +183,8 @@ async def test_a_send_queue_is_imported_once_in_order_and_at_its_times(
             )
         last = await asyncio.to_thread(piefed.run, target, "--json", "--delete")
         told = json.loads(last.stdout)
-        assert (told["imported"], told["duplicates"], len(told["failed"])) == (1, 19, 2)
-        assert piefed.ids() == [20, 21, 22], "deleted is what the server has"
+        assert (told["imported"], told["duplicates"], len(told["failed"])) == (1, 19, 5)
+        assert piefed.ids() == [20, 21, 22, 24, 25, 26], "deleted is what the server has"
         await inbox.wait_for(19)
         assert set(inbox.ids.values()) == {1}
         for said in (tried, done, again, last):
