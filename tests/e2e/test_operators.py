@@ -251,7 +251,7 @@ async def test_hosts_are_listed_shown_paused_and_limited(target: str, rsa_pem: s
         assert {e.action for e in client.list_audit_events(page_size=3).audit_events} == {
             "host.pause", "host.resume", "host.policy"
         }  # fmt: skip
-        with pytest.raises(InvalidRequest, match="not a state or an order"):
+        with pytest.raises(InvalidRequest, match="states: 'asleep' is not a state of hosts"):
             client.list_hosts(states=["asleep"])
     reset = told(target, "hosts", "set", host, "--default")
     assert reset["policy"] == {"max_in_flight": 0, "rate_per_second": 0, "burst": 0}

@@ -15,6 +15,7 @@ import pytest
 from fedsvc_client import (
     TLS,
     AsyncFedsvcClient,
+    ClientClosed,
     ConfigurationError,
     DeadlineExceeded,
     DeliveryState,
@@ -179,10 +180,95 @@ async def test_files_of_tls_that_cannot_be_used_are_named(files: dict[str, str],
 
 
 async def test_a_closed_client_cannot_be_used() -> None:
-    client = FedsvcClient("127.0.0.1:1")
+    client, other = FedsvcClient("127.0.0.1:1"), AsyncFedsvcClient("127.0.0.1:1")
     client.close()
-    with pytest.raises(ValueError, match="closed"):
+    await other.close()
+    with pytest.raises(ClientClosed, match="closed"):
         client.get_queue_stats()
+    with pytest.raises(ClientClosed, match="closed"):
+        next(iter(client.watch_outcomes()))
+    with pytest.raises(ClientClosed, match="closed"):
+        await other.get_queue_stats()
+    with pytest.raises(ClientClosed, match="closed"):
+        await anext(other.watch_outcomes())
+
+
+class Endless(Failing):
+    """Never answers, but says when it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    async def QueueActivity(self, request: Any, context: Any) -> Any:
+        self.asked.set()
+        await asyncio.Event().wait()
+
+    async def WatchOutcomes(self, request: Any, context: Any) -> Any:
+        self.asked.set()
+        await asyncio.Event().wait()
+        yield
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_what_is_under_way_ends_with_the_client_that_is_closed(streams: bool) -> None:
+    servicer = Endless()
+    async with served(servicer) as target:
+        client = AsyncFedsvcClient(target, timeout=60)
+        calling: Any = (
+            anext(client.watch_outcomes())
+            if streams
+            else client.queue_activity(ACTIVITY, "https://a.example/inbox", **CALL)
+        )
+        task = asyncio.ensure_future(calling)
+        await servicer.asked.wait()
+        await client.close()
+        with pytest.raises(ClientClosed):
+            await task
+
+        servicer.asked.clear()
+        blocking = FedsvcClient(target, timeout=60)
+
+        def call() -> Any:
+            if streams:
+                return next(iter(blocking.watch_outcomes()))
+            return blocking.queue_activity(ACTIVITY, "https://a.example/inbox", **CALL)
+
+        thread = asyncio.create_task(asyncio.to_thread(call))
+        await servicer.asked.wait()
+        blocking.close()
+        with pytest.raises(ClientClosed):
+            await thread
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_task_that_is_cancelled_stays_so_although_its_client_is_closed(streams: bool) -> None:
+    servicer = Endless()
+    async with served(servicer) as target:
+        client = AsyncFedsvcClient(target, timeout=60)
+
+        async def call() -> Any:
+            if streams:
+                return await anext(client.watch_outcomes())
+            return await client.queue_activity(ACTIVITY, "https://a.example/inbox", **CALL)
+
+        task = asyncio.create_task(call())
+        await servicer.asked.wait()
+        task.cancel()
+        await client.close()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_a_channel_that_is_closed_while_a_thread_is_about_to_call_is_a_closed_client() -> None:
+    client = FedsvcClient("127.0.0.1:1")
+    held = client._connection()
+    client.close()
+    client._connection = lambda: held  # type: ignore[method-assign]
+    with pytest.raises(ClientClosed):
+        client.get_queue_stats()
+    with pytest.raises(ClientClosed):
+        next(iter(client.watch_outcomes()))
 
 
 @pytest.mark.parametrize("kind", [FedsvcClient, AsyncFedsvcClient])
@@ -246,6 +332,28 @@ async def test_a_stream_that_was_quiet_for_longer_than_the_timeout_is_made_again
         told = await (awaited() if kind is AsyncFedsvcClient else asyncio.to_thread(synchronous))
     assert told == ["1", "2"]
     assert servicer.cursors == ["", "1"]
+
+
+@pytest.mark.parametrize("kind", [FedsvcClient, AsyncFedsvcClient])
+async def test_a_server_that_lets_us_in_and_is_silent_is_given_up_within_the_timeout(kind: Any) -> None:
+    met: list[Any] = []
+    silent = await asyncio.start_server(lambda *streams: met.append(streams), "127.0.0.1", 0)
+    target = f"127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+
+    async def awaited() -> None:
+        async with AsyncFedsvcClient(target, timeout=1.2) as client:
+            await anext(client.watch_outcomes())
+
+    def synchronous() -> None:
+        with FedsvcClient(target, timeout=1.2) as client:
+            next(iter(client.watch_outcomes()))
+
+    # gRPC's own patience of 20 s is spent before any second connection.
+    async with silent, asyncio.timeout(15):
+        with pytest.raises(Unavailable, match="before receiving SETTINGS"):
+            await (awaited() if kind is AsyncFedsvcClient else asyncio.to_thread(synchronous))
+        for _, writer in met:
+            writer.close()
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -359,15 +467,15 @@ FORKS = """
 import os, signal, sys, threading
 from fedsvc_client import FedsvcClient, _sync
 
-class Slow(_sync._Connection):
+class Slow(_sync.Connection):
     def __init__(self, *how):
         begun.set()
         forked.wait(10)
         super().__init__(*how)
 
 begun, forked = threading.Event(), threading.Event()
-client, quick = FedsvcClient(sys.argv[1], timeout=5), _sync._Connection
-_sync._Connection = Slow
+client, quick = FedsvcClient(sys.argv[1], timeout=5), _sync.Connection
+_sync.Connection = Slow
 thread = threading.Thread(target=client.get_queue_stats)
 thread.start()
 begun.wait(10)
@@ -375,7 +483,7 @@ if child := os.fork():
     forked.set()
     thread.join(10)
     sys.exit(os.waitpid(child, 0)[1])
-_sync._Connection = quick
+_sync.Connection = quick
 signal.alarm(10)
 client.get_queue_stats()
 os._exit(0)

@@ -11,6 +11,7 @@ from fedsvc_client._async import AsyncFedsvcClient
 from fedsvc_client._channel import TLS
 from fedsvc_client._configuration import Configuration
 from fedsvc_client._exceptions import (
+    ClientClosed,
     ConfigurationError,
     DeadlineExceeded,
     FedsvcError,
@@ -78,6 +79,7 @@ __all__ = [
     "BatchItem",
     "Cancelled",
     "Cleanup",
+    "ClientClosed",
     "Configuration",
     "ConfigurationError",
     "DeadLetterFilter",

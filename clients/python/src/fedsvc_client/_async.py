@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -11,23 +10,15 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from fedsvc_client import _wire
-from fedsvc_client._channel import (
-    TLS,
-    Attempts,
-    Remakings,
-    channel_options,
-    channel_target,
-    channel_token,
-    metadata,
-)
+from fedsvc_client import _channel, _wire
+from fedsvc_client._arguments import build, inbox_list, named, seconds, several, whole_text
+from fedsvc_client._channel import TLS, Attempts, Remakings
+from fedsvc_client._connections import AsyncConnection, owner
+from fedsvc_client._exceptions import ClientClosed, ConfigurationError
 from fedsvc_client._operators_async import AsyncOperators
 from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
 from fedsvc_client._proto import key_service_pb2 as key_pb2
 from fedsvc_client._proto import operations_service_pb2 as operations_pb2
-from fedsvc_client._proto.delivery_service_pb2_grpc import DeliveryServiceStub
-from fedsvc_client._proto.key_service_pb2_grpc import KeyServiceStub
-from fedsvc_client._proto.operations_service_pb2_grpc import OperationsServiceStub
 from fedsvc_client._types import (
     BatchItem,
     Cancelled,
@@ -43,25 +34,6 @@ from fedsvc_client._types import (
     RegisteredKey,
 )
 from fedsvc_client._wire import Activity
-
-
-def _owner() -> tuple[int, int]:
-    return os.getpid(), id(asyncio.get_running_loop())
-
-
-class _Connection:
-    """A channel with its stubs, of one process and event loop."""
-
-    def __init__(self, target: str, tls: TLS | None) -> None:
-        self.owner = _owner()
-        options = channel_options(target)
-        if tls is None:
-            self.channel = grpc.aio.insecure_channel(target, options=options)
-        else:
-            self.channel = grpc.aio.secure_channel(target, tls.credentials(), options=options)
-        self.delivery = DeliveryServiceStub(self.channel)
-        self.operations = OperationsServiceStub(self.channel)
-        self.keys = KeyServiceStub(self.channel)
 
 
 class AsyncFedsvcClient(AsyncOperators):
@@ -80,15 +52,15 @@ class AsyncFedsvcClient(AsyncOperators):
         """`target`: HOST:PORT, several of these with commas between if they are IP addresses, or any gRPC
         target such as `dns:///fedsvc:50051`; calls go to all servers in turn, but for those that are not
         well. `token`: as `fedsvc tokens new` printed it. `tls`: True trusts the server by the system's
-        authorities; see `TLS` for others. Raises ValueError for a target or token that is none."""
+        authorities; see `TLS` for others. Raises ConfigurationError."""
         #: how often calls and streams were repeated since they found no server
         self.retries = 0
-        self._target = channel_target(target)
-        self._token = channel_token(token)
+        self._target = _channel.channel_target(target)
+        self._token = _channel.channel_token(token)
         #: seconds that a call takes at most
-        self.timeout = timeout
-        self._tls = tls if isinstance(tls, TLS) else TLS() if tls else None
-        self._held: _Connection | None = None
+        self.timeout = seconds("timeout", timeout, ConfigurationError)
+        self._tls = _channel.channel_tls(tls)
+        self._held: AsyncConnection | None = None
         self._closed = False
 
     async def __aenter__(self) -> AsyncFedsvcClient:
@@ -104,7 +76,7 @@ class AsyncFedsvcClient(AsyncOperators):
         """Drop the connection. The client cannot be used afterwards."""
         self._closed = True
         held, self._held = self._held, None
-        if held is not None and held.owner == _owner():
+        if held is not None and held.owner == owner():
             await held.channel.close()
 
     async def queue_activity(
@@ -132,9 +104,10 @@ class AsyncFedsvcClient(AsyncOperators):
 
         A dict is sent as compact JSON; bytes and text are signed and sent as they are.
         """
-        request = delivery_pb2.QueueActivityRequest(
+        request = build(
+            delivery_pb2.QueueActivityRequest,
             activity=_wire.activity_bytes(activity),
-            inbox=_wire.whole_text("destination", destination),
+            inbox=whole_text("destination", destination),
             signing_key=_wire.signing_key(private_key, key_id),
             options=_wire.options(
                 priority,
@@ -149,7 +122,7 @@ class AsyncFedsvcClient(AsyncOperators):
                 proof_key,
                 proof_key_id,
             ),
-            request_id=_wire.named(request_id),
+            request_id=named(request_id),
         )
         return _wire.queued(await self._call("delivery", "QueueActivity", request, timeout))
 
@@ -165,9 +138,10 @@ class AsyncFedsvcClient(AsyncOperators):
         """Deliver several activities (at most MAX_BATCH_SIZE, 10). Each of `items` has `activity` and
         `destination`, and may have anything else that `queue_activity` takes. One that is refused takes
         nothing else down."""
-        request = delivery_pb2.QueueActivitiesRequest(
+        request = build(
+            delivery_pb2.QueueActivitiesRequest,
             requests=_wire.batch_items(items, private_key, key_id),
-            request_id=_wire.named(request_id),
+            request_id=named(request_id),
         )
         return _wire.batch(await self._call("delivery", "QueueActivities", request, timeout))
 
@@ -194,9 +168,10 @@ class AsyncFedsvcClient(AsyncOperators):
     ) -> FanOut:
         """Deliver one activity to many inboxes (at most 50,000). An inbox that is refused takes nothing else
         down."""
-        request = delivery_pb2.FanOutActivityRequest(
+        request = build(
+            delivery_pb2.FanOutActivityRequest,
             activity=_wire.activity_bytes(activity),
-            inboxes=_wire.inbox_list(inboxes),
+            inboxes=inbox_list(inboxes),
             signing_key=_wire.signing_key(private_key, key_id),
             options=_wire.options(
                 priority,
@@ -211,13 +186,13 @@ class AsyncFedsvcClient(AsyncOperators):
                 proof_key,
                 proof_key_id,
             ),
-            request_id=_wire.named(request_id),
+            request_id=named(request_id),
         )
         return _wire.fan_out(await self._call("delivery", "FanOutActivity", request, timeout))
 
     async def get_delivery(self, delivery_id: str, *, timeout: float | None = None) -> Delivery:
         """One delivery as it is now. Raises NotFound."""
-        request = delivery_pb2.GetDeliveryRequest(delivery_id=delivery_id)
+        request = build(delivery_pb2.GetDeliveryRequest, delivery_id=delivery_id)
         return _wire.delivery((await self._call("delivery", "GetDelivery", request, timeout)).delivery)
 
     async def list_deliveries(
@@ -230,8 +205,12 @@ class AsyncFedsvcClient(AsyncOperators):
         timeout: float | None = None,
     ) -> DeliveryPage:
         """One page of an activity's deliveries. `page_size=-1` gives the summary only. Raises NotFound."""
-        request = delivery_pb2.ListDeliveriesRequest(
-            activity_id=activity_id, states=_wire.states(states), page_size=page_size, page_token=page_token
+        request = build(
+            delivery_pb2.ListDeliveriesRequest,
+            activity_id=activity_id,
+            states=_wire.states(states),
+            page_size=page_size,
+            page_token=page_token,
         )
         return _wire.delivery_page(await self._call("delivery", "ListDeliveries", request, timeout))
 
@@ -239,7 +218,7 @@ class AsyncFedsvcClient(AsyncOperators):
         self, activity_id: str, *, states: Iterable[DeliveryState | str] = ()
     ) -> AsyncIterator[Delivery]:
         """All deliveries of an activity, fetched page by page. Raises NotFound."""
-        wanted, token = _wire.several(states), ""
+        wanted, token = several("states", states), ""
         while True:
             page = await self.list_deliveries(activity_id, states=wanted, page_size=1000, page_token=token)
             for delivery in page.deliveries:
@@ -267,7 +246,7 @@ class AsyncFedsvcClient(AsyncOperators):
         """Say that something was just received from a host: if it counts as down, it is tried now. Returns
         whether it is going to be. Cheap enough to call for every request that comes in from a host that the
         application knows to be down."""
-        request = operations_pb2.NotifyHostSeenRequest(host=host)
+        request = build(operations_pb2.NotifyHostSeenRequest, host=host)
         return bool((await self._call("operations", "NotifyHostSeen", request, timeout)).probing)
 
     async def watch_outcomes(
@@ -307,10 +286,11 @@ class AsyncFedsvcClient(AsyncOperators):
         timeout: float | None = None,
     ) -> RegisteredKey:
         """Register a signing key, or replace the one of this id: later calls need only name it."""
-        request = key_pb2.PutKeyRequest(
+        request = build(
+            key_pb2.PutKeyRequest,
             key_id=key_id,
             private_key_pem=_wire.pem(private_key),
-            request_id=_wire.named(request_id),
+            request_id=named(request_id),
         )
         return _wire.registered_key((await self._call("keys", "PutKey", request, timeout)).key)
 
@@ -323,23 +303,24 @@ class AsyncFedsvcClient(AsyncOperators):
         timeout: float | None = None,
     ) -> RegisteredKey:
         """Replace a registered key: what waits is signed with the new one. Raises NotFound."""
-        request = key_pb2.RotateKeyRequest(
+        request = build(
+            key_pb2.RotateKeyRequest,
             key_id=key_id,
             private_key_pem=_wire.pem(private_key),
-            request_id=_wire.named(request_id),
+            request_id=named(request_id),
         )
         return _wire.registered_key((await self._call("keys", "RotateKey", request, timeout)).key)
 
     async def get_key(self, key_id: str, *, timeout: float | None = None) -> RegisteredKey:
         """What may be told of a registered key. Raises NotFound."""
-        request = key_pb2.GetKeyRequest(key_id=key_id)
+        request = build(key_pb2.GetKeyRequest, key_id=key_id)
         return _wire.registered_key((await self._call("keys", "GetKey", request, timeout)).key)
 
     async def list_keys(
         self, *, origin: str = "", page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> KeyPage:
         """One page of registered keys, by origin and id."""
-        request = key_pb2.ListKeysRequest(origin=origin, page_size=page_size, page_token=page_token)
+        request = build(key_pb2.ListKeysRequest, origin=origin, page_size=page_size, page_token=page_token)
         return _wire.key_page(await self._call("keys", "ListKeys", request, timeout))
 
     async def delete_key(
@@ -352,18 +333,18 @@ class AsyncFedsvcClient(AsyncOperators):
     ) -> bool:
         """Forget a registered key. Returns True if that comes later, when nothing needs it any more. Raises
         NotFound, and InvalidRequest (reason KEY_IN_USE) if deliveries need it and not `when_unused`."""
-        request = key_pb2.DeleteKeyRequest(
-            key_id=key_id, when_unused=when_unused, request_id=_wire.named(request_id)
+        request = build(
+            key_pb2.DeleteKeyRequest, key_id=key_id, when_unused=when_unused, request_id=named(request_id)
         )
         return bool((await self._call("keys", "DeleteKey", request, timeout)).deferred)
 
-    def _connection(self) -> _Connection:
+    def _connection(self) -> AsyncConnection:
         if self._closed:
-            raise ValueError("the client is closed")
+            raise ClientClosed("the client is closed")
         held = self._held
-        if held is None or held.owner != _owner():
+        if held is None or held.owner != owner():
             # One of another process or loop belongs there; here it is only forgotten.
-            held = self._held = _Connection(self._target, self._tls)
+            held = self._held = AsyncConnection(self._target, self._tls, self.timeout)
         return held
 
     async def _stream(self, service: str, method: str, request: Any) -> AsyncGenerator[Any, None]:
@@ -371,16 +352,15 @@ class AsyncFedsvcClient(AsyncOperators):
         remakings = Remakings(self.timeout)
         while True:
             call = getattr(getattr(self._connection(), service), method)(
-                request, metadata=metadata(self._token)
+                request, metadata=_channel.metadata(self._token)
             )
             try:
                 async for message in call:
                     remakings.works()
                     yield message
                 pause = remakings.pause_after_end()
-            except grpc.aio.AioRpcError as error:
-                failed = error.code(), error.details(), tuple(error.trailing_metadata() or ())
-                pause = remakings.pause_after(*failed)
+            except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+                pause = remakings.pause_after(*self._ended(error))
             finally:
                 call.cancel()
             self.retries += 1
@@ -391,9 +371,21 @@ class AsyncFedsvcClient(AsyncOperators):
         while True:
             call = getattr(getattr(self._connection(), service), method)
             try:
-                return await call(request, timeout=max(0.001, attempts.left), metadata=metadata(self._token))
-            except grpc.aio.AioRpcError as error:
-                failed = error.code(), error.details(), tuple(error.trailing_metadata() or ())
+                return await call(
+                    request, timeout=max(0.001, attempts.left), metadata=_channel.metadata(self._token)
+                )
+            except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+                failed = self._ended(error)
             pause = attempts.pause_after(*failed, getattr(request, "request_id", ""))
             self.retries += 1
             await asyncio.sleep(pause)
+
+    def _ended(self, error: Any) -> tuple[grpc.StatusCode, str | None, Iterable[Any]]:
+        """How a call ended. Raises ClientClosed if that is why: gRPC then cancels what is under way, as if
+        the task were cancelled. A task that is, stays so, where that can be told (from Python 3.11 on)."""
+        if not isinstance(error, asyncio.CancelledError):
+            return error.code(), error.details(), tuple(error.trailing_metadata() or ())
+        cancelling = getattr(asyncio.current_task(), "cancelling", None)
+        if self._closed and not (cancelling and cancelling()):
+            raise ClientClosed("the client is closed") from None
+        raise error

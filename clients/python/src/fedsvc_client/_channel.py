@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 
+from fedsvc_client._arguments import seconds
 from fedsvc_client._exceptions import ConfigurationError, FedsvcError, from_call
 
 #: seconds before the first repetition, and the longest
@@ -49,7 +50,7 @@ def pem_of(path: str | Path | None) -> bytes | None:
     which would trust whom the system trusts."""
     try:
         found = None if path is None else Path(path).read_bytes()
-    except OSError:
+    except (OSError, TypeError, ValueError):
         raise ConfigurationError(f"{path} cannot be read") from None
     if found is not None and b"-----BEGIN " not in found:
         raise ConfigurationError(f"{path} holds nothing in PEM")
@@ -65,9 +66,11 @@ HEALTH_SERVICE = "fedsvc.v1.DeliveryService"
 
 def channel_target(target: str) -> str:
     """The gRPC target of HOST:PORT, of several such addresses with commas between, or of what is one already.
-    Raises ValueError."""
+    Raises ConfigurationError."""
+    if not isinstance(target, str):
+        raise ConfigurationError(f"the target is no text but {type(target).__name__}")
     if not target.strip():
-        raise ValueError("the target is empty")
+        raise ConfigurationError("the target is empty")
     places = [place.strip() for place in target.split(",")]
     if len(places) == 1 or _SCHEME.match(target):
         return target
@@ -75,7 +78,7 @@ def channel_target(target: str) -> str:
     for kind, version in (("ipv4", 4), ("ipv6", 6)):
         if all(_version(host) == version for host in hosts):
             return f"{kind}:{','.join(places)}"
-    raise ValueError(
+    raise ConfigurationError(
         "several servers are told by their IP addresses, all of one kind, or by one name that DNS knows all "
         "of them by: dns:///NAME:PORT"
     )
@@ -91,8 +94,8 @@ def _version(host: str) -> int:
         return 0
 
 
-def channel_options(target: str) -> list[tuple[str, Any]]:
-    """`target`: as `channel_target` gives it."""
+def channel_options(target: str, timeout: float) -> list[tuple[str, Any]]:
+    """`target`: as `channel_target` gives it. `timeout`: seconds that a call takes at most."""
     config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
     if target.startswith(("dns:", "ipv4:", "ipv6:")):
         # Where there are several, those that say that they cannot serve are passed over. A single one is
@@ -108,6 +111,9 @@ def channel_options(target: str) -> list[tuple[str, Any]]:
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
+        # How long it may take to connect, also to what lets us in and is silent: there is time for another
+        # try within a call. gRPC's own 20 s are longer than calls wait, and streams would wait all of them.
+        ("grpc.min_reconnect_backoff_ms", int(1000 * min(20.0, max(1.0, timeout / 2)))),
         # We repeat calls ourselves, under one request id.
         ("grpc.enable_retries", 0),
         # Channels with equal arguments would share connections, also with those of before a fork.
@@ -117,11 +123,22 @@ def channel_options(target: str) -> list[tuple[str, Any]]:
 
 def channel_token(token: str | None) -> str:
     """A token without the white space around it, as a file that it was read from has; empty for none. Raises
-    ValueError for one that cannot travel."""
+    ConfigurationError for one that cannot travel."""
+    if not isinstance(token, (str, type(None))):
+        raise ConfigurationError(f"the token is no text but {type(token).__name__}")
     word = (token or "").strip()
     if not (word.isascii() and word.isprintable()):
-        raise ValueError("this is no token: it has more than one line, or characters that no token has")
+        raise ConfigurationError(
+            "this is no token: it has more than one line, or characters that no token has"
+        )
     return word
+
+
+def channel_tls(tls: TLS | bool | None) -> TLS | None:
+    """None for none. Raises ConfigurationError: a path is no TLS, and would be taken for True."""
+    if not isinstance(tls, (TLS, bool, type(None))):
+        raise ConfigurationError(f"tls is True, False or a TLS, not {type(tls).__name__}")
+    return TLS() if tls is True else tls or None
 
 
 def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
@@ -132,8 +149,8 @@ class Attempts:
     """Attempts of one call within one deadline, with growing pauses between them."""
 
     def __init__(self, timeout: float) -> None:
-        """`timeout`: seconds for all of them together."""
-        self._end = time.monotonic() + timeout
+        """`timeout`: seconds for all of them together. Raises InvalidRequest."""
+        self._end = time.monotonic() + seconds("timeout", timeout)
         self._pauses = self.pauses()
         #: what the attempt before was told
         self._told: FedsvcError | None = None

@@ -1,8 +1,9 @@
 """The exceptions of the client.
 
     FedsvcError
-    ├── InvalidRequest        the server refuses the input; `violations` names the fields, or `reason` (as
-    │                         KEY_IN_USE) says what stands in the way
+    ├── InvalidRequest        the input is refused, by the client (the message names the argument) or by the
+    │                         server: `violations` names the fields, or `reason` (as KEY_IN_USE) says what
+    │                         stands in the way
     ├── RequestIdReused       the request id belongs to another call
     ├── NotFound              there is no such delivery or dead letter
     ├── PermissionDenied      the token is missing, unknown or not enough
@@ -10,7 +11,9 @@
     ├── Unavailable           the server or its queue cannot be reached; nothing is known to be accepted
     │   └── DeadlineExceeded  no answer in time
     ├── Unimplemented         the server does not have this call yet
-    ├── ConfigurationError    a setting is missing or bad (`Configuration` reads them)
+    ├── ClientClosed          the client was closed, before the call or while it was made
+    ├── ConfigurationError    a setting is missing or bad: an argument of the client, or what `Configuration`
+    │                         reads
     └── ServerError           the server failed in a way that is not the caller's doing
 
 `Unavailable` is raised after the client has tried again under the same request id, until its deadline.
@@ -57,7 +60,7 @@ class FedsvcError(Exception):
 
 
 class InvalidRequest(FedsvcError, ValueError):
-    """The server refuses the input."""
+    """The input is refused."""
 
 
 class RequestIdReused(FedsvcError):
@@ -86,6 +89,10 @@ class DeadlineExceeded(Unavailable):
 
 class Unimplemented(FedsvcError):
     """The server does not have this call."""
+
+
+class ClientClosed(FedsvcError, ValueError):
+    """The client was closed; it cannot be used any more."""
 
 
 class ConfigurationError(FedsvcError, ValueError):

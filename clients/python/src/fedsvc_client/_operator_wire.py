@@ -9,6 +9,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 
+from fedsvc_client._arguments import build, named, of_kind, optional_text, several, whole_text
 from fedsvc_client._exceptions import InvalidRequest
 from fedsvc_client._operator_types import (
     AuditEvent,
@@ -36,10 +37,8 @@ from fedsvc_client._wire import (
     delivery,
     duration_of,
     name_of,
-    named,
     priority_of,
     reason_of,
-    several,
     time_of,
     timestamp_of,
 )
@@ -58,12 +57,15 @@ def duration(name: str, span: timedelta | float | None) -> Duration | None:
 
 
 def dead_letter_filter(chosen: DeadLetterFilter) -> pb.DeadLetterFilter:
+    of_kind("filter", chosen, DeadLetterFilter)
+    name = whole_text("reason", chosen.reason).upper() or "UNSPECIFIED"
     try:
-        reason = types_pb2.Reason.Value(f"REASON_{chosen.reason.upper() or 'UNSPECIFIED'}")
+        reason = types_pb2.Reason.Value(f"REASON_{name}")
     except ValueError:
         raise InvalidRequest(f"{chosen.reason!r} is not a reason") from None
-    return pb.DeadLetterFilter(
-        host=chosen.host,
+    return build(
+        pb.DeadLetterFilter,
+        host=optional_text("host", chosen.host),
         activity_type=chosen.activity_type,
         actor=chosen.actor,
         reason=reason,
@@ -85,7 +87,7 @@ def selection(
     request_id: str | None,
 ) -> dict[str, Any]:
     """Fields of a request to replay or purge."""
-    ids = several(delivery_ids)
+    ids = several("delivery_ids", delivery_ids)
     if bool(ids) == (chosen is not None):
         raise InvalidRequest("give either delivery_ids or a filter")
     return {
@@ -139,14 +141,23 @@ def list_hosts_request(
     page_size: int,
     page_token: str,
 ) -> pb.ListHostsRequest:
-    name = str(order).upper()
+    name, wanted = whole_text("order", order).upper(), []
+    for state in several("states", states):
+        try:
+            wanted.append(pb.HostState.Value(f"HOST_STATE_{state.upper()}"))
+        except ValueError:
+            raise InvalidRequest(f"states: {state!r} is not a state of hosts") from None
     try:
-        wanted = [pb.HostState.Value(f"HOST_STATE_{str(state).upper()}") for state in several(states)]
         by = pb.HostOrder.Value(f"HOST_ORDER_{'UNSPECIFIED' if name == 'NAME' else name}")
-    except ValueError as error:
-        raise InvalidRequest(f"not a state or an order of hosts: {error}") from None
-    return pb.ListHostsRequest(
-        states=wanted, name_contains=name_contains, order=by, page_size=page_size, page_token=page_token
+    except ValueError:
+        raise InvalidRequest(f"order: {order!r} is not an order of hosts") from None
+    return build(
+        pb.ListHostsRequest,
+        states=wanted,
+        name_contains=name_contains,
+        order=by,
+        page_size=page_size,
+        page_token=page_token,
     )
 
 
@@ -269,7 +280,8 @@ def cleanup(m: pb.ForceCleanupResponse) -> Cleanup:
 def list_audit_request(
     principal: str, action: str, start_time: When, end_time: When, page_size: int, page_token: str
 ) -> pb.ListAuditEventsRequest:
-    return pb.ListAuditEventsRequest(
+    return build(
+        pb.ListAuditEventsRequest,
         principal=principal,
         action=action,
         start_time=timestamp_of("start_time", start_time),

@@ -9,6 +9,7 @@ from typing import Any
 from fedsvc_client import _operator_wire as _wire
 from fedsvc_client import _schedule_wire
 from fedsvc_client import _wire as _common
+from fedsvc_client._arguments import build, named, new_request_id
 from fedsvc_client._operator_types import (
     AuditPage,
     Cleanup,
@@ -48,7 +49,7 @@ class Operators:
         """What `get_queue_stats` gives, at once and every `interval` (seconds, at least 0.1), until the
         iterator is closed. A connection that breaks is made again; raises Unavailable when that takes longer
         than the client's timeout."""
-        request = pb.WatchQueueStatsRequest(interval=_wire.duration("interval", interval))
+        request = build(pb.WatchQueueStatsRequest, interval=_wire.duration("interval", interval))
         for response in self._stream("operations", "WatchQueueStats", request):
             yield _wire.queue_stats(response.stats)
 
@@ -64,7 +65,7 @@ class Operators:
 
     def force_cleanup(self, *, aggressive: bool = False, timeout: float | None = None) -> Cleanup:
         """Forget now what has had its time. `aggressive`: also what retention would keep for a while."""
-        request = pb.ForceCleanupRequest(aggressive=aggressive, request_id=_common.new_request_id())
+        request = build(pb.ForceCleanupRequest, aggressive=aggressive, request_id=new_request_id())
         return _wire.cleanup(self._call("operations", "ForceCleanup", request, timeout))
 
     def list_dead_letters(
@@ -76,7 +77,8 @@ class Operators:
         timeout: float | None = None,
     ) -> DeadLetterPage:
         """One page of the dead letters that fit, newest first. It may be short and yet not the last."""
-        request = pb.ListDeadLettersRequest(
+        request = build(
+            pb.ListDeadLettersRequest,
             filter=_wire.dead_letter_filter(filter) if filter is not None else None,
             page_size=page_size,
             page_token=page_token,
@@ -85,7 +87,7 @@ class Operators:
 
     def get_dead_letter(self, delivery_id: str, *, timeout: float | None = None) -> tuple[Delivery, bytes]:
         """One dead letter, and the exact bytes that were sent. Raises NotFound."""
-        request = pb.GetDeadLetterRequest(delivery_id=delivery_id)
+        request = build(pb.GetDeadLetterRequest, delivery_id=delivery_id)
         response = self._call("operations", "GetDeadLetter", request, timeout)
         return _common.delivery(response.dead_letter), response.activity
 
@@ -103,7 +105,7 @@ class Operators:
         that there are now). Goes on in the background: see `get_operation`. `dry_run` only counts; `limit`
         of 0 is none."""
         fields = _wire.selection(delivery_ids, filter, dry_run, limit, request_id)
-        request = pb.ReplayDeadLettersRequest(**fields)
+        request = build(pb.ReplayDeadLettersRequest, **fields)
         response = self._call("operations", "ReplayDeadLetters", request, timeout)
         return _wire.operation(response.operation)
 
@@ -119,13 +121,13 @@ class Operators:
     ) -> Operation:
         """As `replay_dead_letters`, but they are removed for good."""
         fields = _wire.selection(delivery_ids, filter, dry_run, limit, request_id)
-        request = pb.PurgeDeadLettersRequest(**fields)
+        request = build(pb.PurgeDeadLettersRequest, **fields)
         response = self._call("operations", "PurgeDeadLetters", request, timeout)
         return _wire.operation(response.operation)
 
     def get_operation(self, operation_id: str, *, timeout: float | None = None) -> Operation:
         """How far a replay or purge is. Raises NotFound."""
-        request = pb.GetOperationRequest(operation_id=operation_id)
+        request = build(pb.GetOperationRequest, operation_id=operation_id)
         response = self._call("operations", "GetOperation", request, timeout)
         return _wire.operation(response.operation)
 
@@ -133,7 +135,7 @@ class Operators:
         self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> OperationPage:
         """One page of replays and purges, newest first."""
-        request = pb.ListOperationsRequest(page_size=page_size, page_token=page_token)
+        request = build(pb.ListOperationsRequest, page_size=page_size, page_token=page_token)
         return _wire.operation_page(self._call("operations", "ListOperations", request, timeout))
 
     def list_hosts(
@@ -152,7 +154,7 @@ class Operators:
 
     def get_host(self, host: str, *, timeout: float | None = None) -> tuple[Host, tuple[HostAttempt, ...]]:
         """A host, and recent attempts to send there, newest first. Raises NotFound."""
-        request = pb.GetHostRequest(host=host)
+        request = build(pb.GetHostRequest, host=host)
         response = self._call("operations", "GetHost", request, timeout)
         return _wire.host(response.host), _wire.host_attempts(response)
 
@@ -165,18 +167,19 @@ class Operators:
         timeout: float | None = None,
     ) -> Host:
         """Send nothing to a host for that long (seconds), or until `resume_host`."""
-        request = pb.PauseHostRequest(
+        request = build(
+            pb.PauseHostRequest,
             host=host,
             reason=reason,
             duration=_wire.duration("duration", duration),
-            request_id=_common.new_request_id(),
+            request_id=new_request_id(),
         )
         response = self._call("operations", "PauseHost", request, timeout)
         return _wire.host(response.host)
 
     def resume_host(self, host: str, *, timeout: float | None = None) -> Host:
         """Send to a host again."""
-        request = pb.ResumeHostRequest(host=host, request_id=_common.new_request_id())
+        request = build(pb.ResumeHostRequest, host=host, request_id=new_request_id())
         response = self._call("operations", "ResumeHost", request, timeout)
         return _wire.host(response.host)
 
@@ -190,8 +193,10 @@ class Operators:
         timeout: float | None = None,
     ) -> Host:
         """Set a host's limits; 0 stands for the default of each."""
-        policy = pb.HostPolicy(max_in_flight=max_in_flight, rate_per_second=rate_per_second, burst=burst)
-        request = pb.UpdateHostPolicyRequest(host=host, policy=policy, request_id=_common.new_request_id())
+        policy = build(
+            pb.HostPolicy, max_in_flight=max_in_flight, rate_per_second=rate_per_second, burst=burst
+        )
+        request = build(pb.UpdateHostPolicyRequest, host=host, policy=policy, request_id=new_request_id())
         response = self._call("operations", "UpdateHostPolicy", request, timeout)
         return _wire.host(response.host)
 
@@ -200,15 +205,15 @@ class Operators:
     ) -> Schedule:
         """Have something done again and again. Without an id it gets one. Sending activities needs the scope
         `deliver` too."""
-        request = pb.CreateScheduleRequest(
-            schedule=_schedule_wire.to_wire(schedule), request_id=_common.named(request_id)
+        request = build(
+            pb.CreateScheduleRequest, schedule=_schedule_wire.to_wire(schedule), request_id=named(request_id)
         )
         response = self._call("operations", "CreateSchedule", request, timeout)
         return _schedule_wire.from_wire(response.schedule)
 
     def get_schedule(self, schedule_id: str, *, timeout: float | None = None) -> Schedule:
         """Raises NotFound."""
-        request = pb.GetScheduleRequest(schedule_id=schedule_id)
+        request = build(pb.GetScheduleRequest, schedule_id=schedule_id)
         response = self._call("operations", "GetSchedule", request, timeout)
         return _schedule_wire.from_wire(response.schedule)
 
@@ -216,32 +221,32 @@ class Operators:
         self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> SchedulePage:
         """One page of schedules, by id."""
-        request = pb.ListSchedulesRequest(page_size=page_size, page_token=page_token)
+        request = build(pb.ListSchedulesRequest, page_size=page_size, page_token=page_token)
         return _schedule_wire.page(self._call("operations", "ListSchedules", request, timeout))
 
     def update_schedule(self, schedule: Schedule, *, timeout: float | None = None) -> Schedule:
         """Put this in the place of the schedule of the same id. Raises NotFound."""
-        request = pb.UpdateScheduleRequest(
-            schedule=_schedule_wire.to_wire(schedule), request_id=_common.new_request_id()
+        request = build(
+            pb.UpdateScheduleRequest, schedule=_schedule_wire.to_wire(schedule), request_id=new_request_id()
         )
         response = self._call("operations", "UpdateSchedule", request, timeout)
         return _schedule_wire.from_wire(response.schedule)
 
     def pause_schedule(self, schedule_id: str, *, timeout: float | None = None) -> Schedule:
         """A run that is on its way goes on. Raises NotFound."""
-        request = pb.PauseScheduleRequest(schedule_id=schedule_id, request_id=_common.new_request_id())
+        request = build(pb.PauseScheduleRequest, schedule_id=schedule_id, request_id=new_request_id())
         response = self._call("operations", "PauseSchedule", request, timeout)
         return _schedule_wire.from_wire(response.schedule)
 
     def resume_schedule(self, schedule_id: str, *, timeout: float | None = None) -> Schedule:
         """What would have run meanwhile is not made up for. Raises NotFound."""
-        request = pb.ResumeScheduleRequest(schedule_id=schedule_id, request_id=_common.new_request_id())
+        request = build(pb.ResumeScheduleRequest, schedule_id=schedule_id, request_id=new_request_id())
         response = self._call("operations", "ResumeSchedule", request, timeout)
         return _schedule_wire.from_wire(response.schedule)
 
     def delete_schedule(self, schedule_id: str, *, timeout: float | None = None) -> None:
         """Raises NotFound."""
-        request = pb.DeleteScheduleRequest(schedule_id=schedule_id, request_id=_common.new_request_id())
+        request = build(pb.DeleteScheduleRequest, schedule_id=schedule_id, request_id=new_request_id())
         self._call("operations", "DeleteSchedule", request, timeout)
 
     def list_audit_events(

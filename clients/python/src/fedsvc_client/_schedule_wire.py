@@ -2,51 +2,69 @@
 
 from __future__ import annotations
 
-from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from collections.abc import Mapping
+from typing import Any
 
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.struct_pb2 import Struct
+
+from fedsvc_client._arguments import build, inbox_list, of_kind, optional_text, whole_text
 from fedsvc_client._exceptions import InvalidRequest
 from fedsvc_client._operator_types import Schedule, ScheduledFanOut, SchedulePage
 from fedsvc_client._operator_wire import duration
 from fedsvc_client._proto import operations_service_pb2 as pb
-from fedsvc_client._wire import duration_of, inbox_list, name_of, priority_named, priority_of, time_of
+from fedsvc_client._wire import activity_bytes, duration_of, name_of, priority_named, priority_of, time_of
 
 
 def to_wire(s: Schedule) -> pb.Schedule:
+    of_kind("schedule", s, Schedule)
     if bool(s.cron) == (s.interval is not None):
         raise InvalidRequest("give either cron or interval")
     if bool(s.task) == (s.fan_out is not None):
         raise InvalidRequest("give either fan_out or task")
+    missed, task = whole_text("missed_runs", s.missed_runs).upper(), optional_text("task", s.task).upper()
     try:
-        missed = pb.MissedRunPolicy.Value(f"MISSED_RUN_POLICY_{s.missed_runs.upper()}")
-        task = pb.MaintenanceTask.Value(f"MAINTENANCE_TASK_{s.task.upper() or 'UNSPECIFIED'}")
-    except ValueError as error:
-        raise InvalidRequest(f"not a task or a policy: {error}") from None
-    message = pb.Schedule(
-        schedule_id=s.schedule_id,
+        missed_run_policy = pb.MissedRunPolicy.Value(f"MISSED_RUN_POLICY_{missed}")
+    except ValueError:
+        raise InvalidRequest(f"missed_runs: {missed!r} is not a policy") from None
+    try:
+        maintenance_task = pb.MaintenanceTask.Value(f"MAINTENANCE_TASK_{task}") if task else None
+    except ValueError:
+        raise InvalidRequest(f"task: {task!r} is not a task") from None
+    return build(
+        pb.Schedule,
+        schedule_id=optional_text("schedule_id", s.schedule_id),
         description=s.description,
         time_zone=s.time_zone,
-        missed_run_policy=missed,
+        missed_run_policy=missed_run_policy,
         paused=s.paused,
+        cron=s.cron or None,
+        interval=duration("interval", s.interval),
+        task=maintenance_task,
+        fan_out=None if s.fan_out is None else _fan_out(s.fan_out),
+        task_arguments=_arguments(s.task_arguments),
     )
-    if s.interval is None:
-        message.cron = s.cron
-    else:
-        span = duration("interval", s.interval)
-        assert span is not None
-        message.interval.CopyFrom(span)
-    if s.fan_out is None:
-        message.task = task
-    else:
-        message.fan_out.activity = s.fan_out.activity
-        message.fan_out.inboxes.extend(inbox_list(s.fan_out.inboxes))
-        message.fan_out.key_id = s.fan_out.key_id
-        message.fan_out.priority = priority_named(s.fan_out.priority)
-    if s.task_arguments:
-        try:
-            ParseDict(dict(s.task_arguments), message.task_arguments)
-        except ParseError as error:
-            raise InvalidRequest(f"task_arguments: {error}") from None
-    return message
+
+
+def _fan_out(f: ScheduledFanOut) -> pb.ScheduledFanOut:
+    of_kind("fan_out", f, ScheduledFanOut)
+    return build(
+        pb.ScheduledFanOut,
+        activity=activity_bytes(f.activity),
+        inboxes=inbox_list(f.inboxes),
+        key_id=f.key_id,
+        priority=priority_named(f.priority),
+    )
+
+
+def _arguments(given: Mapping[str, Any]) -> Struct | None:
+    if not given:
+        return None
+    of_kind("task_arguments", given, Mapping)
+    try:
+        return ParseDict(dict(given), Struct())
+    except (ParseError, TypeError, ValueError) as error:
+        raise InvalidRequest(f"task_arguments: {error}") from None
 
 
 def from_wire(m: pb.Schedule) -> Schedule:

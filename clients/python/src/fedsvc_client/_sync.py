@@ -11,23 +11,15 @@ from typing import Any
 
 import grpc
 
-from fedsvc_client import _wire
-from fedsvc_client._channel import (
-    TLS,
-    Attempts,
-    Remakings,
-    channel_options,
-    channel_target,
-    channel_token,
-    metadata,
-)
+from fedsvc_client import _channel, _wire
+from fedsvc_client._arguments import build, inbox_list, named, seconds, several, whole_text
+from fedsvc_client._channel import TLS, Attempts, Remakings
+from fedsvc_client._connections import Connection
+from fedsvc_client._exceptions import ClientClosed, ConfigurationError
 from fedsvc_client._operators import Operators
 from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
 from fedsvc_client._proto import key_service_pb2 as key_pb2
 from fedsvc_client._proto import operations_service_pb2 as operations_pb2
-from fedsvc_client._proto.delivery_service_pb2_grpc import DeliveryServiceStub
-from fedsvc_client._proto.key_service_pb2_grpc import KeyServiceStub
-from fedsvc_client._proto.operations_service_pb2_grpc import OperationsServiceStub
 from fedsvc_client._types import (
     BatchItem,
     Cancelled,
@@ -43,21 +35,6 @@ from fedsvc_client._types import (
     RegisteredKey,
 )
 from fedsvc_client._wire import Activity
-
-
-class _Connection:
-    """A channel with its stubs, of one process."""
-
-    def __init__(self, target: str, tls: TLS | None) -> None:
-        self.pid = os.getpid()
-        options = channel_options(target)
-        if tls is None:
-            self.channel = grpc.insecure_channel(target, options=options)
-        else:
-            self.channel = grpc.secure_channel(target, tls.credentials(), options=options)
-        self.delivery = DeliveryServiceStub(self.channel)
-        self.operations = OperationsServiceStub(self.channel)
-        self.keys = KeyServiceStub(self.channel)
 
 
 class FedsvcClient(Operators):
@@ -77,16 +54,16 @@ class FedsvcClient(Operators):
         """`target`: HOST:PORT, several of these with commas between if they are IP addresses, or any gRPC
         target such as `dns:///fedsvc:50051`; calls go to all servers in turn, but for those that are not
         well. `token`: as `fedsvc tokens new` printed it. `tls`: True trusts the server by the system's
-        authorities; see `TLS` for others. Raises ValueError for a target or token that is none."""
+        authorities; see `TLS` for others. Raises ConfigurationError."""
         #: how often calls and streams were repeated since they found no server
         self.retries = 0
-        self._target = channel_target(target)
-        self._token = channel_token(token)
+        self._target = _channel.channel_target(target)
+        self._token = _channel.channel_token(token)
         #: seconds that a call takes at most
-        self.timeout = timeout
-        self._tls = tls if isinstance(tls, TLS) else TLS() if tls else None
+        self.timeout = seconds("timeout", timeout, ConfigurationError)
+        self._tls = _channel.channel_tls(tls)
         self._lock, self._lock_pid = threading.Lock(), os.getpid()
-        self._held: _Connection | None = None
+        self._held: Connection | None = None
         self._closed = False
 
     def __enter__(self) -> FedsvcClient:
@@ -130,9 +107,10 @@ class FedsvcClient(Operators):
 
         A dict is sent as compact JSON; bytes and text are signed and sent as they are.
         """
-        request = delivery_pb2.QueueActivityRequest(
+        request = build(
+            delivery_pb2.QueueActivityRequest,
             activity=_wire.activity_bytes(activity),
-            inbox=_wire.whole_text("destination", destination),
+            inbox=whole_text("destination", destination),
             signing_key=_wire.signing_key(private_key, key_id),
             options=_wire.options(
                 priority,
@@ -147,7 +125,7 @@ class FedsvcClient(Operators):
                 proof_key,
                 proof_key_id,
             ),
-            request_id=_wire.named(request_id),
+            request_id=named(request_id),
         )
         return _wire.queued(self._call("delivery", "QueueActivity", request, timeout))
 
@@ -163,9 +141,10 @@ class FedsvcClient(Operators):
         """Deliver several activities (at most MAX_BATCH_SIZE, 10). Each of `items` has `activity` and
         `destination`, and may have anything else that `queue_activity` takes. One that is refused takes
         nothing else down."""
-        request = delivery_pb2.QueueActivitiesRequest(
+        request = build(
+            delivery_pb2.QueueActivitiesRequest,
             requests=_wire.batch_items(items, private_key, key_id),
-            request_id=_wire.named(request_id),
+            request_id=named(request_id),
         )
         return _wire.batch(self._call("delivery", "QueueActivities", request, timeout))
 
@@ -192,9 +171,10 @@ class FedsvcClient(Operators):
     ) -> FanOut:
         """Deliver one activity to many inboxes (at most 50,000). An inbox that is refused takes nothing else
         down."""
-        request = delivery_pb2.FanOutActivityRequest(
+        request = build(
+            delivery_pb2.FanOutActivityRequest,
             activity=_wire.activity_bytes(activity),
-            inboxes=_wire.inbox_list(inboxes),
+            inboxes=inbox_list(inboxes),
             signing_key=_wire.signing_key(private_key, key_id),
             options=_wire.options(
                 priority,
@@ -209,13 +189,13 @@ class FedsvcClient(Operators):
                 proof_key,
                 proof_key_id,
             ),
-            request_id=_wire.named(request_id),
+            request_id=named(request_id),
         )
         return _wire.fan_out(self._call("delivery", "FanOutActivity", request, timeout))
 
     def get_delivery(self, delivery_id: str, *, timeout: float | None = None) -> Delivery:
         """One delivery as it is now. Raises NotFound."""
-        request = delivery_pb2.GetDeliveryRequest(delivery_id=delivery_id)
+        request = build(delivery_pb2.GetDeliveryRequest, delivery_id=delivery_id)
         return _wire.delivery(self._call("delivery", "GetDelivery", request, timeout).delivery)
 
     def list_deliveries(
@@ -228,8 +208,12 @@ class FedsvcClient(Operators):
         timeout: float | None = None,
     ) -> DeliveryPage:
         """One page of an activity's deliveries. `page_size=-1` gives the summary only. Raises NotFound."""
-        request = delivery_pb2.ListDeliveriesRequest(
-            activity_id=activity_id, states=_wire.states(states), page_size=page_size, page_token=page_token
+        request = build(
+            delivery_pb2.ListDeliveriesRequest,
+            activity_id=activity_id,
+            states=_wire.states(states),
+            page_size=page_size,
+            page_token=page_token,
         )
         return _wire.delivery_page(self._call("delivery", "ListDeliveries", request, timeout))
 
@@ -237,7 +221,7 @@ class FedsvcClient(Operators):
         self, activity_id: str, *, states: Iterable[DeliveryState | str] = ()
     ) -> Iterator[Delivery]:
         """All deliveries of an activity, fetched page by page. Raises NotFound."""
-        wanted, token = _wire.several(states), ""
+        wanted, token = several("states", states), ""
         while True:
             page = self.list_deliveries(activity_id, states=wanted, page_size=1000, page_token=token)
             yield from page.deliveries
@@ -264,7 +248,7 @@ class FedsvcClient(Operators):
         """Say that something was just received from a host: if it counts as down, it is tried now. Returns
         whether it is going to be. Cheap enough to call for every request that comes in from a host that the
         application knows to be down."""
-        request = operations_pb2.NotifyHostSeenRequest(host=host)
+        request = build(operations_pb2.NotifyHostSeenRequest, host=host)
         return bool((self._call("operations", "NotifyHostSeen", request, timeout)).probing)
 
     def watch_outcomes(
@@ -300,10 +284,11 @@ class FedsvcClient(Operators):
         timeout: float | None = None,
     ) -> RegisteredKey:
         """Register a signing key, or replace the one of this id: later calls need only name it."""
-        request = key_pb2.PutKeyRequest(
+        request = build(
+            key_pb2.PutKeyRequest,
             key_id=key_id,
             private_key_pem=_wire.pem(private_key),
-            request_id=_wire.named(request_id),
+            request_id=named(request_id),
         )
         return _wire.registered_key((self._call("keys", "PutKey", request, timeout)).key)
 
@@ -316,23 +301,24 @@ class FedsvcClient(Operators):
         timeout: float | None = None,
     ) -> RegisteredKey:
         """Replace a registered key: what waits is signed with the new one. Raises NotFound."""
-        request = key_pb2.RotateKeyRequest(
+        request = build(
+            key_pb2.RotateKeyRequest,
             key_id=key_id,
             private_key_pem=_wire.pem(private_key),
-            request_id=_wire.named(request_id),
+            request_id=named(request_id),
         )
         return _wire.registered_key((self._call("keys", "RotateKey", request, timeout)).key)
 
     def get_key(self, key_id: str, *, timeout: float | None = None) -> RegisteredKey:
         """What may be told of a registered key. Raises NotFound."""
-        request = key_pb2.GetKeyRequest(key_id=key_id)
+        request = build(key_pb2.GetKeyRequest, key_id=key_id)
         return _wire.registered_key((self._call("keys", "GetKey", request, timeout)).key)
 
     def list_keys(
         self, *, origin: str = "", page_size: int = 0, page_token: str = "", timeout: float | None = None
     ) -> KeyPage:
         """One page of registered keys, by origin and id."""
-        request = key_pb2.ListKeysRequest(origin=origin, page_size=page_size, page_token=page_token)
+        request = build(key_pb2.ListKeysRequest, origin=origin, page_size=page_size, page_token=page_token)
         return _wire.key_page(self._call("keys", "ListKeys", request, timeout))
 
     def delete_key(
@@ -345,54 +331,64 @@ class FedsvcClient(Operators):
     ) -> bool:
         """Forget a registered key. Returns True if that comes later, when nothing needs it any more. Raises
         NotFound, and InvalidRequest (reason KEY_IN_USE) if deliveries need it and not `when_unused`."""
-        request = key_pb2.DeleteKeyRequest(
-            key_id=key_id, when_unused=when_unused, request_id=_wire.named(request_id)
+        request = build(
+            key_pb2.DeleteKeyRequest, key_id=key_id, when_unused=when_unused, request_id=named(request_id)
         )
         return bool((self._call("keys", "DeleteKey", request, timeout)).deferred)
 
-    def _connection(self) -> _Connection:
+    def _connection(self) -> Connection:
         held = self._held
         if held is not None and held.pid == os.getpid():
             return held
         if self._closed:
-            raise ValueError("the client is closed")
+            raise ClientClosed("the client is closed")
         if self._lock_pid != os.getpid():
             # We forked. The lock may have been held by a thread that does not exist here.
             self._lock, self._lock_pid = threading.Lock(), os.getpid()
         with self._lock:
             if self._held is None or self._held.pid != os.getpid():
                 # The connection of the parent stays open there; here it is only forgotten.
-                self._held = _Connection(self._target, self._tls)
+                self._held = Connection(self._target, self._tls, self.timeout)
             return self._held
 
     def _stream(self, service: str, method: str, request: Any) -> Iterator[Any]:
         """What a stream gives. One that breaks is made again with `request` as it is then."""
-        remakings = Remakings(self.timeout)
+        remakings, call = Remakings(self.timeout), None
         while True:
-            call = getattr(getattr(self._connection(), service), method)(
-                request, metadata=metadata(self._token)
-            )
             try:
+                make = getattr(getattr(self._connection(), service), method)
+                call = make(request, metadata=_channel.metadata(self._token))
                 for message in call:
                     remakings.works()
                     yield message
                 pause = remakings.pause_after_end()
-            except grpc.RpcError as error:
-                failed = error.code(), error.details(), error.trailing_metadata() or ()
-                pause = remakings.pause_after(*failed)
+            except (grpc.RpcError, ValueError) as error:
+                pause = remakings.pause_after(*self._ended(error))
             finally:
-                call.cancel()
+                if call is not None:
+                    call.cancel()
             self.retries += 1
             time.sleep(pause)
 
     def _call(self, service: str, method: str, request: Any, timeout: float | None) -> Any:
         attempts = Attempts(self.timeout if timeout is None else timeout)
         while True:
-            call = getattr(getattr(self._connection(), service), method)
             try:
-                return call(request, timeout=max(0.001, attempts.left), metadata=metadata(self._token))
-            except grpc.RpcError as error:
-                failed = error.code(), error.details(), error.trailing_metadata() or ()
+                call = getattr(getattr(self._connection(), service), method)
+                return call(
+                    request, timeout=max(0.001, attempts.left), metadata=_channel.metadata(self._token)
+                )
+            except (grpc.RpcError, ValueError) as error:
+                failed = self._ended(error)
             pause = attempts.pause_after(*failed, getattr(request, "request_id", ""))
             self.retries += 1
             time.sleep(pause)
+
+    def _ended(self, error: Any) -> tuple[grpc.StatusCode, str | None, Iterable[Any]]:
+        """How a call ended. Raises ClientClosed if that is why, which gRPC may call a ValueError."""
+        answered = isinstance(error, grpc.RpcError)
+        if self._closed and not (answered and error.code() is not grpc.StatusCode.CANCELLED):
+            raise ClientClosed("the client is closed") from None
+        if not answered:
+            raise error
+        return error.code(), error.details(), error.trailing_metadata() or ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, Optional, Union
@@ -11,6 +10,7 @@ from typing import Any, Optional, Union
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from fedsvc_client._arguments import build, new_request_id, optional_text, several, whole_text
 from fedsvc_client._exceptions import InvalidRequest
 from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
 from fedsvc_client._proto import key_service_pb2 as key_pb2
@@ -37,15 +37,6 @@ Activity = Union[Mapping[str, Any], bytes, str]
 When = Optional[datetime]
 
 
-def new_request_id() -> str:
-    return str(uuid.uuid4())
-
-
-def named(request_id: str | None) -> str:
-    """What names a call: what its caller gave, or a new name."""
-    return whole_text("request_id", request_id) if request_id else new_request_id()
-
-
 def activity_bytes(activity: Activity) -> bytes:
     """Bytes and text travel as they are: they are what is signed. A dict becomes compact JSON in UTF-8."""
     if isinstance(activity, bytes):
@@ -58,40 +49,6 @@ def activity_bytes(activity: Activity) -> bytes:
         return json.dumps(activity, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"activity cannot be written as JSON: {error}") from None
-
-
-def inbox_list(inboxes: Iterable[str]) -> list[str]:
-    """Of a fan-out. A single text would be taken for as many inboxes as it has characters."""
-    if isinstance(inboxes, (str, bytes)):
-        raise InvalidRequest("inboxes must be several, such as a list; queue_activity takes one")
-    if not isinstance(inboxes, Iterable):
-        raise InvalidRequest(f"inboxes are {type(inboxes).__name__}, not several texts")
-    found = list(inboxes)
-    for index, inbox in enumerate(found):
-        whole_text(f"inboxes[{index}]", inbox)
-    return found
-
-
-def whole_text(name: str, text: Any) -> str:
-    """`text`, if it is one that can be sent. Raises InvalidRequest if it is none, or has half a character."""
-    if not isinstance(text, str):
-        raise InvalidRequest(f"{name} is no text but {type(text).__name__}")
-    if not text.isascii():  # nearly all are
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise InvalidRequest(f"{name} has half a character (a lone surrogate)") from None
-    return text
-
-
-def several(given: Iterable[str]) -> list[str]:
-    """A single text is one, not as many as it has characters."""
-    return [given] if isinstance(given, str) else list(given)
-
-
-def optional_text(name: str, text: Any) -> str:
-    """Likewise; empty for None."""
-    return "" if text is None else whole_text(name, text)
 
 
 def pem(private_key: str | bytes | None, name: str = "private_key") -> str:
@@ -140,7 +97,8 @@ def options(
     proof_key: str | bytes | None,
     proof_key_id: str,
 ) -> delivery_pb2.DeliveryOptions:
-    return delivery_pb2.DeliveryOptions(
+    return build(
+        delivery_pb2.DeliveryOptions,
         priority=priority_named(priority),
         not_before=timestamp_of("not_before", not_before),
         expire_time=timestamp_of("expire_time", expire_time),
@@ -164,17 +122,18 @@ def watch_request(
     hosts: Iterable[str],
 ) -> delivery_pb2.WatchOutcomesRequest:
     types = []
-    for name in several(event_types):
+    for name in several("event_types", event_types):
         try:
-            types.append(delivery_pb2.EventType.Value(f"EVENT_TYPE_{str(name).upper()}"))
+            types.append(delivery_pb2.EventType.Value(f"EVENT_TYPE_{name.upper()}"))
         except ValueError:
-            raise InvalidRequest(f"{name} is not a type of event") from None
-    return delivery_pb2.WatchOutcomesRequest(
+            raise InvalidRequest(f"event_types: {name!r} is not a type of event") from None
+    return build(
+        delivery_pb2.WatchOutcomesRequest,
         cursor=cursor,
         event_types=types,
         states=states(wanted),
-        activity_types=several(activity_types),
-        hosts=several(hosts),
+        activity_types=several("activity_types", activity_types),
+        hosts=several("hosts", hosts),
     )
 
 
@@ -306,7 +265,7 @@ def cancel_request(
     delivery_ids: Iterable[str], activity_id: str, host: str, ordering_key: str, supersede_key: str
 ) -> delivery_pb2.CancelDeliveriesRequest:
     """Raises InvalidRequest unless exactly one selector is given."""
-    ids = several(delivery_ids)
+    ids = several("delivery_ids", delivery_ids)
     given: dict[str, Any] = {
         name: value
         for name, value in (
@@ -319,7 +278,7 @@ def cancel_request(
     }
     if len(given) + bool(ids) != 1:
         raise InvalidRequest("give one of delivery_ids, activity_id, host, ordering_key, supersede_key")
-    request = delivery_pb2.CancelDeliveriesRequest(request_id=new_request_id(), **given)
+    request = build(delivery_pb2.CancelDeliveriesRequest, request_id=new_request_id(), **given)
     if ids:
         request.deliveries.delivery_ids.extend(ids)
     return request
@@ -338,18 +297,21 @@ def delivery_page(m: delivery_pb2.ListDeliveriesResponse) -> DeliveryPage:
 
 
 def states(wanted: Iterable[DeliveryState | str]) -> list[types_pb2.DeliveryState.ValueType]:
-    try:
-        return [
-            types_pb2.DeliveryState.Value(f"DELIVERY_STATE_{str(state).upper()}") for state in several(wanted)
-        ]
-    except ValueError as error:
-        raise InvalidRequest(f"not a state: {error}") from None
+    found = []
+    for name in several("states", wanted):
+        try:
+            found.append(types_pb2.DeliveryState.Value(f"DELIVERY_STATE_{name.upper()}"))
+        except ValueError:
+            raise InvalidRequest(f"states: {name!r} is not a state") from None
+    return found
 
 
 def batch_items(
     items: Sequence[Mapping[str, Any]], private_key: str | bytes | None, key_id: str
 ) -> list[delivery_pb2.QueueActivityRequest]:
     """`items` have `activity` and `destination`, and may have what `queue_activity` takes beside them."""
+    if isinstance(items, Mapping) or not isinstance(items, Iterable):
+        raise InvalidRequest(f"items must be several dicts, not {type(items).__name__}")
     requests = []
     for index, item in enumerate(items):
         if not isinstance(item, Mapping):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
+from fedsvc_client._arguments import several
 from fedsvc_client._bell import Bell
 from fedsvc_client._exceptions import Unavailable
 from fedsvc_client._sync import FedsvcClient
@@ -105,10 +106,10 @@ class OutcomeConsumer:
             raise ValueError("save_every and attempts are at least 1")
         self._client, self._handle, self._cursor = client, handle, cursor
         self._wanted = {
-            "event_types": tuple(event_types),
-            "states": tuple(states),
-            "activity_types": tuple(activity_types),
-            "hosts": tuple(hosts),
+            "event_types": several("event_types", event_types),
+            "states": several("states", states),
+            "activity_types": several("activity_types", activity_types),
+            "hosts": several("hosts", hosts),
         }
         self._save_every, self._attempts, self._retry_after = save_every, attempts, retry_after
         self._stopping, self._stopped = False, Bell()

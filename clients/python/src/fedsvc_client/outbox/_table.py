@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 
 from fedsvc_client import _wire
+from fedsvc_client._arguments import inbox_list, named, optional_text, whole_text
 from fedsvc_client._exceptions import InvalidRequest
 from fedsvc_client._types import Priority
 
@@ -124,7 +125,7 @@ class Outbox:
             priority, not_before, expire_time, ordering_key, supersede_key, content_type, shared_inbox,
             integrity_proof,
         )  # fmt: skip
-        inboxes = [_wire.whole_text("destination", destination)]
+        inboxes = [whole_text("destination", destination)]
         return self._write(session, activity, inboxes, False, key_id, ordering_key, options, request_id)
 
     def fan_out(
@@ -149,7 +150,7 @@ class Outbox:
             priority, not_before, expire_time, ordering_key, supersede_key, content_type, shared_inbox,
             integrity_proof,
         )  # fmt: skip
-        found = _wire.inbox_list(inboxes)
+        found = inbox_list(inboxes)
         return self._write(session, activity, found, True, key_id, ordering_key, options, request_id)
 
     def status(self, session: Any) -> Status:
@@ -189,8 +190,8 @@ class Outbox:
     ) -> str:
         if not key_id or not inboxes:
             raise InvalidRequest("key_id is required" if inboxes else "there is no inbox to send to")
-        _wire.whole_text("key_id", key_id)
-        request_id = request_id or _wire.new_request_id()
+        whole_text("key_id", key_id)
+        request_id = named(request_id)
         order = f"order {ordering_key}" if ordering_key else f"key {key_id}"
         moment = now_ms()
         session.execute(
@@ -239,5 +240,5 @@ class Outbox:
             "integrity_proof": integrity_proof,
         }
         for name in ("ordering_key", "supersede_key", "content_type"):
-            _wire.optional_text(name, given[name])
+            optional_text(name, given[name])
         return {name: value for name, value in given.items() if value}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from fedsvc_client import _wire
+from fedsvc_client._arguments import new_request_id
 from fedsvc_client._configuration import shared_client
 from fedsvc_client._exceptions import FedsvcError, InvalidRequest
 from fedsvc_client._types import FanOut, RejectedInbox
@@ -112,7 +112,7 @@ def fan_out(
     """
     urls = iter(dict.fromkeys(url for url in map(_inbox_of, inboxes) if url))
     activity = complete(body)
-    name = request_id or _wire.new_request_id()
+    name = request_id or new_request_id()
     accepted, duplicates, index, id = 0, 0, 0, str(body.get("id") or "")
     rejected: list[RejectedInbox] = []
     while part := list(islice(urls, LARGEST_FAN_OUT)):
