@@ -118,12 +118,12 @@ class KeyRegistry:
             first = f"({members[-1].decode(errors='replace')}"
         return found[:limit]
 
-    async def delete(self, key_id: str, *, when_unused: bool) -> bool:
-        """Delete a key; True if that comes later, once nothing needs it. Raises NotFound, and KeyInUse if
-        deliveries need it and `when_unused` is not set."""
+    async def delete(self, key_id: str, *, when_unused: bool, request_id: str = "") -> bool:
+        """Delete a key; True if that comes later, once nothing needs it. Raises NotFound, also when it was
+        deleted by a call of another name, and KeyInUse if deliveries need it and `when_unused` is not set."""
         name = registered_name(key_id)
         slot = self._keys.private_key(name)
-        stamp = await self._link.run(self._leave, slot, ["mark", await self._link.now_ms()])
+        stamp = await self._link.run(self._leave, slot, ["mark", await self._link.now_ms(), request_id])
         if stamp is None:
             raise _missing(key_id)
         # Others go on to use it for as long as they believe that it is there, and are counted.
@@ -133,7 +133,7 @@ class KeyRegistry:
             await self._link.run(self._leave, slot, ["unmark", stamp])
             raise KeyInUse(f"{uses} activities need key {key_id}: delete it when_unused, or cancel them")
         if not uses:
-            await self._link.run(self._leave, slot, ["gone", stamp])
+            await self._link.run(self._leave, slot, ["gone", stamp, request_id])
         await self._link.call("SADD", self._keys.leaving_keys, key_id)
         return uses > 0
 

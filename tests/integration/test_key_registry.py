@@ -130,6 +130,16 @@ async def test_a_key_that_is_needed_is_not_deleted_and_goes_once_it_is_not(desk:
         await desk.registry.delete(ADA, when_unused=True)
 
 
+async def test_a_key_is_deleted_once_however_often_the_call_is_repeated(desk: Desk) -> None:
+    await desk.registry.put(ADA, fresh())
+    for _ in range(2):  # the answer to the first may have been lost
+        assert not await desk.registry.delete(ADA, when_unused=False, request_id="first")
+    with pytest.raises(NotFound):
+        await desk.registry.delete(ADA, when_unused=False, request_id="second")
+    await desk.registry.put(ADA, fresh())
+    assert not await desk.registry.delete(ADA, when_unused=False, request_id="second")
+
+
 async def test_a_key_that_nothing_needs_is_gone_at_once_and_its_secret_soon(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +149,8 @@ async def test_a_key_that_nothing_needs_is_gone_at_once_and_its_secret_soon(
         await desk.registry.get(ADA)
     with pytest.raises(NotFound):
         await desk.registry.rotate(ADA, fresh())
+    with pytest.raises(NotFound):
+        await desk.registry.delete(ADA, when_unused=False)
     monkeypatch.setattr(KeyKeeper, "GRACE_MS", HOUR_MS)
     # Another server may have believed it usable, and have let in what needs it.
     await desk.enqueue("1")

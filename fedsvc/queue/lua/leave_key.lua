@@ -5,18 +5,21 @@
 -- ARGV[1]  `mark`: no new call may use it; `gone`: nothing needs it either; `unmark`: it stays after all;
 --          `delete`: forget it
 -- ARGV[2]  stamp of this deletion, ms; every step but the first is only done for the same one
+-- ARGV[3]  of `mark` and `gone`: names the call; empty if nothing does
 --
--- Result: stamp of the deletion under way; nothing if there is none.
+-- Result: stamp of the deletion under way; nothing if there is none. A key that is gone is there only for the
+-- call that has deleted it, which may come again.
 
 local leaving = redis.call('HGET', KEYS[1], 'leaving')
 if ARGV[1] == 'mark' then
-  if redis.call('EXISTS', KEYS[1]) == 0 then return false end
+  local gone = redis.call('HGET', KEYS[1], 'gone')
+  if redis.call('EXISTS', KEYS[1]) == 0 or gone == '' or gone and gone ~= ARGV[3] then return false end
   if not leaving then redis.call('HSET', KEYS[1], 'leaving', ARGV[2]) end
   return leaving or ARGV[2]
 end
 if leaving ~= ARGV[2] then return false end
 if ARGV[1] == 'gone' then
-  redis.call('HSET', KEYS[1], 'gone', '1')
+  redis.call('HSET', KEYS[1], 'gone', ARGV[3])
 elseif ARGV[1] == 'unmark' then
   redis.call('HDEL', KEYS[1], 'leaving', 'gone')
 else

@@ -49,7 +49,9 @@ class KeyService(KeyServiceServicer):
     @rpc
     async def DeleteKey(self, request: pb.DeleteKeyRequest, context: Any) -> pb.DeleteKeyResponse:
         key_id = _key_id(request.key_id)
-        deferred = await self._registry.delete(key_id, when_unused=request.when_unused)
+        deferred = await self._registry.delete(
+            key_id, when_unused=request.when_unused, request_id=request.request_id
+        )
         await self._audit.record("key.delete", key_id, deferred=deferred)
         return pb.DeleteKeyResponse(deferred=deferred)
 
