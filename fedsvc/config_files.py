@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from fedsvc.errors import ConfigurationError
 
@@ -56,3 +56,22 @@ def check_authorities(variable: str, ca_file: str) -> None:
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(variable, f"{ca_file} cannot be read: {problem}") from None
+
+
+def check_own_certificate(variable: str, cert_file: str, key_file: str, password: str = "") -> None:
+    """Of a setting that names a certificate of ours and, in the same file or another, its key: as with
+    authorities. Raises ConfigurationError."""
+
+    def encrypted() -> NoReturn:
+        """In place of OpenSSL's question for a password, which waits for an answer at the terminal."""
+        raise ConfigurationError(variable, f"{key_file or cert_file} is encrypted, and no password is given")
+
+    for name in filter(None, (cert_file, key_file)):
+        read_setting(variable, name)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(
+            cert_file, key_file or None, password=password or encrypted
+        )
+    except (OSError, ValueError):
+        found = f"{cert_file} is no certificate in PEM with its key"
+        raise ConfigurationError(variable, f"{found} in {key_file}" if key_file else found) from None

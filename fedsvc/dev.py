@@ -73,7 +73,11 @@ async def _run(path: Path, settings: Settings, announce: Callable[[str], None]) 
             await asyncio.to_thread(_migrate, settings)
         await _ready(supervisor, server, worker)
         if not supervisor.stopping:
-            announce(f"fedsvc is ready: grpc={server.status['grpc']} http={server.status['http']}")
+            grpc, http = server.status["grpc"], server.status["http"]
+            # Should the server have to be started anew, it is where its callers know it.
+            environment |= {"FEDSVC_LISTEN": grpc, "FEDSVC_HTTP_LISTEN": http}
+            data_dir.listening(grpc)
+            announce(f"fedsvc is ready: grpc={grpc} http={http}")
         await supervisor.wait()
         return await supervisor.end()
     finally:

@@ -80,6 +80,10 @@ async def _ask(socket: str, word: str, timeout: float) -> bytes:
             writer.close()
 
 
+#: file of a data directory with the address of its server
+LISTEN: Final = "listen"
+
+
 class DataDir:
     """A directory that one `fedsvc dev` at a time uses."""
 
@@ -99,6 +103,11 @@ class DataDir:
         except OSError:
             self._lock.close()
             raise ConfigurationError("--data-dir", f"{self.path} is in use by another fedsvc dev") from None
+        (self.path / LISTEN).unlink(missing_ok=True)
+
+    def listening(self, address: str) -> None:
+        """Write down where the server of this directory is called: port 0 tells nobody."""
+        (self.path / LISTEN).write_text(address)
 
     def close(self) -> None:
         if self._lock is not None:

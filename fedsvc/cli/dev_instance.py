@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from fedsvc.brought import BROUGHT, said
+from fedsvc.embedded import LISTEN
 
 #: where `fedsvc dev` puts everything if nothing is said
 _USUAL: Final = Path("fedsvc-data")
@@ -18,6 +19,8 @@ class Instance:
     data_dir: Path
     #: of its Valkey
     socket: str
+    #: address of its server; empty before it serves
+    listen: str = ""
 
     @classmethod
     def at_hand(cls) -> Self | None:
@@ -37,13 +40,19 @@ class Instance:
                 connection.connect(path)
         except (OSError, ValueError):
             return None
-        return cls(data_dir, path)
+        try:
+            listen = (data_dir / LISTEN).read_text()
+        except OSError:
+            listen = ""
+        return cls(data_dir, path, listen)
 
     def overrides(self) -> dict[str, Any]:
-        """Its settings, but for those that the environment says, as it said them to it."""
+        """Its settings, but for those that the environment says, as it said them to it. Where it listens it
+        knows best."""
         brought = {
             "redis_url": f"unix://{self.socket}",
             "database_url": f"sqlite:///{self.data_dir / 'archive.db'}",
             "key_encryption_keys_file": str(self.data_dir / "key-encryption-keys"),
         }
-        return {field: told for field, told in brought.items() if not said(field)}
+        found = {field: told for field, told in brought.items() if not said(field)}
+        return found | ({"listen": self.listen} if self.listen else {})

@@ -26,6 +26,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from fedsvc.config_files import check_authorities, check_own_certificate
 from fedsvc.errors import ConfigurationError
 
 Argument = str | bytes | int | float
@@ -64,6 +65,8 @@ class Topology(Protocol):
 def connect(url: str, *, timeout: float, connections: int) -> Topology:
     """Connects at first use only. Raises ConfigurationError, which never shows a password."""
     scheme = url.split(":", 1)[0].lower()
+    if scheme.startswith("rediss"):
+        _check_files(url)
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
@@ -91,6 +94,20 @@ def connect(url: str, *, timeout: float, connections: int) -> Topology:
     raise ConfigurationError(
         "REDIS_URL", "is not a redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL"
     )
+
+
+def _check_files(url: str) -> None:
+    """Those of TLS: a connection that cannot use them is only told as Redis being away."""
+    try:
+        named = dict(parse_qsl(urlsplit(url).query))
+    except ValueError:
+        return  # told below, as all that is wrong with a URL
+    check_authorities("REDIS_URL", named.get("ssl_ca_certs", ""))
+    certificate, key = named.get("ssl_certfile", ""), named.get("ssl_keyfile", "")
+    if key and not certificate:
+        raise ConfigurationError("REDIS_URL", "ssl_keyfile needs ssl_certfile beside it")
+    if certificate:
+        check_own_certificate("REDIS_URL", certificate, key, named.get("ssl_password", ""))
 
 
 def _parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:

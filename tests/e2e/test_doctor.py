@@ -105,7 +105,7 @@ def test_a_bad_file_of_keys_is_named_as_the_file(settings: dict[str, str]) -> No
 def test_beside_a_running_dev_the_doctor_checks_that_one(tmp_path: Path) -> None:
     listen = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
     with Fedsvc(tmp_path, "dev", *listen) as dev:
-        dev.ready()
+        grpc, _ = dev.ready()
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
         for directory, arguments in ((tmp_path, ()), (elsewhere, ("--data-dir", "../fedsvc-data"))):
@@ -113,6 +113,7 @@ def test_beside_a_running_dev_the_doctor_checks_that_one(tmp_path: Path) -> None
             assert done.returncode == 0, done.stdout
             assert f"ok    fedsvc dev: runs on {tmp_path}" in done.stdout
             assert "ok    database: sqlite, migrated" in done.stdout
+            assert f"ok    callers: all of this machine may call, on {grpc}\n" in done.stdout
             assert "KeyCipher" not in done.stdout
         assert run({}, "doctor", "--resolve", "localhost", directory=elsewhere).returncode == 1
     done = run({}, "doctor", "--data-dir", "fedsvc-data", directory=tmp_path)

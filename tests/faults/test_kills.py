@@ -217,6 +217,15 @@ async def test_dev_starts_a_valkey_that_was_killed_again_and_loses_nothing(
         whole(inboxes)
 
 
+def test_a_server_of_dev_that_is_killed_comes_back_where_its_callers_know_it(tmp_path: Path) -> None:
+    with Fedsvc(tmp_path, "dev", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0") as fedsvc:
+        target, _ = fedsvc.ready()
+        (server,) = pids_of(fedsvc, "server")
+        os.kill(server, signal.SIGKILL)
+        with FedsvcClient(target, timeout=60) as client:
+            assert client.get_queue_stats().conserved
+
+
 async def test_a_dev_told_to_stop_while_it_starts_ends_well_and_without_noise(
     tmp_path: Path, free_port: int
 ) -> None:

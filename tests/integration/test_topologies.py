@@ -9,6 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from servers.certificates import authority
 from servers.queue import Queue, open_queue
 from servers.topologies import cluster, free_ports, sentinels
@@ -195,6 +203,45 @@ def test_a_bad_url_is_refused_without_showing_the_password(url: str) -> None:
     with pytest.raises(ConfigurationError, match="REDIS_URL") as caught:
         Link(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "rediss+sentinel", "rediss+cluster"])
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("ssl_certfile={cert}&ssl_keyfile={locked}", "{locked} is encrypted, and no password is given"),
+        (
+            "ssl_certfile={cert}&ssl_keyfile={other}",
+            "{cert} is no certificate in PEM with its key in {other}",
+        ),
+        ("ssl_certfile={ca}", "{ca} is no certificate in PEM with its key"),
+        ("ssl_certfile=/nonexistent", "cannot be read: FileNotFoundError"),
+        ("ssl_keyfile={other}", "ssl_keyfile needs ssl_certfile beside it"),
+        ("ssl_ca_certs=/nonexistent", "/nonexistent cannot be read: No such file or directory"),
+        ("ssl_ca_certs={locked}", "{locked} holds no certificates in PEM"),
+    ],
+)
+def test_files_of_tls_that_cannot_be_used_are_told_at_once_and_nobody_is_asked_for_a_password(
+    scheme: str, options: str, problem: str, tmp_path: Path
+) -> None:
+    issuer = authority()
+    cert = issuer.certify("client")
+    other = tmp_path / "other.pem"
+    other.write_bytes(
+        ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+    )
+    locked = tmp_path / "locked.pem"
+    key = load_pem_private_key(cert.read_bytes(), None)
+    locked.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    )
+    names = {"cert": cert, "other": other, "locked": locked, "ca": issuer.file}
+    path = "/service" if "sentinel" in scheme else ""
+    with pytest.raises(ConfigurationError) as caught:
+        Link(f"{scheme}://127.0.0.1:1{path}?{options.format(**names)}")
+    assert str(caught.value) == f"REDIS_URL: {problem.format(**names)}"
 
 
 def tls_server() -> str:
