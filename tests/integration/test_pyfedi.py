@@ -150,6 +150,7 @@ def test_an_announce_goes_to_each_inbox_once_and_refused_ones_are_told(
     (call,) = script.calls
     assert list(call.inboxes) == [*(i.inbox for i in instances), "https://h9.example/inbox", "gopher"]
     assert (told.accepted, told.duplicates, [r.inbox for r in told.rejected]) == (4, 0, ["gopher"])
+    assert [r.index for r in told.rejected] == [7], "its index among what was given"
     assert [r.uri for r in refusals] == ["gopher"]
     assert "@context" in json.loads(call.activity)
     assert drop_in.fan_out(LIKE, [], "pem", KEY_ID).accepted == 0
@@ -167,6 +168,33 @@ def test_more_inboxes_than_a_call_takes_are_several_calls_that_can_be_repeated(
     assert (told.accepted, told.duplicates) == (10, 0)
     again = drop_in.fan_out(LIKE, iter(inboxes), "pem", KEY_ID, request_id="mine")
     assert (again.accepted, again.duplicates) == (0, 10)
+
+
+def test_a_refused_inbox_has_its_index_among_all_not_in_its_call(
+    script: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsvc_client.pyfedi._sending.LARGEST_FAN_OUT", 4)
+    inboxes = [f"https://h{n}.example/inbox" for n in range(10)]
+    inboxes[5] = "gopher"
+    told = drop_in.fan_out(LIKE, [None, *inboxes], "pem", KEY_ID)
+    assert [(r.index, r.inbox) for r in told.rejected] == [(6, "gopher")]
+
+
+@pytest.mark.parametrize(
+    ("inboxes", "words"),
+    [
+        (INBOX, "inboxes must be several, not str"),
+        (None, "inboxes must be several, not NoneType"),
+        ([INBOX, {"inbox": INBOX}], r"inboxes\[1\] is no text but dict"),
+        ([SimpleNamespace(inbox=5)], r"inboxes\[0\] is no text but int"),
+    ],
+)
+def test_inboxes_that_are_none_are_not_left_out_in_silence(
+    script: Scripted, inboxes: Any, words: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        drop_in.fan_out(LIKE, inboxes, "pem", KEY_ID)
+    assert not script.calls
 
 
 def test_a_fan_out_of_several_calls_is_repeated_under_the_name_that_its_error_tells(

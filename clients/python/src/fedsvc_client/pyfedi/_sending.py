@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from fedsvc_client._arguments import new_request_id
+from fedsvc_client._arguments import new_request_id, whole_text
 from fedsvc_client._configuration import shared_client
 from fedsvc_client._exceptions import FedsvcError, InvalidRequest
 from fedsvc_client._types import FanOut, RejectedInbox
@@ -107,10 +107,12 @@ def fan_out(
     empty are left out, and one that comes twice is sent to once. fedsvc stores the body once and takes
     thousands of inboxes in one call; instances that are down need not be left out, they hold nobody up.
 
-    Returns how many deliveries were accepted, how many are duplicates, and which inboxes were refused; these
-    are told to `on_refusal` too. Raises as `send_post_request` does; to repeat a call that failed is safe.
+    Returns how many deliveries were accepted, how many are duplicates, and which inboxes were refused, each
+    with its index in `inboxes`; these are told to `on_refusal` too. Raises as `send_post_request` does, and
+    InvalidRequest if `inboxes` are none; to repeat a call that failed is safe.
     """
-    urls = iter(dict.fromkeys(url for url in map(_inbox_of, inboxes) if url))
+    places = _places(inboxes)
+    urls = iter(places)
     activity = complete(body)
     name = request_id or new_request_id()
     accepted, duplicates, index, id = 0, 0, 0, str(body.get("id") or "")
@@ -129,8 +131,8 @@ def fan_out(
             raise
         for refused in told.rejected:
             _tell(Refusal(refused.inbox, body, InvalidRequest(refused.error.message)))
+            rejected.append(replace(refused, index=places[part[refused.index]]))
         accepted, duplicates = accepted + told.accepted, duplicates + told.duplicates
-        rejected += told.rejected
         index += 1
     return FanOut(id, accepted, duplicates, rejected)
 
@@ -142,5 +144,13 @@ def complete(body: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return body if "@context" in body else {"@context": default_context(), **body}
 
 
-def _inbox_of(place: Any) -> str:
-    return place if isinstance(place, str) else getattr(place, "inbox", None) or ""
+def _places(inboxes: Iterable[Any]) -> dict[str, int]:
+    """Their URLs, each with the first index that it has. Raises InvalidRequest for what has none."""
+    if isinstance(inboxes, (str, bytes)) or not isinstance(inboxes, Iterable):
+        raise InvalidRequest(f"inboxes must be several, not {type(inboxes).__name__}")
+    found: dict[str, int] = {}
+    for index, place in enumerate(inboxes):
+        url = place if place is None or isinstance(place, str) else getattr(place, "inbox", place)
+        if url:
+            found.setdefault(whole_text(f"inboxes[{index}]", url), index)
+    return found
