@@ -60,7 +60,8 @@ class OperationRunner:
                     for id in await self._operations.open():
                         if len(self._running) >= self.AT_ONCE:
                             break
-                        if id not in self._running:
+                        # What others have in hand takes no place here.
+                        if id not in self._running and await self._hold(id):
                             self._start(id)
                 except QueueUnavailable as error:
                     log.debug("operations_wait", error=str(error))
@@ -71,6 +72,12 @@ class OperationRunner:
         finally:
             await end(list(self._running.values()))
 
+    async def _hold(self, id: str) -> int:
+        """See `Operations.hold`. One that cannot be read here must not be held: others may be able to."""
+        if await self._operations.get(id) is None:
+            return 0
+        return await self._operations.hold(id, self._me, self.LEASE_MS)
+
     def _start(self, id: str) -> None:
         task = asyncio.create_task(self.carry_out(id))
         self._running[id] = task
@@ -79,9 +86,7 @@ class OperationRunner:
     async def carry_out(self, id: str) -> None:
         """As far as it goes: to its end, or until Redis goes away or somebody else has it."""
         try:
-            if await self._operations.get(id) is None:  # nor must it be held: others may be able to read it
-                return
-            until = await self._operations.hold(id, self._me, self.LEASE_MS)
+            until = await self._hold(id)
             operation = await self._operations.get(id)
             if not until or operation is None:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from servers.queue import Queue, die, open_queue
 from servers.valkey import ValkeyServer
 from structlog.testing import capture_logs
 
+from fedsvc.background import end
 from fedsvc.domain.dead_letters import DeadLetterFilter
 from fedsvc.domain.delivery import DeliveryId, Reason
 from fedsvc.domain.operation import Operation, OperationKind, Order
@@ -198,6 +200,21 @@ async def test_one_at_a_time_has_it_in_hand(site: Site) -> None:
     await site.queue.is_whole(purged=5)
     await site.runner().carry_out(operation.id)
     assert len(site.told) == 1
+
+
+async def test_what_others_have_in_hand_holds_up_none_behind_it(site: Site) -> None:
+    begun = [await site.begin(Order(PURGE, limit=n)) for n in range(1, OperationRunner.AT_ONCE + 3)]
+    *theirs, free = sorted(operation.id for operation in begun)
+    for id in theirs:
+        assert await site.operations.hold(id, "somebody else", 3_600_000)
+    runner = asyncio.create_task(site.runner().run())
+    try:
+        async with asyncio.timeout(30):
+            while free in await site.operations.open():
+                await asyncio.sleep(0.01)
+    finally:
+        await end([runner])
+    assert await site.operations.open() == theirs
 
 
 async def test_redis_going_away_is_no_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
