@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,7 +14,7 @@ from fedsvc.cli.output import age, console, emit, memory_size, plain, show
 from fedsvc.cli.target import connect, target_option
 
 if TYPE_CHECKING:
-    from fedsvc_client import MemoryStatus, QueueStats, RetryStats
+    from fedsvc_client import FedsvcClient, MemoryStatus, QueueStats, RetryStats
     from rich.console import Group
 
 
@@ -46,14 +47,53 @@ def stats(watch: bool, retries: bool, memory: bool, target: str | None, as_json:
             return
         with suppress(KeyboardInterrupt):
             if as_json:
-                for figures in client.watch_queue_stats():
-                    click.echo(json.dumps(plain(figures)))
-                return
-            from rich.live import Live
+                _print_for_ever(client)
+            else:
+                _show_for_ever(client)
 
-            with Live(console=console(), refresh_per_second=4, screen=sys.stdout.isatty()) as live:
-                for figures in client.watch_queue_stats():
-                    live.update(table(figures))
+
+def _watched(client: FedsvcClient) -> Iterator[QueueStats | None]:
+    """Figures; None for each time that the server, which has told some, could not be reached for as long as
+    the client waits. Raises Unavailable if it tells none at first."""
+    from fedsvc_client import Unavailable
+
+    told = False
+    while True:
+        try:
+            for figures in client.watch_queue_stats():
+                told = True
+                yield figures
+        except Unavailable:
+            if not told:
+                raise
+            yield None
+
+
+_AWAY: Final = "the server does not answer; it is tried again until Ctrl-C"
+
+
+def _print_for_ever(client: FedsvcClient) -> None:
+    away = False
+    for figures in _watched(client):
+        if figures is not None:
+            click.echo(json.dumps(plain(figures)))
+        elif not away:
+            click.echo(f"fedsvc: {_AWAY}", err=True)
+        away = figures is None
+
+
+def _show_for_ever(client: FedsvcClient) -> None:
+    from rich.console import Group
+    from rich.live import Live
+
+    with Live(console=console(), refresh_per_second=4, screen=sys.stdout.isatty()) as live:
+        for figures in _watched(client):
+            if figures is not None:
+                last = table(figures)
+                live.update(last)
+            else:
+                # Above, where a low terminal does not cut it off.
+                live.update(Group(f"Old figures: {_AWAY}.", last))
 
 
 def _more(told: RetryStats | MemoryStatus) -> Group:

@@ -16,10 +16,11 @@ from typing import Any
 
 import click
 import pytest
-from fedsvc_client import FanOut, ItemError, Operation, RejectedInbox
+from fedsvc_client import FanOut, FedsvcClient, ItemError, Operation, RejectedInbox, Unavailable
+from servers.scripted import scripted
 
 from fedsvc.archive import migrate
-from fedsvc.cli import dead, enqueue
+from fedsvc.cli import dead, enqueue, stats
 from fedsvc.cli.main import cli, main
 from fedsvc.config import Settings
 from fedsvc.domain.keys import KeyCipher
@@ -220,6 +221,47 @@ def commands(group: click.Group, *path: str) -> Iterator[tuple[str, click.Comman
             yield from commands(command, *path, name)
         elif not command.hidden:
             yield " ".join((*path, name)), command
+
+
+class Watched:
+    """A client whose server goes away twice, and comes back in between."""
+
+    def __init__(self, figures: Any) -> None:
+        self.turns: list[Any] = [[figures], [], [], [figures], [], KeyboardInterrupt()]
+
+    def watch_queue_stats(self) -> Iterator[Any]:
+        turn = self.turns.pop(0)
+        if isinstance(turn, BaseException):
+            raise turn
+        yield from turn
+        raise Unavailable("gone")
+
+
+@pytest.mark.parametrize("arguments", [("--json",), ()])
+def test_a_server_that_goes_away_does_not_end_the_watch_which_says_so(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with scripted() as script, FedsvcClient(script.target) as client:
+        watched = Watched(client.get_queue_stats())
+    monkeypatch.setattr(stats, "connect", lambda target: contextlib.nullcontext(watched))
+    assert fedsvc("stats", "--watch", *arguments) == 0
+    told = capsys.readouterr()
+    if arguments:
+        assert len([json.loads(line) for line in told.out.splitlines()]) == 2
+        assert told.err == "fedsvc: the server does not answer; it is tried again until Ctrl-C\n" * 2
+    else:
+        assert "Old figures: the server does not answer; it is tried again until Ctrl-C." in told.out
+        assert "held up by" in told.out
+
+
+def test_a_watch_that_begins_without_a_server_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watched = Watched(None)
+    watched.turns = [[]]
+    monkeypatch.setattr(stats, "connect", lambda target: contextlib.nullcontext(watched))
+    assert fedsvc("stats", "--watch", "--json") == 1
+    assert capsys.readouterr().err == "fedsvc: gone\n"
 
 
 def test_every_command_takes_json() -> None:
