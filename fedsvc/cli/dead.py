@@ -236,7 +236,9 @@ def _follow(client: FedsvcClient, operation: Operation, *, quiet: bool) -> Opera
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as bar:
+    console = Console(stderr=True)
+    unseen = quiet or not console.is_terminal  # which would get an empty line
+    with Progress(*columns, console=console, disable=unseen, transient=True) as bar:
         task = bar.add_task(operation.kind, total=None)
         while not operation.done:
             time.sleep(_LOOK_EVERY)

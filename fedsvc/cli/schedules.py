@@ -20,6 +20,7 @@ from fedsvc.cli.output import (
 )
 from fedsvc.cli.pages import page_options, show_page
 from fedsvc.cli.target import connect, target_option
+from fedsvc.domain.schedule import LONGEST_MS, SHORTEST_MS
 
 if TYPE_CHECKING:
     from fedsvc_client import Schedule
@@ -86,7 +87,9 @@ def show(schedule_id: str, target: str | None, as_json: bool) -> None:
 @click.option(
     "--time-zone", default="UTC", show_default=True, help="IANA name of the zone that --cron is in."
 )
-@click.option("--interval", type=Number(1), help="When: every so many seconds.")
+@click.option(
+    "--interval", type=Number(SHORTEST_MS // 1000, LONGEST_MS // 1000), help="When: every so many seconds."
+)
 @click.option("--activity", type=click.File("rb"), help="Send this template; - for standard input.")
 @click.option("--inbox", "inboxes", multiple=True, help="To this inbox; may be given again.")
 @click.option("--inboxes-file", type=click.File("r"), help="To these inboxes, one a line.")

@@ -46,8 +46,8 @@ def stats(watch: bool, retries: bool, memory: bool, target: str | None, as_json:
                 show(table(figures))
             return
         with suppress(KeyboardInterrupt):
-            if as_json:
-                _print_for_ever(client)
+            if as_json or not sys.stdout.isatty():
+                _print_for_ever(client, as_json)
             else:
                 _show_for_ever(client)
 
@@ -72,11 +72,13 @@ def _watched(client: FedsvcClient) -> Iterator[QueueStats | None]:
 _AWAY: Final = "the server does not answer; it is tried again until Ctrl-C"
 
 
-def _print_for_ever(client: FedsvcClient) -> None:
+def _print_for_ever(client: FedsvcClient, as_json: bool) -> None:
     away = False
     for figures in _watched(client):
-        if figures is not None:
+        if figures is not None and as_json:
             click.echo(json.dumps(plain(figures)))
+        elif figures is not None:
+            show(table(figures))
         elif not away:
             click.echo(f"fedsvc: {_AWAY}", err=True)
         away = figures is None
@@ -86,7 +88,7 @@ def _show_for_ever(client: FedsvcClient) -> None:
     from rich.console import Group
     from rich.live import Live
 
-    with Live(console=console(), refresh_per_second=4, screen=sys.stdout.isatty()) as live:
+    with Live(console=console(), refresh_per_second=4, screen=True) as live:
         for figures in _watched(client):
             if figures is not None:
                 last = table(figures)

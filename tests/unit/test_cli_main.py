@@ -20,7 +20,7 @@ from fedsvc_client import FanOut, FedsvcClient, ItemError, Operation, RejectedIn
 from servers.scripted import scripted
 
 from fedsvc.archive import migrate
-from fedsvc.cli import dead, enqueue, stats
+from fedsvc.cli import dead, enqueue, output, stats
 from fedsvc.cli.main import cli, main
 from fedsvc.config import Settings
 from fedsvc.domain.keys import KeyCipher
@@ -210,6 +210,16 @@ def test_an_operation_that_ended_badly_is_an_error(
     told = capsys.readouterr()
     assert json.loads(told.out)["error"] == "QueueCorrupt"
     assert told.err == "fedsvc: replay 0a: QueueCorrupt\n"
+    assert fedsvc("dead", "replay", "--all") == 1
+    assert capsys.readouterr().err == "fedsvc: replay 0a: QueueCorrupt\n", "one line, and no bar of progress"
+
+
+@pytest.mark.parametrize("interval", ["1e300", "0.5", "nan"])
+def test_an_interval_that_no_schedule_has_is_a_usage_error(
+    interval: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fedsvc("schedules", "create", "x", "--interval", interval, "--task", "cleanup") == 2
+    assert "--interval" in capsys.readouterr().err
 
 
 def commands(group: click.Group, *path: str) -> Iterator[tuple[str, click.Command]]:
@@ -246,12 +256,24 @@ def test_a_server_that_goes_away_does_not_end_the_watch_which_says_so(
     monkeypatch.setattr(stats, "connect", lambda target: contextlib.nullcontext(watched))
     assert fedsvc("stats", "--watch", *arguments) == 0
     told = capsys.readouterr()
+    assert told.err == "fedsvc: the server does not answer; it is tried again until Ctrl-C\n" * 2
     if arguments:
         assert len([json.loads(line) for line in told.out.splitlines()]) == 2
-        assert told.err == "fedsvc: the server does not answer; it is tried again until Ctrl-C\n" * 2
     else:
-        assert "Old figures: the server does not answer; it is tried again until Ctrl-C." in told.out
-        assert "held up by" in told.out
+        assert told.out.count("held up by") == 2, "a pipe gets figures as they come"
+
+
+def test_old_figures_on_a_screen_are_said_to_be_old(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with scripted() as script, FedsvcClient(script.target) as client:
+        watched: Any = Watched(client.get_queue_stats())
+    monkeypatch.setattr("rich.live.Live.update", lambda live, what: output.show(what))
+    with contextlib.suppress(KeyboardInterrupt):
+        stats._show_for_ever(watched)
+    told = capsys.readouterr().out
+    away = "Old figures: the server does not answer; it is tried again until Ctrl-C.\n"
+    assert [screen.count("held up by") for screen in told.split(away)] == [1, 1, 1, 2, 1, 1]
 
 
 def test_a_watch_that_begins_without_a_server_ends_at_once(
