@@ -130,6 +130,15 @@ async def test_a_clock_that_is_set_back_does_not_stop_a_host_that_recovers(queue
     assert (await queue.conserved()).parked == 0
 
 
+async def test_a_clock_that_is_set_back_puts_no_probe_off_for_longer_than_an_interval(queue: Queue) -> None:
+    await opened(queue, 3)
+    await queue.pass_time(-20 * HOUR_MS)
+    await queue.hosts.audit(queue.partition_of(0))
+    await queue.pass_time(int(queue.settings.circuit_longest_probe * 1000))
+    assert len(await queue.admit(100)) == 1
+    await queue.conserved()
+
+
 async def test_ten_hours_of_silence_and_then_all_of_5000_in_order(queue: Queue) -> None:
     """A host is down for ten hours with 5,000 parked; another takes its deliveries as if nothing was."""
     near = next(n for n in range(1, 100) if queue.partition_of(n) == queue.partition_of(0))

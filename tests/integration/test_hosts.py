@@ -131,6 +131,18 @@ async def test_retry_after_pauses_the_whole_host(queue: Queue) -> None:
     assert (await queue.hosts.get(HOST)).circuit is Circuit.CLOSED
 
 
+async def test_a_clock_that_is_set_back_does_not_keep_a_host_with_a_rate_waiting(queue: Queue) -> None:
+    await queue.hosts.set_policy(HOST, HostPolicy(rate=2.0, burst=1.0))
+    for n in range(3):
+        await queue.enqueue(str(n))
+    (admitted,) = await queue.admit(100)
+    await queue.deliver(admitted)
+    await queue.pass_time(-20 * HOUR_MS)
+    await queue.hosts.audit(queue.partition_of(0))
+    await queue.pass_time(SECOND_MS)
+    assert len(await queue.admit(100)) == 1
+
+
 async def test_a_rate_is_kept_and_the_next_comes_when_there_is_a_token(queue: Queue) -> None:
     await known(queue)
     await queue.hosts.set_policy(HOST, HostPolicy(rate=2.0, burst=4.0))

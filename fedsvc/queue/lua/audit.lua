@@ -1,5 +1,7 @@
--- audit: set right what hosts are said to have in flight, should it ever differ from what workers hold, forget
--- hosts that nothing was sent to for long, count anew what waits for hosts that are down, and compare what origins are said to have pending with the sum of all.
+-- audit: set right what hosts are said to have in flight, should it ever differ from what workers hold, and when
+-- their lanes are to be looked at, should the clock have been set back; forget hosts that nothing was sent to for
+-- long, count anew what waits for hosts that are down, and compare what origins are said to have pending with the
+-- sum of all.
 -- uses: hosts
 --
 -- KEYS[1]  prefix of the partition
@@ -46,6 +48,9 @@ for _, name in ipairs(names) do
     h_set(h, H_PAUSED, false)
     h.changed = true
   end
+  -- Its lane is to be looked at by the time that was before the clock was set back.
+  local put_off = h.circuit == OPEN and h.probe > NOW_MS + terms.longest * 2 or h.filled > NOW_MS
+  if put_off and lanes(h) > 0 then h.changed = true end
   local seen = math.max(h.success, h.failure, h.filled)
   if h.circuit == CLOSED and h.flags == 0 and h.flying == 0 and lanes(h) == 0 and h.pause <= NOW_MS
     and h.barrier == 0 and NOW_MS - seen > tonumber(ARGV[2]) then
