@@ -8,14 +8,22 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from fedsvc_client import (
     TLS,
     AsyncFedsvcClient,
     ClientClosed,
+    Configuration,
     ConfigurationError,
     DeadlineExceeded,
     DeliveryState,
@@ -23,10 +31,13 @@ from fedsvc_client import (
     InvalidRequest,
     Unavailable,
 )
+from fedsvc_client._connections import Connection
+from servers.certificates import authority
 from servers.scripted import Scripted
 from servers.unbuilt import unbuilt
 
 from fedsvc.v1 import delivery_service_pb2 as pb
+from fedsvc.v1 import operations_service_pb2 as operations_pb
 from fedsvc.v1 import types_pb2
 from fedsvc.v1.delivery_service_pb2_grpc import add_DeliveryServiceServicer_to_server
 
@@ -179,6 +190,25 @@ async def test_files_of_tls_that_cannot_be_used_are_named(files: dict[str, str],
         FedsvcClient("127.0.0.1:1", timeout=1, tls=TLS(**files)).get_queue_stats()
 
 
+def test_a_certificate_whose_key_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer = authority()
+    cert, other = issuer.certify("me"), issuer.certify("another")
+    locked = tmp_path / "locked.pem"
+    key = load_pem_private_key(cert.read_bytes(), None)
+    secret = BestAvailableEncryption(b"secret")
+    locked.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret))
+    monkeypatch.setenv("FEDSVC_TARGET", "127.0.0.1:1")
+    monkeypatch.setenv("FEDSVC_CLIENT_CERT", str(cert))
+    for file, words in ((locked, f"{locked} is encrypted"), (other, f"{cert} does not go with {other}")):
+        with pytest.raises(ConfigurationError, match=words):
+            FedsvcClient("127.0.0.1:1", timeout=1, tls=TLS(None, cert, file)).get_queue_stats()
+        monkeypatch.setenv("FEDSVC_CLIENT_KEY", str(file))
+        with pytest.raises(ConfigurationError, match=f"FEDSVC_CLIENT_KEY: {words}"):
+            Configuration.read()
+
+
 async def test_a_closed_client_cannot_be_used() -> None:
     client, other = FedsvcClient("127.0.0.1:1"), AsyncFedsvcClient("127.0.0.1:1")
     client.close()
@@ -258,6 +288,24 @@ async def test_a_task_that_is_cancelled_stays_so_although_its_client_is_closed(s
         await client.close()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+def test_a_client_that_is_closed_while_a_thread_connects_keeps_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client, made = FedsvcClient("127.0.0.1:1"), []
+
+    class Late(Connection):
+        def __init__(self, *how: Any) -> None:
+            client.close()
+            super().__init__(*how)
+            made.append(self)
+
+    monkeypatch.setattr("fedsvc_client._sync.Connection", Late)
+    with pytest.raises(ClientClosed):
+        client.get_queue_stats()
+    with pytest.raises(ValueError, match="closed channel"):
+        made[0].operations.GetQueueStats(operations_pb.GetQueueStatsRequest())
 
 
 async def test_a_channel_that_is_closed_while_a_thread_is_about_to_call_is_a_closed_client() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 import re
+import ssl
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
@@ -42,6 +43,7 @@ class TLS:
 
     def credentials(self) -> grpc.ChannelCredentials:
         files = pem_of(self.ca_file), pem_of(self.key_file), pem_of(self.cert_file)
+        check_pair(self.cert_file, self.key_file)
         return grpc.ssl_channel_credentials(*files)
 
 
@@ -55,6 +57,22 @@ def pem_of(path: str | Path | None) -> bytes | None:
     if found is not None and b"-----BEGIN " not in found:
         raise ConfigurationError(f"{path} holds nothing in PEM")
     return found
+
+
+def check_pair(cert_file: str | Path | None, key_file: str | Path | None) -> None:
+    """Raises ConfigurationError if a certificate and a key cannot be used together, of which gRPC only says
+    that the server cannot be reached."""
+    if cert_file is None or key_file is None:
+        return
+
+    def encrypted() -> NoReturn:
+        """In place of OpenSSL's question for a password at the terminal."""
+        raise ConfigurationError(f"{key_file} is encrypted; the key in clear is needed")
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert_file, key_file, password=encrypted)
+    except OSError:  # ssl.SSLError among them
+        raise ConfigurationError(f"{cert_file} does not go with {key_file}") from None
 
 
 RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED})

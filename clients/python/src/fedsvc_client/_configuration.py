@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsvc_client._channel import TLS, channel_target, channel_token, pem_of
+from fedsvc_client._channel import TLS, channel_target, channel_token, check_pair, pem_of
 from fedsvc_client._exceptions import ConfigurationError
 from fedsvc_client._sync import FedsvcClient
 
@@ -130,6 +130,10 @@ def _tls(get: Callable[[str], str]) -> TLS | None:
     authorities, certificate, key = files.values()
     if bool(certificate) != bool(key):
         raise ConfigurationError("FEDSVC_CLIENT_CERT and FEDSVC_CLIENT_KEY belong together")
+    try:
+        check_pair(certificate or None, key or None)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"FEDSVC_CLIENT_KEY: {error}") from None
     if wanted not in _YES and not authorities and not certificate:
         return None
     return TLS(authorities or None, certificate or None, key or None)

@@ -340,8 +340,7 @@ class FedsvcClient(Operators):
         held = self._held
         if held is not None and held.pid == os.getpid():
             return held
-        if self._closed:
-            raise ClientClosed("the client is closed")
+        self._refuse_closed()
         if self._lock_pid != os.getpid():
             # We forked. The lock may have been held by a thread that does not exist here.
             self._lock, self._lock_pid = threading.Lock(), os.getpid()
@@ -349,7 +348,14 @@ class FedsvcClient(Operators):
             if self._held is None or self._held.pid != os.getpid():
                 # The connection of the parent stays open there; here it is only forgotten.
                 self._held = Connection(self._target, self._tls, self.timeout)
-            return self._held
+            held = self._held
+        if self._closed:  # by another thread, meanwhile: the call will say so
+            held.channel.close()
+        return held
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise ClientClosed("the client is closed")
 
     def _stream(self, service: str, method: str, request: Any) -> Iterator[Any]:
         """What a stream gives. One that breaks is made again with `request` as it is then."""
