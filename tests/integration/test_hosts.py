@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from servers.queue import HOUR_MS, SECOND_MS, USUAL_LIMITS, Queue, known, open_queue
+from servers.queue import HOUR_MS, SECOND_MS, USUAL_LIMITS, Queue, known, open_queue, opened
 from servers.valkey import ValkeyServer
 
-from fedsvc.domain.delivery import DeliveryState, Priority, Reason
+from fedsvc.domain.delivery import DeliveryId, DeliveryState, Priority, Reason
 from fedsvc.queue.consumer import Shares, Signal
 from fedsvc.queue.hosts import Circuit, HostPolicy
 
@@ -217,6 +217,32 @@ async def test_a_pause_holds_until_it_ends_or_is_ended(queue: Queue) -> None:
     await queue.pass_time(1000 * HOUR_MS)
     assert await queue.admit(100) == []
     assert (await queue.hosts.resume(HOST)).circuit is Circuit.CLOSED
+
+
+async def test_what_is_parked_says_when_it_is_tried_next_if_that_is_known(queue: Queue) -> None:
+    await known(queue)
+    ids = [(await queue.enqueue(str(number))).id for number in range(9)]
+    await queue.admit(100)
+
+    async def next_try() -> int:
+        delivery = await queue.get(ids[8])
+        assert delivery.state is DeliveryState.PARKED
+        return delivery.next_attempt_ms
+
+    assert await next_try() == 0, "once one of the eight that are in flight has been answered"
+    paused = await queue.hosts.pause(HOST, duration_ms=60 * SECOND_MS)
+    assert await next_try() == paused.paused_until_ms > 0
+    await queue.hosts.pause(HOST)
+    assert await next_try() == 0, "once an operator says so"
+    await queue.hosts.pause(HOST, duration_ms=3 * 24 * HOUR_MS)
+    assert await next_try() == 0, "it does not live as long"
+
+
+async def test_what_waits_for_a_host_that_is_down_is_tried_with_the_next_probe(queue: Queue) -> None:
+    (first, *_) = await opened(queue)
+    id = DeliveryId(queue.partition_of(0), first)
+    probe_ms = (await queue.hosts.get(HOST)).next_probe_ms
+    assert (await queue.get(id)).next_attempt_ms == probe_ms > await queue.now_ms()
 
 
 async def test_urgent_is_first_in_a_host_s_lane_and_bulk_is_not_forgotten(queue: Queue) -> None:

@@ -7,6 +7,17 @@
 -- Result, for each: false if unknown, else {record, 1 if in flight, due time or '', outcome's payload
 -- or '', packed fields of its message or ''}
 
+-- When what waits in a lane is tried next (ms), if it is known and before its time is over; else ''. Of a host that
+-- has as much in flight as it can take, an answer will tell.
+local function next_try(record)
+  local name = host_of(record)
+  prefetch_hosts({ name })
+  if not loaded[name] then return '' end
+  local h = host(name)
+  local at = h.pause > NOW_MS and h.pause or h.circuit == OPEN and h.probe or NEVER
+  return at < deadline_ms(record) and text(at) or ''
+end
+
 local result = {}
 for i, sequence in ipairs(ARGV) do
   local record = call('HGET', DELIVERIES, sequence)
@@ -22,7 +33,7 @@ for i, sequence in ipairs(ARGV) do
         local entry = text(place) .. '-0'
         if in_flight(priority_of(record), entry) or in_flight(WOKEN, entry) then flying = 1 end
       elseif state == S_PARKED and place == IN_LANE then
-        due = call('ZSCORE', WAKE, host_of(record)) or ''
+        due = next_try(record)
       elseif state == S_RETRY or state == S_SCHEDULED then
         due = call('ZSCORE', RETRY, sequence) or ''
       elseif state == S_DEAD then
