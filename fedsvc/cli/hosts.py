@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from fedsvc.cli.output import Column, Number, age, emit, json_option, moment
+from fedsvc.cli.output import Column, Number, emit, json_option, moment
 from fedsvc.cli.pages import page_options, show_page
 from fedsvc.cli.target import connect, target_option
 
@@ -71,7 +71,7 @@ def list_(
                 h.backlog,
                 h.in_flight,
                 h.failures,
-                f"{h.latency.total_seconds():.2f} s" if h.latency else None,
+                _latency(h),
                 h.last_success_time,
                 h.next_probe_time,
             )
@@ -160,6 +160,11 @@ def _emit(host: Host, as_json: bool) -> None:
     emit(host, as_json, _told(host))
 
 
+def _latency(h: Host) -> str | None:
+    """None if it has never answered."""
+    return f"{h.latency.total_seconds():.2f} s" if h.latency else None
+
+
 def _told(h: Host) -> str:
     policy = h.policy
     limits = (
@@ -173,7 +178,7 @@ def _told(h: Host) -> str:
         ("waiting", f"{h.backlog:,}"),
         ("in flight", h.in_flight),
         ("failures", h.failures),
-        ("latency", age(h.latency)),
+        ("latency", _latency(h) or "-"),
         ("last success", moment(h.last_success_time)),
         ("last failure", moment(h.last_failure_time)),
         ("next try", moment(h.next_probe_time)),

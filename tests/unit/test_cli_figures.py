@@ -10,6 +10,9 @@ import pytest
 from fedsvc_client import (
     AuditEvent,
     Cleanup,
+    Host,
+    HostPolicy,
+    HostState,
     MemoryCategory,
     MemoryStatus,
     Operation,
@@ -18,7 +21,7 @@ from fedsvc_client import (
     ScheduledFanOut,
 )
 
-from fedsvc.cli import dead, figures, schedules
+from fedsvc.cli import dead, figures, hosts, schedules
 from fedsvc.cli.output import age, counted, emit, memory_size, show
 
 
@@ -87,3 +90,11 @@ def test_one_is_no_plural() -> None:
     assert schedules._what(Schedule(fan_out=sent)) == "send to 1 inbox"
     assert counted(2000, "inbox", "inboxes") == "2,000 inboxes"
     assert counted(0, "dead letter") == "0 dead letters"
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0, "-"), (0.038, "0.04 s"), (6.7, "6.70 s")])
+def test_a_host_s_latency_is_told_as_finely_as_in_the_list(seconds: float, told: str) -> None:
+    latency = timedelta(seconds=seconds)
+    limits = HostPolicy(max_in_flight=0, rate_per_second=0.0, burst=0)
+    host = Host("h.example", HostState.CLOSED, 0, 0, 0, None, None, None, latency, limits, "", None)
+    assert f"latency       {told}\n" in hosts._told(host)
