@@ -66,7 +66,7 @@ async def _run(path: Path, settings: Settings, announce: Callable[[str], None]) 
             settings = settings.model_copy(update={"redis_url": valkey.url})
         environment = _environment(settings)
         server, worker = await asyncio.gather(
-            supervisor.add("server", lambda: Child.start("server", ("server",), environment)),
+            supervisor.add("server", lambda: Child.start("server", ("server", "--reflection"), environment)),
             supervisor.add("worker", lambda: Child.start("worker", _WORKER, environment)),
         )
         if not said("database_url"):

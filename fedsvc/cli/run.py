@@ -124,12 +124,7 @@ def dev(data_dir: Path, listen: str | None, http_listen: str | None, insecure: b
 @click.command()
 @_LISTEN
 @_HTTP_LISTEN
-@click.option(
-    "--reflection/--no-reflection",
-    default=True,
-    show_default=True,
-    help="Let callers ask for the contract (gRPC reflection).",
-)
+@click.option("--reflection", is_flag=True, help="Let callers ask for the contract (gRPC reflection).")
 @_INSECURE
 @_LOG_JSON
 @_STATUS_FD

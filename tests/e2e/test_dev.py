@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from apsig.draft.verify import Verifier
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -28,6 +29,7 @@ from fedsvc_client import (
     RequestIdReused,
     Unavailable,
 )
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from servers.inbox import InboxServer
 from servers.processes import Fedsvc, fedsvc, run
 from servers.valkey import ValkeyServer
@@ -91,6 +93,15 @@ async def test_an_activity_arrives_signed_so_that_a_library_that_is_not_ours_ver
         again = await client.queue_activity(activity("1"), inbox.url(), private_key=rsa_pem, key_id=KEY_ID)
         assert again.duplicate
         assert again.delivery_id == queued.delivery_id
+
+
+def test_callers_may_ask_it_for_the_contract(target: str) -> None:
+    stubs: Any = reflection_pb2_grpc
+    messages: Any = reflection_pb2
+    with grpc.insecure_channel(target) as channel:
+        asked = iter([messages.ServerReflectionRequest(list_services="")])
+        (answer,) = stubs.ServerReflectionStub(channel).ServerReflectionInfo(asked, timeout=20)
+    assert "fedsvc.v1.DeliveryService" in {each.name for each in answer.list_services_response.service}
 
 
 @pytest.mark.parametrize("folder", [SAMPLES, OWN_SAMPLES], ids=["servers", "own"])

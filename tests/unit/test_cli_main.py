@@ -336,7 +336,7 @@ def test_streams_that_are_full_or_closed_are_no_defect(
     assert "Traceback" not in done.stderr
 
 
-def test_a_server_has_reflection_unless_it_is_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_has_no_reflection_unless_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bool] = []
 
     def serve(*_: Any, reflect: bool, **__: Any) -> int:
@@ -347,5 +347,5 @@ def test_a_server_has_reflection_unless_it_is_told_otherwise(monkeypatch: pytest
     monkeypatch.setattr("fedsvc.logs.configure", lambda *_: None)
     monkeypatch.setenv("FEDSVC_KEY_ENCRYPTION_KEYS", KeyCipher.generate())
     listen = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
-    assert (fedsvc("server", *listen), fedsvc("server", *listen, "--no-reflection")) == (0, 0)
-    assert told == [True, False]
+    assert (fedsvc("server", *listen), fedsvc("server", *listen, "--reflection")) == (0, 0)
+    assert told == [False, True]

@@ -23,8 +23,9 @@ _HEAD = """\
 # API
 
 The contract `fedsvc.v1`, generated from `proto/fedsvc/v1` and its comments by `make docs`. A server also
-answers `grpc.health.v1.Health` (by the full names of the services below, or none for all) and reflection,
-unless it runs with `--no-reflection`. [Python's client](python-client.md) has a method for each call.
+answers `grpc.health.v1.Health` (by the full names of the services below, or none for all) and, under
+`fedsvc dev` or with `fedsvc server --reflection`, reflection.
+[Python's client](python-client.md) has a method for each call.
 
 Tokens travel as metadata `authorization: Bearer TOKEN`; the scope that a call needs stands with it
 ([callers](../callers.md)). Everything is proto3: what is left out is empty, 0 or false.
