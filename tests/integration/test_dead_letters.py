@@ -13,6 +13,7 @@ from fedsvc.domain.dead_letters import DeadLetterFilter
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Priority, Reason
 from fedsvc.domain.relations import Relation
 from fedsvc.queue.dead_letters import DeadLetters, Position
+from fedsvc.queue.producer import Terms
 
 DAY_MS = 86_400_000
 
@@ -202,6 +203,37 @@ async def test_a_replay_waits_for_those_of_its_order(queue: Queue) -> None:
     await queue.promote()
     (admitted,) = await queue.admit(10)
     assert admitted.id == letter.id
+
+
+async def test_what_is_replayed_together_keeps_its_order(queue: Queue) -> None:
+    relation = Relation(ordering_key="k")
+    letters = [
+        await dies(queue, name, path=path, relation=relation)
+        for name, path in (("1", "/a"), ("1", "/b"), ("2", "/a"), ("1", "/c"))
+    ]
+    assert await queue.dead.move("replay", letters) == 4
+    first, second, third, fourth = (letter.id for letter in letters)
+    for expected in ([first, second], [third], [fourth]):
+        taken = await queue.admit(10)
+        assert [admitted.id for admitted in taken] == expected
+        for admitted in taken:
+            await queue.deliver(admitted)
+
+
+async def test_what_died_of_a_fan_out_to_thousands_of_inboxes_of_one_host_is_replayed_at_once(
+    queue: Queue,
+) -> None:
+    """Within the time in which Redis must answer: whether they must wait is looked for once."""
+    places = [queue.place(0, f"/u/{n}") for n in range(2000)]
+    terms = Terms(Priority.URGENT, relation=Relation("https://me.example/note"))
+    await queue.producer.fan_out(queue.message("a"), places, terms)
+    while taken := await queue.admit(500):
+        ended = [await queue.settlement(admitted, DeliveryState.DEAD, Reason.GONE) for admitted in taken]
+        await queue.consumer("a").settle(queue.partition_of(0), ended)
+    letters = (await queue.dead.page(limit=2000)).letters
+    assert await queue.dead.move("replay", letters) == 2000
+    stats = await queue.conserved()
+    assert (stats.ready, stats.parked) == (2000, 0)
 
 
 async def test_a_caller_s_expiry_that_is_over_does_not_end_a_replay(queue: Queue) -> None:

@@ -42,6 +42,10 @@ local function renewed(record)
   return string.sub(record, 1, 5) .. string.char(0) .. struct.pack('>I4', deadline) .. string.sub(record, 11)
 end
 
+-- Of an order at a host the message that waits for nobody: it was looked for once, and none of another message has
+-- joined since.
+local first_in_line = {}
+
 -- Whether it has to wait for others of its order that are on their way; it joins them as the newest.
 local function held_back(sequence, record, host_key)
   local message = message_of(record)
@@ -49,9 +53,11 @@ local function held_back(sequence, record, host_key)
   if not group or group == '' then return false end
   local index = call('GET', group_key(group))
   local name = host_of(record)
-  local waits = must_wait(group, index, name, host_key, message)
+  local order = chain(group, name)
+  local waits = first_in_line[order] ~= message and must_wait(group, index, name, host_key, message)
+  first_in_line[order] = not waits and message or nil
   join(group, index, tonumber(sequence), { host_key }, keep)
-  if waits then call('RPUSH', P .. ':held:' .. chain(group, name), sequence) end
+  if waits then call('RPUSH', P .. ':held:' .. order, sequence) end
   return waits
 end
 
