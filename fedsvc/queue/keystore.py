@@ -7,9 +7,10 @@ Keys of calls are stored by their fingerprint and forgotten some time after thei
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from fedsvc.config import Settings
 from fedsvc.domain.keys import KeyCipher, PrivateKey, from_storable, to_storable
@@ -25,9 +26,16 @@ def key_cipher(settings: Settings, purpose: str = "") -> KeyCipher:
 
 
 def key_lifetime_s(settings: Settings) -> int:
-    """Seconds since its last use in a call for which a key is kept: longer than its deliveries live, and
-    than their dead letters are looked at."""
-    return settings.max_retry_duration + settings.task_ttl + 30 * 86_400
+    """Seconds for which a key is kept, from when the last deliveries may begin that were called for with it:
+    longer than these live, can be replayed when they are dead letters, and live then."""
+    return 2 * settings.max_retry_duration + settings.task_ttl + settings.dead_letter_retention
+
+
+class _Ensured(NamedTuple):
+    #: until when nobody asks again (seconds, monotonic)
+    until: float
+    #: for deliveries that begin so much later, at most
+    later_s: int
 
 
 class KeyStore:
@@ -35,6 +43,8 @@ class KeyStore:
     FRESH: Final = 1.0
     #: keys of which that is remembered
     MOST_FRESH: Final = 10_000
+    #: what is for later needs a key for so many seconds more, or a multiple, so that calls can share a look
+    STEP_S: Final = 3600
 
     def __init__(
         self,
@@ -45,44 +55,49 @@ class KeyStore:
         lifetime_s: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`lifetime_s`: seconds since its last use in a call after which a key is forgotten; longer than
-        any delivery or dead letter lives. `clock`: seconds, monotonic."""
+        """`lifetime_s`: see `key_lifetime_s`. `clock`: seconds, monotonic."""
         self._clock = clock
         self._link = link
         self._keys = keys
         self._cipher = cipher
         self._lifetime_s = lifetime_s
-        #: by fingerprint, until when nobody asks again (seconds, monotonic)
-        self._fresh: dict[str, float] = {}
-        #: by fingerprint, what is being ensured now
-        self._ensuring: dict[str, asyncio.Future[None]] = {}
+        self._fresh: dict[str, _Ensured] = {}
+        #: what is being ensured now, and for how much later
+        self._ensuring: dict[tuple[str, int], asyncio.Future[None]] = {}
 
-    async def ensure(self, key: PrivateKey) -> None:
-        """Make sure that Redis holds this key, encrypted under the first of the key encryption keys. One
-        round trip when it does, which all calls share that come meanwhile or soon after with the same key."""
-        if self._fresh.get(key.fingerprint, 0.0) > self._clock():
+    async def ensure(self, key: PrivateKey, in_s: float = 0.0) -> None:
+        """Make sure that Redis holds this key, encrypted under the first of the key encryption keys, for
+        deliveries that begin in `in_s` seconds. One round trip when it does, which all calls share
+        that come meanwhile or soon after with the same key, and are for no later."""
+        later_s = math.ceil(in_s / self.STEP_S) * self.STEP_S
+        fresh = self._fresh.get(key.fingerprint)
+        if fresh is not None and fresh.until > self._clock() and fresh.later_s >= later_s:
             return
-        ensuring = self._ensuring.get(key.fingerprint)
+        wanted = (key.fingerprint, later_s)
+        ensuring = self._ensuring.get(wanted)
         if ensuring is None:
-            ensuring = asyncio.ensure_future(self._ensure(key))
-            self._ensuring[key.fingerprint] = ensuring
-            ensuring.add_done_callback(lambda done: self._ensured(key.fingerprint, done))
+            ensuring = asyncio.ensure_future(self._ensure(key, later_s))
+            self._ensuring[wanted] = ensuring
+            ensuring.add_done_callback(lambda done: self._ensured(wanted, done))
         # One that is cancelled must not take it from the others.
         await asyncio.shield(ensuring)
 
-    def _ensured(self, fingerprint: str, done: asyncio.Future[None]) -> None:
-        del self._ensuring[fingerprint]
+    def _ensured(self, wanted: tuple[str, int], done: asyncio.Future[None]) -> None:
+        del self._ensuring[wanted]
         # Whoever waited has the exception; if all have given up, nobody wants it.
         if done.cancelled() or done.exception() is not None:
             return
         if len(self._fresh) >= self.MOST_FRESH:
             self._fresh.clear()
-        self._fresh[fingerprint] = self._clock() + self.FRESH
+        fingerprint, later_s = wanted
+        self._fresh[fingerprint] = _Ensured(self._clock() + self.FRESH, later_s)
 
-    async def _ensure(self, key: PrivateKey) -> None:
+    async def _ensure(self, key: PrivateKey, later_s: int) -> None:
         name = self._keys.private_key(key.fingerprint)
+        lifetime_s = self._lifetime_s + later_s
+        # GT: what others need it for still counts.
         _, head = await asyncio.gather(
-            self._link.call("EXPIRE", name, self._lifetime_s), self._link.call("HGET", name, "head")
+            self._link.call("EXPIRE", name, lifetime_s, "GT"), self._link.call("HGET", name, "head")
         )
         if head is not None and not self._cipher.needs_rotation(head):
             return
@@ -91,7 +106,8 @@ class KeyStore:
         head = sealed[: self._cipher.HEAD]
         await self._link.call("SADD", self._keys.key_names, key.fingerprint)
         await self._link.call("HSET", name, "sealed", sealed, "head", head, "algorithm", key.algorithm)
-        await self._link.call("EXPIRE", name, self._lifetime_s)
+        await self._link.call("EXPIRE", name, lifetime_s, "NX")
+        await self._link.call("EXPIRE", name, lifetime_s, "GT")
 
     async def fetch(self, name: str) -> PrivateKey:
         """Raises KeyUnavailable if the key is unknown or cannot be opened, QueueUnavailable if Redis

@@ -57,6 +57,11 @@ class Submission:
     key: PrivateKey | None
     terms: Terms
 
+    @property
+    def in_s(self) -> float:
+        """Seconds until it may be sent."""
+        return max(0.0, self.terms.not_before_ms / 1000 - time.time()) if self.terms.not_before_ms else 0.0
+
     def named(self, request_id: str) -> Submission:
         """The same under another request id."""
         return replace(

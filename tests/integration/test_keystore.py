@@ -52,6 +52,23 @@ async def test_a_key_lives_on_while_it_is_used_and_is_not_written_again(queue: Q
     assert await queue.link.call("HGET", name, "sealed") == sealed
 
 
+async def test_a_key_is_there_as_long_as_what_is_for_later_needs_it(queue: Queue, rsa_pem: str) -> None:
+    key, month = load_private_key(rsa_pem), 30 * 86_400
+    cipher, now = KeyCipher.from_setting(KeyCipher.generate()), 0.0
+    store = KeyStore(queue.link, queue.keys, cipher, lifetime_s=100, clock=lambda: now)
+    name = queue.keys.private_key(key.fingerprint)
+    await store.ensure(key)
+    await store.ensure(key, month)
+    assert await queue.link.call("TTL", name) > month, "that it was there a moment ago says nothing of then"
+    await store.ensure(key, month / 2)
+    now += KeyStore.FRESH
+    await store.ensure(key)
+    assert await queue.link.call("TTL", name) > month, "what is for now takes nothing from others"
+    await queue.empty()
+    await store.ensure(key, 2 * month)
+    assert await queue.link.call("TTL", name) > 2 * month
+
+
 async def test_a_key_is_stored_anew_under_a_new_key_encryption_key(queue: Queue, rsa_pem: str) -> None:
     key = load_private_key(rsa_pem)
     former, new = KeyCipher.generate(), KeyCipher.generate()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from servers.calls import ACTIVITY, KEY_ID, details, fan_out, refused
 from servers.front import Front
+from servers.queue import Queue
 
 from fedsvc.server.app import SERVICES
 from fedsvc.v1 import delivery_service_pb2 as pb
@@ -51,6 +54,21 @@ async def test_a_call_that_is_repeated_under_its_name_gets_the_first_answer(
     assert await server.delivery.QueueActivities(batch) == await server.delivery.QueueActivities(batch)
     stats = await server.operations.GetQueueStats(operations_service_pb2.GetQueueStatsRequest())
     assert (stats.accepted, stats.conserved) == (3004, True)
+
+
+async def test_the_key_of_a_call_outlives_what_it_is_scheduled_for(
+    server: Front, queue: Queue, request_of: Any
+) -> None:
+    days = 86_400
+    for n, ask in enumerate((300, 330)):
+        activity = ACTIVITY | {"id": f"https://me.example/later{n}"}
+        request = request_of(activity=activity, not_before=Timestamp(seconds=int(time.time()) + ask * days))
+        if n:
+            await server.delivery.FanOutActivity(fan_out(request, ["https://a.example/i"]))
+        else:
+            await server.delivery.QueueActivity(request)
+        (key,) = await queue.link.call("KEYS", f"{queue.settings.namespace}:key:*")
+        assert await queue.link.call("TTL", key) > ask * days + queue.settings.max_retry_duration
 
 
 async def test_the_name_of_a_batch_is_checked_and_told(server: Front, request_of: Any) -> None:

@@ -125,7 +125,7 @@ class DeliveryService(DeliveryServiceServicer):
             accepted = duplicates = 0
             if places:
                 if submission.key is not None:
-                    await self._keys.ensure(submission.key)
+                    await self._keys.ensure(submission.key, submission.in_s)
                 accepted, duplicates = await self._producer.fan_out(
                     submission.message, places, submission.terms
                 )
@@ -261,7 +261,7 @@ class DeliveryService(DeliveryServiceServicer):
         async with self._quota.room(submission.message.origin, 1, caller()) as room:
             self._limits.deliveries(caller(), submission.message.origin, 1)
             if submission.key is not None:
-                await self._keys.ensure(submission.key)
+                await self._keys.ensure(submission.key, submission.in_s)
             queued = await self._producer.enqueue(submission.message, place, terms)
             room.taken = 0 if queued.duplicate else 1
         (DUPLICATES if queued.duplicate else ACCEPTED).inc()
