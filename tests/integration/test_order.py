@@ -19,6 +19,9 @@ ORDERED = Relation("key")
 CREATE = Relation(OBJECT, OBJECT)
 UPDATE = Relation(OBJECT, OBJECT, Rule.OLDER_UPDATES)
 DELETE = Relation(OBJECT, OBJECT, Rule.OBJECT)
+LIKED = "https://me.example/like"
+LIKE = Relation(LIKED)
+UNDO = Relation(LIKED, "", Rule.UNDONE, LIKED)
 
 
 def ids(deliveries: Sequence[Admitted | Queued]) -> list[DeliveryId]:
@@ -230,12 +233,11 @@ async def test_a_fan_out_to_thousands_of_inboxes_of_one_host_does_not_hold_redis
 
 
 async def liked(queue: Queue) -> Queued:
-    return await queue.enqueue("like", relation=Relation("https://me.example/like"))
+    return await queue.enqueue("like", relation=LIKE)
 
 
 async def undo(queue: Queue) -> Queued:
-    like = "https://me.example/like"
-    return await queue.enqueue("undo", kind="Undo", relation=Relation(like, "", Rule.UNDONE, like))
+    return await queue.enqueue("undo", kind="Undo", relation=UNDO)
 
 
 async def test_an_undo_takes_back_what_nobody_has_heard_of_and_is_not_sent_itself(queue: Queue) -> None:
@@ -271,11 +273,71 @@ async def test_an_undo_waits_for_what_is_on_its_way(queue: Queue) -> None:
 
 async def test_an_undo_goes_where_the_activity_went_and_only_there_it_is_taken_back(queue: Queue) -> None:
     await liked(queue)
-    elsewhere = await queue.enqueue(
-        "undo", kind="Undo", inbox=1,
-        relation=Relation("https://me.example/like", "", Rule.UNDONE, "https://me.example/like"),
-    )  # fmt: skip
+    elsewhere = await queue.enqueue("undo", kind="Undo", inbox=1, relation=UNDO)
     assert elsewhere.id in ids(await queue.admit_everywhere())
+
+
+async def test_an_undo_takes_back_all_that_was_sent_to_the_inbox_under_the_same_id(queue: Queue) -> None:
+    again = {"relation": LIKE, "allow_duplicate": True}
+    likes = [await queue.enqueue("like", **again) for _ in range(3)]
+    undone = await undo(queue)
+    assert {(await queue.get(q.id)).state for q in (*likes, undone)} == {DeliveryState.SUPERSEDED}
+    assert await queue.admit(100) == []
+
+
+async def test_an_undo_is_sent_if_its_inbox_has_had_the_activity_once(queue: Queue) -> None:
+    await liked(queue)
+    (admitted,) = await queue.admit(100)
+    await queue.deliver(admitted)
+    again = await queue.enqueue("like", relation=LIKE, allow_duplicate=True)
+    undone = await undo(queue)
+    assert (await queue.get(again.id)).state is DeliveryState.SUPERSEDED
+    assert ids(await queue.admit(100)) == [undone.id]
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_what_is_for_later_takes_nothing_back_that_goes_before(queue: Queue, held: bool) -> None:
+    now_ms = await queue.now_ms()
+    soon, later = now_ms + 10 * SECOND_MS, now_ms + 1000 * SECOND_MS
+    if held:
+        await queue.enqueue("first", relation=Relation(OBJECT))
+    sent = [await queue.enqueue("create", kind="Create", relation=CREATE)]
+    sent.append(await queue.enqueue("update", kind="Update", relation=UPDATE, not_before_ms=soon))
+    await queue.enqueue("never", kind="Update", relation=UPDATE, not_before_ms=later + 1)
+    sent.append(await queue.enqueue("delete", kind="Delete", relation=DELETE, not_before_ms=later))
+    got = []
+    for _ in range(3 + held):
+        for admitted in await queue.admit(100):
+            got.append(admitted.id)
+            await queue.deliver(admitted)
+        await queue.pass_time(400 * SECOND_MS)
+        await queue.promote()
+    for admitted in await queue.admit(100):
+        got.append(admitted.id)
+        await queue.deliver(admitted)
+    assert got[held:] == [q.id for q in sent]
+    await queue.is_whole(delivered=3 + held, superseded=1)
+
+
+async def test_what_is_in_flight_is_tried_again_if_what_ends_it_is_for_later(queue: Queue) -> None:
+    later = await queue.now_ms() + 1000 * SECOND_MS
+    await queue.enqueue("create", kind="Create", relation=CREATE)
+    (admitted,) = await queue.admit(100)
+    await queue.enqueue("delete", kind="Delete", relation=DELETE, not_before_ms=later)
+    await queue.fail(admitted)
+    assert (await queue.get(admitted.id)).state is DeliveryState.RETRY
+
+
+async def test_an_undo_for_later_leaves_what_is_sent_until_then(queue: Queue) -> None:
+    later = await queue.now_ms() + 10 * SECOND_MS
+    like = await liked(queue)
+    undone = await queue.enqueue("undo", kind="Undo", relation=UNDO, not_before_ms=later)
+    (admitted,) = await queue.admit(100)
+    assert admitted.id == like.id
+    await queue.deliver(admitted)
+    await queue.pass_time(11 * SECOND_MS)
+    await queue.promote()
+    assert ids(await queue.admit(100)) == [undone.id]
 
 
 async def test_a_supersede_key_of_the_caller_replaces_whatever_has_it(queue: Queue) -> None:

@@ -24,7 +24,7 @@
 --
 -- Rules: 0 none; 1 an explicit key: every unsent delivery of the group with an explicit key, to the same inbox;
 -- 2 Update: unsent Updates; 3 Delete: unsent Creates and Updates; 4 Undo: the undone activity, and if that was
--- never tried, the Undo itself.
+-- never tried, the Undo itself. What is for later takes nothing back by rules 2 to 4 that may be sent before.
 --
 -- Result: {first sequence of those accepted, index of a duplicate, its sequence, ...}: inboxes that
 -- are no duplicates have consecutive sequences, in order. Indexes are 0-based.
@@ -64,8 +64,9 @@ local function host_key_at(i) return ARGV[FIRST + STEP * i + 2] end
 -- activity, as when both announce it; what one has sent is no duplicate of another's.
 local ORIGIN = ARGV[13]
 
--- Deliveries of an activity by inbox: those of this origin to the inboxes of this call, not older than `within`.
-local function known_of(index, within)
+-- Deliveries of an activity by inbox: those of this origin to the inboxes of this call, not older than `within`; of
+-- several to one inbox the last. The others go to `earlier`, if it is given.
+local function known_of(index, within, earlier)
   local known = {}
   if not index then return known end
   if inboxes <= 8 then
@@ -78,7 +79,14 @@ local function known_of(index, within)
     local base, n, origin = struct.unpack('>I8I4c8', index, at)
     at = at + 20
     if NOW_US - base <= within and origin == ORIGIN then
-      for i = 0, n - 1 do known[string.sub(index, at + 8 * i, at + 8 * i + 7)] = base + i end
+      for i = 0, n - 1 do
+        local key = string.sub(index, at + 8 * i, at + 8 * i + 7)
+        if earlier and known[key] then
+          earlier[key] = earlier[key] or {}
+          table.insert(earlier[key], known[key])
+        end
+        known[key] = base + i
+      end
     end
     at = at + 8 * n
   end
@@ -132,6 +140,19 @@ local function family_at(host_key)
   return by_inbox
 end
 
+-- Whether a pending delivery may be sent before these, which are for later: then they do not make it pointless.
+local scheduled = not_before > NOW_MS
+local function precedes(sequence, record)
+  if not scheduled then return false end
+  local state, from = string.byte(record, 1), 0
+  if state == S_SCHEDULED then
+    from = tonumber(call('ZSCORE', RETRY, sequence) or '0')
+  elseif state == S_PARKED then
+    from = place_of(record) -- in a lane or in SQL: no time at all
+  end
+  return from < not_before
+end
+
 -- Take back what this delivery to one of the inboxes makes pointless, the newest first.
 local function supersede(i)
   local family_here = family_at(host_key_at(i))
@@ -141,22 +162,36 @@ local function supersede(i)
       local record = pending(found[k])
       local kind = record and string.byte(record, 4)
       if record and (rule == EXPLICIT and has(record, FLAG_REPLACED)
-        or rule == BY_UPDATE and kind == UPDATE
-        or rule == BY_DELETE and (kind == CREATE or kind == UPDATE)) then
+        or (rule == BY_UPDATE and kind == UPDATE or rule == BY_DELETE and (kind == CREATE or kind == UPDATE))
+        and not precedes(found[k], record)) then
         recall(found[k], record, S_SUPERSEDED)
       end
     end
   end
 end
 
--- Take back the activity that this one undoes. True if nobody ever heard of it.
-local undone = rule == BY_UNDO and ARGV[10] ~= '' and known_of(call('GET', P .. ':activity:' .. ARGV[10]), NOW_US) or {}
+-- Take back the activity that this one undoes, however often it was sent to that inbox. True if nobody ever heard of
+-- it there.
+local earlier, undone = {}, {}
+if rule == BY_UNDO and ARGV[10] ~= '' then
+  undone = known_of(call('GET', P .. ':activity:' .. ARGV[10]), NOW_US, earlier)
+end
 local function undo(i)
-  local sequence = undone[key_at(i)]
-  local record = sequence and pending(text(sequence))
-  if not record then return false end
-  local untried = string.byte(record, 5) == 0
-  return recall(text(sequence), record, S_SUPERSEDED) and untried
+  local last = undone[key_at(i)]
+  if not last then return false end
+  local sent, unheard = earlier[key_at(i)] or {}, true
+  sent[#sent + 1] = last
+  for k = #sent, 1, -1 do
+    local sequence = text(sent[k])
+    local record = pending(sequence)
+    if record and not precedes(sequence, record) then
+      local untried = string.byte(record, 5) == 0
+      unheard = recall(sequence, record, S_SUPERSEDED) and untried and unheard
+    else
+      unheard = false
+    end
+  end
+  return unheard
 end
 
 local base = 0
@@ -191,7 +226,6 @@ if #fresh > 0 then
     end
   end
 
-  local scheduled = not_before > NOW_MS
   local deadline = math.ceil(math.max(NOW_MS, not_before) / 1000) + lifetime
   -- One that would get too old before is none that expires: what ends where it waits, without having expired, would
   -- be there twice when it is replayed.
