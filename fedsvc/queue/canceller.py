@@ -14,6 +14,7 @@ from fedsvc.domain.relations import group_of
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.reader import Origins, sequences_of_activity, sequences_of_group
+from fedsvc.queue.record import FLAG_APART, FLAG_REPLACED, HEADER
 from fedsvc.queue.script import Script
 
 
@@ -59,17 +60,19 @@ class Canceller:
             origins,
         )
 
-    async def cancel_group(self, key: str, *, origins: Origins = None) -> Cancelled:
-        """All deliveries that share an ordering or supersede key, which belongs to an origin."""
-        if origins is None:
-            known = await self._link.call("SMEMBERS", self._keys.origins)
-            origins = frozenset(name.decode() for name in known)
-        total = Cancelled(0, 0, 0)
+    async def cancel_ordered(self, key: str, *, origins: Origins = None) -> Cancelled:
+        """All deliveries with an ordering key, which belongs to an origin."""
+        origins = await self._all(origins)
+        return _sum([await self._group(group_of(origin, key), origins) for origin in sorted(origins)])
+
+    async def cancel_replaced(self, key: str, *, origins: Origins = None) -> Cancelled:
+        """All deliveries with a supersede key, which belongs to an origin."""
+        origins, total = await self._all(origins), Cancelled(0, 0, 0)
         for origin in sorted(origins):
             group = group_of(origin, key)
-            for index in (group, f"{group}:apart"):
-                keys = [self._keys.partition(p).group(index) for p in range(self._partitions)]
-                total = _sum([total, await self._indexed(keys, sequences_of_group, origins)])
+            # Among those that keep an order of this name, and those that keep another or none.
+            for index, without in ((group, FLAG_APART), (f"{group}:apart", 0)):
+                total = _sum([total, await self._group(index, origins, FLAG_REPLACED, without)])
         return total
 
     async def cancel_host(self, host: str, *, origins: Origins = None) -> Cancelled:
@@ -85,15 +88,46 @@ class Canceller:
             if done:
                 return total
 
+    async def _all(self, origins: Origins) -> frozenset[str]:
+        if origins is not None:
+            return origins
+        known = await self._link.call("SMEMBERS", self._keys.origins)
+        return frozenset(name.decode() for name in known)
+
+    async def _group(
+        self, index: str, origins: frozenset[str], having: int = 0, without: int = 0
+    ) -> Cancelled:
+        """Of an index of a group, those that have this flag, if any, and not the other."""
+        keys = [self._keys.partition(p).group(index) for p in range(self._partitions)]
+        return await self._indexed(keys, sequences_of_group, origins, having, without)
+
     async def _indexed(
-        self, keys: Sequence[str], read: Callable[[bytes], Iterable[int]], origins: Origins
+        self,
+        keys: Sequence[str],
+        read: Callable[[bytes], Iterable[int]],
+        origins: Origins,
+        having: int = 0,
+        without: int = 0,
     ) -> Cancelled:
         indexes = await asyncio.gather(*(self._link.call("GET", key) for key in keys))
-        return _sum(
-            await asyncio.gather(
-                *(self._those(p, list(read(index)), origins) for p, index in enumerate(indexes) if index)
-            )
-        )
+        found = [(p, list(read(index))) for p, index in enumerate(indexes) if index]
+        if having:
+            found = [(p, await self._flagged(p, sequences, having, without)) for p, sequences in found]
+        return _sum(await asyncio.gather(*(self._those(p, sequences, origins) for p, sequences in found)))
+
+    async def _flagged(
+        self, partition: int, sequences: Sequence[int], having: int, without: int
+    ) -> list[int]:
+        """Of one that has ended there is nothing left to tell."""
+        taken: list[int] = []
+        key = self._keys.partition(partition).deliveries
+        for start in range(0, len(sequences), self.CHUNK):
+            chunk = sequences[start : start + self.CHUNK]
+            for sequence, record in zip(chunk, await self._link.call("HMGET", key, *chunk), strict=True):
+                flags = record[1] if record is not None and len(record) >= HEADER.size else having
+                if flags & having and not flags & without:
+                    taken.append(sequence)
+        return taken
 
     async def _those(
         self,

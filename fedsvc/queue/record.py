@@ -35,9 +35,13 @@ _FINISHED: Final = struct.Struct(">BQ")
 FLAG_SHARED_INBOX: Final = 1
 #: the deadline is the caller's expiry, not the age limit
 FLAG_EXPIRES: Final = 2
+#: a newer one with the same supersede key replaces it
+FLAG_REPLACED: Final = 8
 #: nobody wants it any more; a newer one replaces it: it was in flight or in SQL when that was said
 FLAG_CANCEL: Final = 16
 FLAG_SUPERSEDE: Final = 32
+#: it is superseded by another key than that whose order it keeps
+FLAG_APART: Final = 64
 #: `place` of a parked delivery that is in SQL: its record has the origin instead of the inbox
 _SPILLED: Final = 2
 #: an enumeration that is called takes ten times as long

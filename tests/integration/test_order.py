@@ -131,14 +131,52 @@ async def test_nobody_waits_for_what_keeps_another_order(queue: Queue) -> None:
     assert ids(await queue.admit(100)) == [update.id]
 
 
-async def test_what_keeps_another_order_is_replaced_and_cancelled_all_the_same(
-    queue: Queue, canceller: Canceller
-) -> None:
+async def test_what_keeps_another_order_is_replaced_all_the_same(queue: Queue) -> None:
     create = await queue.enqueue("c", kind="Create", relation=Relation("mine", OBJECT))
     delete = await queue.enqueue("d", kind="Delete", relation=Relation("other", OBJECT, Rule.OBJECT))
     assert (await queue.get(create.id)).state is DeliveryState.SUPERSEDED
-    assert await canceller.cancel_group(OBJECT) == (1, 0, 1)
-    assert (await queue.get(delete.id)).state is DeliveryState.CANCELLED
+    assert ids(await queue.admit(100)) == [delete.id]
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [UPDATE, DELETE, Relation(OBJECT, OBJECT, Rule.SAME_KEY), Relation("", OBJECT, Rule.SAME_KEY)],
+)
+async def test_what_only_keeps_the_order_of_a_key_is_not_replaced_by_it(queue: Queue, newer: Relation) -> None:
+    comment = "https://me.example/comment/1"
+    kept = [
+        await queue.enqueue("c", kind="Create", relation=Relation(OBJECT, comment)),
+        await queue.enqueue("u", kind="Update", relation=Relation(OBJECT, comment, Rule.OLDER_UPDATES)),
+        await queue.enqueue("k", kind="Update", relation=Relation(OBJECT, "key", Rule.SAME_KEY)),
+        await queue.enqueue("n", kind="Update", relation=Relation(OBJECT)),
+    ]
+    await queue.enqueue("newer", kind="Delete" if newer is DELETE else "Update", relation=newer)
+    assert DeliveryState.SUPERSEDED not in {(await queue.get(q.id)).state for q in kept}
+    await queue.conserved()
+
+
+async def test_a_key_cancels_what_has_it_and_nothing_else_of_its_name(
+    queue: Queue, canceller: Canceller
+) -> None:
+    by_order = [
+        await queue.enqueue("1", kind="Delete", relation=DELETE),
+        await queue.enqueue("2", relation=Relation(OBJECT)),
+        await queue.enqueue("3", relation=Relation(OBJECT, "other", Rule.SAME_KEY)),
+    ]
+    by_both = await queue.enqueue("4", path="/4", relation=Relation(OBJECT, OBJECT, Rule.SAME_KEY))
+    by_supersede = [
+        await queue.enqueue("5", path="/5", relation=Relation("", OBJECT, Rule.SAME_KEY)),
+        await queue.enqueue("6", path="/6", relation=Relation("mine", OBJECT, Rule.SAME_KEY)),
+    ]
+    neither = await queue.enqueue("7", kind="Create", path="/7", relation=Relation("mine", OBJECT))
+    assert await canceller.cancel_replaced(OBJECT) == (3, 0, 0)
+    for queued in (by_both, *by_supersede):
+        assert (await queue.get(queued.id)).state is DeliveryState.CANCELLED
+    assert await canceller.cancel_ordered(OBJECT) == (3, 0, 1)
+    for queued in by_order:
+        assert (await queue.get(queued.id)).state is DeliveryState.CANCELLED
+    assert ids(await queue.admit(100)) == [neither.id]
+    assert await canceller.cancel_replaced(OBJECT, origins=frozenset()) == (0, 0, 0)
 
 
 async def test_what_is_scheduled_keeps_its_place_and_its_time(queue: Queue) -> None:
@@ -443,8 +481,8 @@ async def test_all_of_an_activity_or_a_key_is_cancelled(queue: Queue, canceller:
     await queue.fan_out("1", range(20))
     await queue.fan_out("2", range(10), relation=ORDERED)
     assert await canceller.cancel_activity("https://me.example/1") == (20, 0, 0)
-    assert await canceller.cancel_group("key", origins=frozenset({"other.example"})) == (0, 0, 0)
-    assert await canceller.cancel_group("key") == (10, 0, 0)
+    assert await canceller.cancel_ordered("key", origins=frozenset({"other.example"})) == (0, 0, 0)
+    assert await canceller.cancel_ordered("key") == (10, 0, 0)
     assert (await queue.conserved()).pending == 0
 
 

@@ -136,9 +136,9 @@ async def test_to_a_host_too_only_an_origins_own_are_cancelled(queue: Queue, can
 async def test_a_key_of_an_order_belongs_to_an_origin(queue: Queue, canceller: Canceller) -> None:
     for origin in (A, B):
         await queue.enqueue(origin, origin=origin, relation=Relation("key"))
-    assert await canceller.cancel_group("key", origins=frozenset()) == (0, 0, 0)
-    assert await canceller.cancel_group("key", origins=ONLY_B) == (1, 0, 0)
-    assert await canceller.cancel_group("key") == (1, 0, 1)
+    assert await canceller.cancel_ordered("key", origins=frozenset()) == (0, 0, 0)
+    assert await canceller.cancel_ordered("key", origins=ONLY_B) == (1, 0, 0)
+    assert await canceller.cancel_ordered("key") == (1, 0, 1)
     await queue.is_whole(cancelled=2)
 
 

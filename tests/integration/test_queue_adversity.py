@@ -134,7 +134,7 @@ async def test_after_a_flushall_all_of_a_key_are_cancelled_as_before(alone: Queu
     canceller = Canceller(alone.link, alone.keys, alone.settings)
     for _ in range(2):
         await alone.enqueue("1", relation=Relation("key"))
-        assert await canceller.cancel_group("key") == (1, 0, 0)
+        assert await canceller.cancel_ordered("key") == (1, 0, 0)
         await alone.link.call("FLUSHALL")
 
 

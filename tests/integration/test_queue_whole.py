@@ -228,7 +228,7 @@ class WholeMachine(RuleBasedStateMachine):
         if whole:
             self.do(self.canceller.cancel_host(f"h{inbox}.example", origins=origins))
         else:
-            self.do(self.canceller.cancel_group("key", origins=origins))
+            self.do(self.canceller.cancel_ordered("key", origins=origins))
 
     @rule(inbox=st.integers(0, 2), what=st.sampled_from(["pause", "resume", "seen", "policy", "audit"]))
     def steer(self, inbox: int, what: str) -> None:

@@ -126,10 +126,11 @@ local function family_at(host_key)
   local by_inbox = families[host_key]
   if by_inbox then return by_inbox end
   by_inbox = {}
-  for _, index in ipairs({ family_index or '', apart_index or '' }) do
+  for part, index in ipairs({ family_index or '', apart_index or '' }) do
     for _, sequence in ipairs(of_host(index, host_key)) do
       local record = pending(sequence)
-      if record then
+      -- The order of this name may have others in it, that are superseded elsewhere.
+      if record and not (part == 1 and has(record, FLAG_APART)) then
         local inbox = inbox_name(record)
         by_inbox[inbox] = by_inbox[inbox] or {}
         table.insert(by_inbox[inbox], sequence)
@@ -232,6 +233,7 @@ if #fresh > 0 then
   local expires = expire > 0 and expire < deadline
   if expires then flags, deadline = flags + FLAG_EXPIRES, expire end
   if rule == EXPLICIT then flags = flags + FLAG_REPLACED end
+  if order ~= '' and family ~= order then flags = flags + FLAG_APART end
   local head = struct.pack('>BBBBBI4I8', flags, priority, type_code, 0, 0, deadline, message)
   local keys, host_keys, batch, ready, undelivered = {}, {}, {}, {}, {}
   local held, lined_up, waits = 0, {}, {}

@@ -29,9 +29,10 @@ local COUNTER_OF = {
   [S_SUPERSEDED] = 'superseded', [S_EXPIRED] = 'expired', [S_PURGED] = 'purged',
 }
 -- Flags of a record: the deadline is the caller's expiry, not the age limit; others wait behind it for their
--- order; a newer one with its supersede key replaces it; and, of one in flight: what it becomes if it fails.
-local FLAG_SHARED_INBOX, FLAG_EXPIRES, FLAG_FOLLOWED, FLAG_REPLACED, FLAG_CANCEL, FLAG_SUPERSEDE =
-  1, 2, 4, 8, 16, 32
+-- order; a newer one with its supersede key replaces it; of one in flight: what it becomes if it fails; and: it is
+-- superseded in another group than the one whose order it keeps.
+local FLAG_SHARED_INBOX, FLAG_EXPIRES, FLAG_FOLLOWED, FLAG_REPLACED, FLAG_CANCEL, FLAG_SUPERSEDE, FLAG_APART =
+  1, 2, 4, 8, 16, 32, 64
 local HEADER = '>BBBBBBI4I8I8I2'
 -- `place` of a parked record: in its host's lane; or in SQL, then only the head of the record is here, its origin
 -- instead of the inbox, and 9 bytes: the key of the inbox, and a 1, which ends what could be an attempt. Any other

@@ -204,9 +204,9 @@ class DeliveryService(DeliveryServiceServicer):
                 host = host_name("host", request.host)
                 cancelled = await self._canceller.cancel_host(host, origins=origins)
             case "ordering_key":
-                cancelled = await self._canceller.cancel_group(request.ordering_key, origins=origins)
+                cancelled = await self._canceller.cancel_ordered(request.ordering_key, origins=origins)
             case "supersede_key":
-                cancelled = await self._canceller.cancel_group(request.supersede_key, origins=origins)
+                cancelled = await self._canceller.cancel_replaced(request.supersede_key, origins=origins)
             case _:
                 raise InvalidInput("selector", "is required: one of deliveries, activity_id, host, ...")
         log.info("cancelled", selector=selector, deliveries=cancelled.cancelled)
