@@ -62,6 +62,38 @@ async def test_a_clock_that_is_set_back_does_not_put_a_probe_off_for_longer_than
     assert len(await queue.admit(100)) == 1
 
 
+async def test_a_clock_that_is_set_back_lets_no_host_sleep_though_nothing_new_comes_for_it(
+    queue: Queue,
+) -> None:
+    """Neither one that is down, nor one that recovers and is given little at first."""
+    await opened(queue, 5)
+    partition = queue.partition_of(0)
+    await queue.pass_time(-1000 * HOUR_MS)
+    await queue.hosts.audit(partition)
+    await queue.pass_time(int(queue.settings.circuit_longest_probe * 1000) + 1)
+    (probe,) = await queue.admit(100)
+    await queue.deliver(probe)
+    (second,) = await queue.admit(100)
+    await queue.deliver(second)
+    assert await queue.admit(100) == []
+    await queue.pass_time(-1000 * HOUR_MS)
+    await queue.hosts.audit(partition)
+    await queue.pass_time(SECOND_MS)
+    assert await queue.admit(100)
+
+
+async def test_an_audit_wakes_nobody_before_its_time(queue: Queue) -> None:
+    await opened(queue, 5)
+    due = (await queue.hosts.get("h0.example")).next_probe_ms
+    await queue.hosts.audit(queue.partition_of(0))
+    assert (await queue.hosts.get("h0.example")).next_probe_ms == due
+    assert await queue.admit(100) == []
+    await queue.hosts.pause("h0.example", duration_ms=1000 * HOUR_MS)
+    await queue.pass_time(HOUR_MS)
+    await queue.hosts.audit(queue.partition_of(0))
+    assert await queue.admit(100) == []
+
+
 async def test_a_host_that_asks_twice_is_left_alone_for_the_longer_time_within_what_deliveries_live(
     queue: Queue,
 ) -> None:

@@ -1,7 +1,6 @@
--- audit: set right what hosts are said to have in flight, should it ever differ from what workers hold, and when
--- their lanes are to be looked at, should the clock have been set back; forget hosts that nothing was sent to for
--- long, count anew what waits for hosts that are down, and compare what origins are said to have pending with the
--- sum of all.
+-- audit: set right what hosts are said to have in flight, should it ever differ from what workers hold, wake those
+-- that would sleep too long since the clock was set back, forget hosts that nothing was sent to for long, count anew
+-- what waits for hosts that are down, and compare what origins are said to have pending with the sum of all.
 -- uses: hosts
 --
 -- KEYS[1]  prefix of the partition
@@ -36,6 +35,8 @@ for stream, key in ipairs(STREAM) do
 end
 
 local names, wrong, forgotten = call('HKEYS', HOSTS), 0, 0
+local asleep, wakes = {}, call('ZRANGEBYSCORE', WAKE, '(' .. text(NOW_MS), '+inf', 'WITHSCORES')
+for i = 1, #wakes, 2 do asleep[wakes[i]] = tonumber(wakes[i + 1]) end
 local behind = -tonumber(call('HGET', COUNTERS, 'shut') or '0')
 for _, name in ipairs(names) do
   local h = host(name)
@@ -44,13 +45,14 @@ for _, name in ipairs(names) do
     h.flying, h.changed, wrong = held[name] or 0, true, wrong + 1
     if h.circuit == HALF_OPEN and h.flying == 0 then h.circuit, h.probe = OPEN, NOW_MS end
   end
+  if asleep[name] then
+    local free, at = room(h)
+    if free > 0 or at + 1 < asleep[name] then h.changed = true end
+  end
   if h_has(h, H_PAUSED) and h.pause <= NOW_MS then -- nothing has come for it since
     h_set(h, H_PAUSED, false)
     h.changed = true
   end
-  -- Its lane is to be looked at by the time that was before the clock was set back.
-  local put_off = h.circuit == OPEN and h.probe > NOW_MS + terms.longest * 2 or h.filled > NOW_MS
-  if put_off and lanes(h) > 0 then h.changed = true end
   local seen = math.max(h.success, h.failure, h.filled)
   if h.circuit == CLOSED and h.flags == 0 and h.flying == 0 and lanes(h) == 0 and h.pause <= NOW_MS
     and h.barrier == 0 and NOW_MS - seen > tonumber(ARGV[2]) then
