@@ -8,6 +8,8 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -69,6 +71,27 @@ async def test_the_key_of_a_call_outlives_what_it_is_scheduled_for(
             await server.delivery.QueueActivity(request)
         (key,) = await queue.link.call("KEYS", f"{queue.settings.namespace}:key:*")
         assert await queue.link.call("TTL", key) > ask * days + queue.settings.max_retry_duration
+
+
+async def test_what_concerns_the_same_thing_is_accepted_in_the_order_of_the_batch(
+    server: Front, request_of: Any
+) -> None:
+    await server.delivery.QueueActivity(request_of())  # this key is known, others take a while to be checked
+    unknown = rsa.generate_private_key(65537, 2048)
+    pem = unknown.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    note = {"id": "https://me.example/note", "type": "Note", "attributedTo": ACTIVITY["actor"]}
+    create = ACTIVITY | {"id": "https://me.example/create", "type": "Create", "object": note}
+    delete = ACTIVITY | {"id": "https://me.example/delete", "type": "Delete", "object": note["id"]}
+    items = [request_of(activity=create, pem=pem), request_of(activity=delete)]
+    for number in range(8):
+        like = ACTIVITY | {"id": f"https://me.example/like{number}"}
+        item = request_of(activity=like, ordering_key="k", **({} if number % 2 else {"pem": pem}))
+        items.append(item)
+    answer = await server.delivery.QueueActivities(pb.QueueActivitiesRequest(requests=items))
+    first, _, *likes = [result.accepted.delivery.delivery_id for result in answer.results]
+    shown = await server.delivery.GetDelivery(pb.GetDeliveryRequest(delivery_id=first))
+    assert shown.delivery.state == types_pb2.DELIVERY_STATE_SUPERSEDED
+    assert likes == sorted(likes)
 
 
 async def test_the_name_of_a_batch_is_checked_and_told(server: Front, request_of: Any) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -29,7 +30,7 @@ from fedsvc.errors import (
 )
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.keystore import KeyStore
-from fedsvc.queue.producer import Producer
+from fedsvc.queue.producer import Place, Producer
 from fedsvc.queue.reader import Reader
 from fedsvc.queue.record import Finished, shown, unpack
 from fedsvc.queue.spill import stored_fields
@@ -37,11 +38,12 @@ from fedsvc.server import convert, pages
 from fedsvc.server.caller import allowed_origins, caller
 from fedsvc.server.errors import item_error, rpc, rpc_stream
 from fedsvc.server.fields import delivery_id, host_name, request_name
-from fedsvc.server.intake import Intake
+from fedsvc.server.intake import Intake, Submission
 from fedsvc.server.limits import Limits
 from fedsvc.server.metrics import ACCEPTED, DUPLICATES, REJECTED
 from fedsvc.server.pressure import Pressure
 from fedsvc.server.quota import Quota
+from fedsvc.server.turns import Turn, about, in_turn
 from fedsvc.server.watch import Filter, Watchers
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import types_pb2
@@ -57,6 +59,12 @@ _SUMMARY_ONLY: Final = -1
 _COUNTS: Final = 3
 #: of the archive, read at a time
 _ROWS: Final = 500
+#: what is told of one item of a batch alone; anything else fails the call
+_OF_ITEM: Final = (
+    HandlerFailed, InvalidInput, KeyUnavailable, Overloaded, PermissionDenied, RequestIdReused,
+)  # fmt: skip
+
+_Checked = tuple[Submission, Place]
 
 
 class DeliveryService(DeliveryServiceServicer):
@@ -90,7 +98,7 @@ class DeliveryService(DeliveryServiceServicer):
 
     @rpc
     async def QueueActivity(self, request: pb.QueueActivityRequest, context: Any) -> pb.QueueActivityResponse:
-        return await self._queue(request)
+        return await self._accept(*await self._checked(request))
 
     @rpc
     async def QueueActivities(
@@ -102,10 +110,14 @@ class DeliveryService(DeliveryServiceServicer):
         if len(items) > limit:
             raise InvalidInput("requests", f"has {len(items)} items; {limit} are allowed")
         name = request_name(request.request_id)
-        answers = await asyncio.gather(
-            *(self._queue_item(item, index, name) for index, item in enumerate(items))
-        )
-        return pb.QueueActivitiesResponse(results=answers)
+        checked = await asyncio.gather(*map(self._checked, items), return_exceptions=True)
+        turns = []
+        for index, item in enumerate(checked):
+            if isinstance(item, BaseException) and not isinstance(item, _OF_ITEM):
+                raise item
+            names = () if isinstance(item, BaseException) else about(*item)
+            turns.append(Turn(names, partial(self._accept_item, item, index, name)))
+        return pb.QueueActivitiesResponse(results=await in_turn(turns))
 
     @rpc
     async def FanOutActivity(
@@ -245,17 +257,15 @@ class DeliveryService(DeliveryServiceServicer):
             async for seen in watched:
                 yield convert.seen(seen.cursor, seen.entry)
 
-    async def _queue(
-        self, request: pb.QueueActivityRequest, request_id: str = ""
-    ) -> pb.QueueActivityResponse:
+    async def _checked(self, request: pb.QueueActivityRequest) -> _Checked:
         try:
             place = self._intake.place(request.inbox)
-            submission = await self._intake.submission(request)
+            return await self._intake.submission(request), place
         except InvalidInput:
             REJECTED.inc()
             raise
-        if request_id and not submission.terms.request_id:
-            submission = submission.named(request_id)
+
+    async def _accept(self, submission: Submission, place: Place) -> pb.QueueActivityResponse:
         terms = submission.terms
         self._pressure.check(terms.priority)
         async with self._quota.room(submission.message.origin, 1, caller()) as room:
@@ -273,20 +283,17 @@ class DeliveryService(DeliveryServiceServicer):
             duplicate=queued.duplicate,
         )
 
-    async def _queue_item(
-        self, request: pb.QueueActivityRequest, index: int, request_id: str
+    async def _accept_item(
+        self, checked: _Checked | BaseException, index: int, request_id: str
     ) -> pb.QueueActivityResult:
         try:
-            derived = f"{request_id}#{index}" if request_id else ""
-            return pb.QueueActivityResult(index=index, accepted=await self._queue(request, derived))
-        except (
-            HandlerFailed,
-            InvalidInput,
-            KeyUnavailable,
-            Overloaded,
-            PermissionDenied,
-            RequestIdReused,
-        ) as error:
+            if isinstance(checked, BaseException):
+                raise checked
+            submission, place = checked
+            if request_id and not submission.terms.request_id:
+                submission = submission.named(f"{request_id}#{index}")
+            return pb.QueueActivityResult(index=index, accepted=await self._accept(submission, place))
+        except _OF_ITEM as error:
             return pb.QueueActivityResult(index=index, error=item_error(error, f"requests[{index}]"))
 
     async def _summary(self, activity_id: str) -> Counter[DeliveryState]:
