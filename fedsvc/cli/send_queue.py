@@ -237,7 +237,7 @@ class Importer:
                 if self._client is None:
                     self._count(host, kind)
                 if host in hosts or len(batch) == _BATCH:
-                    # The server takes the items of a call in any order; those to one host are to keep theirs.
+                    # None to a host may overtake one that is refused for now.
                     await self._send(batch)
                     batch, hosts = [], set()
                 batch.append(row)

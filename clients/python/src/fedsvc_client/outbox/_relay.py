@@ -200,8 +200,8 @@ class _Sending:
         return Round(len(self._rows), **self._counts)
 
     def _step(self) -> None:
-        """One call, with what may go together: of a lane at most one row to a host, as the server takes the
-        items of a batch in any order."""
+        """One call, with what may go together: of a lane at most one row to a host, as none may overtake one
+        that is refused for now."""
         batch: list[Row] = []
         for lane, rows in list(self._lanes.items()):
             hosts: set[str] = set()
