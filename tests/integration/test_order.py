@@ -142,7 +142,9 @@ async def test_what_keeps_another_order_is_replaced_all_the_same(queue: Queue) -
     "newer",
     [UPDATE, DELETE, Relation(OBJECT, OBJECT, Rule.SAME_KEY), Relation("", OBJECT, Rule.SAME_KEY)],
 )
-async def test_what_only_keeps_the_order_of_a_key_is_not_replaced_by_it(queue: Queue, newer: Relation) -> None:
+async def test_what_only_keeps_the_order_of_a_key_is_not_replaced_by_it(
+    queue: Queue, newer: Relation
+) -> None:
     comment = "https://me.example/comment/1"
     kept = [
         await queue.enqueue("c", kind="Create", relation=Relation(OBJECT, comment)),
