@@ -318,8 +318,7 @@ async def test_an_undo_goes_where_the_activity_went_and_only_there_it_is_taken_b
 
 
 async def test_an_undo_takes_back_all_that_was_sent_to_the_inbox_under_the_same_id(queue: Queue) -> None:
-    again = {"relation": LIKE, "allow_duplicate": True}
-    likes = [await queue.enqueue("like", **again) for _ in range(3)]
+    likes = [await queue.enqueue("like", relation=LIKE, allow_duplicate=True) for _ in range(3)]
     undone = await undo(queue)
     assert {(await queue.get(q.id)).state for q in (*likes, undone)} == {DeliveryState.SUPERSEDED}
     assert await queue.admit(100) == []
