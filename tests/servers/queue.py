@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, DeliveryState,
 from fedsvc.domain.inbox import Inbox, host_of, partition_of
 from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
+from fedsvc.domain.relations import Relation, Rule
 from fedsvc.queue.consumer import NO_SIGNAL, Admitted, Consumer, Settled, Settlement, Shares, Signal
 from fedsvc.queue.dead_letters import DeadLetters
 from fedsvc.queue.hosts import Circuit, Hosts
@@ -26,6 +27,13 @@ PARTITIONS = 4
 SECOND_MS = 1000
 HOUR_MS = 3600 * SECOND_MS
 
+#: what activities are about, and how they stand to each other
+OBJECT = "https://me.example/note/1"
+ORDERED = Relation("key")
+CREATE = Relation(OBJECT, OBJECT)
+UPDATE = Relation(OBJECT, OBJECT, Rule.OLDER_UPDATES)
+DELETE = Relation(OBJECT, OBJECT, Rule.OBJECT)
+
 #: of hosts, as users get them
 USUAL_LIMITS = {
     "FEDSVC_HOST_CONCURRENCY": "8",
@@ -33,6 +41,10 @@ USUAL_LIMITS = {
     "FEDSVC_HOST_RATE": "1000",
     "FEDSVC_HOST_BURST": "2000",
 }
+
+
+def ids(deliveries: Sequence[Admitted | Queued]) -> list[DeliveryId]:
+    return [d.id for d in deliveries]
 
 
 class Queue:
