@@ -12,7 +12,11 @@ from servers.processes import Fedsvc
 from servers.valkey import ValkeyServer
 from structlog.testing import capture_logs
 
+from fedsvc.archive.archived_log import ArchivedLog
+from fedsvc.archive.audit_log import AuditLog
+from fedsvc.domain.audit import AuditEvent
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Priority
+from fedsvc.domain.events import EventType, HostEvent
 from fedsvc.worker.archive_purger import ArchivePurger
 
 
@@ -41,6 +45,33 @@ async def test_each_category_has_its_own_retention(system: System) -> None:
     assert not await system.purger(settings.archive_dead_retention * 1000 + 51).round()
     counts = await system.archive.count_by_activity("https://me.example/1")
     assert counts == {DeliveryState.DEAD: 50, DeliveryState.PURGED: 50}
+
+
+async def test_events_and_the_audit_have_their_own_retention(system: System) -> None:
+    log, audit = ArchivedLog(system.archive.engine), AuditLog(system.archive.engine)
+    await log.record([HostEvent(EventType.HOST_UP, 0, 1000 * ms, f"h{ms}.example") for ms in range(1, 101)])
+    await audit.record([AuditEvent(f"{ms:03}", ms, "bob", "host.pause", "", {}) for ms in range(1, 101)])
+
+    async def left() -> tuple[list[str], list[str]]:
+        """The first of each."""
+        events, _ = await log.read(0, 0, 1_000_000, 1000)
+        told = await audit.list(limit=1000)
+        return [e.host for e in events if isinstance(e, HostEvent)][:1], [e.id for e in told][-1:]
+
+    settings = system.settings
+    assert settings.archive_retention < settings.audit_retention
+    assert not await system.purger(settings.archive_retention * 1000 + 51).round()
+    assert await left() == (["h51.example"], ["001"])
+    assert not await system.purger(settings.audit_retention * 1000 + 51).round()
+    assert await left() == ([], ["051"])
+
+
+async def test_events_are_purged_in_batches_as_well(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ArchivePurger, "BATCH", 30)
+    log = ArchivedLog(system.archive.engine)
+    await log.record([HostEvent(EventType.HOST_UP, 0, 1000 * ms, "h.example") for ms in range(1, 101)])
+    purger = system.purger(system.settings.archive_retention * 1000 + 1000)
+    assert [await purger.round() for _ in range(4)] == [True, True, True, False]
 
 
 async def test_one_worker_purges_in_batches_until_nothing_is_due(system: System) -> None:

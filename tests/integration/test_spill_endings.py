@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from servers.queue import HOUR_MS
+from servers.queue import HOUR_MS, SECOND_MS
 from servers.spilling import EMPTY, FULL, HOST, Desk, spilling
 from servers.valkey import ValkeyServer
 
@@ -100,6 +100,29 @@ async def test_what_is_in_sql_does_not_outlive_its_time(desk: Desk) -> None:
     stats = await desk.queue.conserved()
     assert stats.counter("dead") >= 150
     assert stats.parked == 0
+
+
+async def test_what_comes_back_from_sql_expires_although_its_host_is_not_tried(desk: Desk) -> None:
+    queue = desk.queue
+    await desk.down(1)  # the one to probe with
+    expire_ms = await queue.now_ms() + HOUR_MS
+    fleeting = (await queue.enqueue("fleeting", priority=queue.BULK, expire_ms=expire_ms)).id
+    for number in range(150):
+        await queue.enqueue(f"x{number}", priority=queue.BULK)
+    while await desk.parked() < 151:
+        for admitted in await queue.admit(100):
+            await queue.fail(admitted)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    assert (await queue.conserved()).counter("spilled") == 151
+    desk.memory.note(EMPTY)
+    await queue.pass_time(HOUR_MS + SECOND_MS)
+    await queue.promote()
+    assert (await queue.get(fleeting)).state is DeliveryState.PARKED, "all of it is in SQL"
+    await desk.rounds()
+    await queue.promote()
+    assert (await queue.get(fleeting)).state is DeliveryState.EXPIRED
+    await queue.conserved()
 
 
 async def test_a_batch_that_is_cancelled_does_not_wait_for_those_before_it(desk: Desk) -> None:

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import delete, func, select
 
 from fedsvc.archive import migrate
 from fedsvc.archive.archive import Archive
 from fedsvc.archive.engine import create_engine
-from fedsvc.archive.tables import deliveries
+from fedsvc.archive.tables import audit_events, deliveries, events
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Priority, Reason
 from fedsvc.queue import outcome
@@ -111,7 +111,8 @@ async def opened(database_url: str, valkey: ValkeyServer, namespace: str) -> Asy
     await asyncio.to_thread(migrate.upgrade, settings)
     system = System(settings, Link.from_settings(settings))
     async with system.archive.engine.begin() as connection:
-        await connection.execute(text("DELETE FROM deliveries"))
+        for table in (deliveries, events, audit_events):
+            await connection.execute(delete(table))
     try:
         yield system
     finally:

@@ -178,6 +178,13 @@ async def test_a_caller_gets_no_further_than_its_limit_with_all_its_origins_toge
             pass
 
 
+async def test_what_others_have_pending_is_not_held_against_a_caller(figures: Figures) -> None:
+    quota = quota_of(figures, FEDSVC_CALLER_BACKLOG="10")
+    figures.pending |= {A: 2, B: 100}
+    async with quota.room(A, 8, Caller("one", origins=frozenset({A}))):
+        pass
+
+
 async def test_what_the_caller_may_not_have_is_not_held_against_the_origin(figures: Figures) -> None:
     quota = quota_of(figures, FEDSVC_ORIGIN_BACKLOG="10", FEDSVC_LIMITS="both:backlog=1 @b.example:backlog=0")
     for _ in range(3):
