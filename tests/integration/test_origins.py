@@ -32,6 +32,14 @@ async def test_what_one_origin_has_sent_is_no_duplicate_of_anothers(queue: Queue
     assert shown == [B, A]
 
 
+async def test_origins_may_give_their_calls_the_same_names(queue: Queue) -> None:
+    first = await queue.enqueue("1", origin=A, request_id="r")
+    second = await queue.enqueue("2", origin=B, request_id="r")
+    assert not second.duplicate
+    assert await queue.enqueue("1", origin=A, request_id="r") == first
+    assert await queue.enqueue("2", origin=B, request_id="r") == second
+
+
 async def test_an_undo_takes_back_nothing_of_another_origin(queue: Queue) -> None:
     like = "https://me.example/1"
     others = await queue.enqueue("1", origin=B)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from servers.queue import HOUR_MS, Queue
@@ -11,6 +12,7 @@ from fedsvc.domain.delivery import DeliveryState, Priority, Reason
 from fedsvc.errors import ConfigurationError, RequestIdReused
 from fedsvc.queue.consumer import Messages, Shares
 from fedsvc.queue.format import FORMAT, formats_of, record_format
+from fedsvc.queue.producer import Producer
 from fedsvc.queue.server_info import record_partitions
 
 
@@ -56,12 +58,42 @@ async def test_a_repeated_request_gets_the_first_answer_and_another_call_is_refu
     await queue.is_whole(ready=51)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"priority": Priority.BULK}, {"not_before_ms": 1}, {"expire_ms": 253_402_300_799_000},
+        {"allow_duplicate": True}, {"path": "/other"},
+    ],
+)  # fmt: skip
+async def test_a_repeated_request_on_other_terms_is_refused(queue: Queue, other: dict[str, Any]) -> None:
+    await queue.enqueue("1", request_id="r")
+    with pytest.raises(RequestIdReused):
+        await queue.enqueue("1", request_id="r", **other)
+    await queue.is_whole(ready=1)
+
+
 async def test_a_fan_out_that_broke_half_way_is_finished_by_repeating_it(queue: Queue) -> None:
     first_part = [n for n in range(60) if queue.partition_of(n) < 2]
     await queue.fan_out("1", first_part, request_id="f")
     accepted, duplicates = await queue.fan_out("1", range(60), request_id="g")
     assert (accepted, duplicates) == (60 - len(first_part), len(first_part))
     await queue.is_whole(ready=60)
+
+
+async def test_a_fan_out_in_several_parts_is_repeated_under_its_name(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Producer, "CHUNK", 5)
+    for _ in range(2):
+        assert await queue.fan_out("1", range(60), request_id="f") == (60, 0)
+    await queue.is_whole(ready=60)
+
+
+async def test_a_time_of_expiry_between_two_seconds_or_in_thousands_of_years_is_kept(queue: Queue) -> None:
+    between = (await queue.now_ms() + HOUR_MS) // 1000 * 1000 + 1
+    assert (await queue.get((await queue.enqueue("1", expire_ms=between)).id)).expire_ms >= between
+    await queue.enqueue("2", expire_ms=253_402_300_799_000)
+    await queue.is_whole(ready=2)
 
 
 async def test_a_body_is_stored_once_and_goes_with_its_last_delivery(queue: Queue) -> None:

@@ -89,6 +89,17 @@ def test_single_limits_go_before_the_general_ones(clock: Clock) -> None:
     assert refused_for(found.deliveries, ADA, "::1", 1) == 1
 
 
+def test_a_single_limit_of_something_else_leaves_the_general_backlog(clock: Clock) -> None:
+    found = limits(
+        clock,
+        caller_backlog="10",
+        origin_backlog="20",
+        limits="ada:calls=1, bob:backlog=0, @a.example:rate=1, @b.example:backlog=7",
+    )
+    assert [found.caller_backlog(caller) for caller in (ADA, BOB, Caller("cy"))] == [10, 0, 10]
+    assert [found.origin_backlog(f"{name}.example") for name in "abc"] == [20, 7, 20]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -101,6 +112,11 @@ def test_single_limits_go_before_the_general_ones(clock: Clock) -> None:
 def test_bad_limits_are_refused_by_their_place(clock: Clock, text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"FEDSVC_LIMITS.*entry \d"):
         limits(clock, limits=text)
+
+
+def test_the_place_of_a_bad_limit_is_counted_from_one(clock: Clock) -> None:
+    with pytest.raises(ConfigurationError, match="entry 2"):
+        limits(clock, limits="ada:rate=1 bob:rate=x cy:rate=1")
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 500)), max_size=60), st.integers(1, 50))

@@ -73,6 +73,12 @@ def test_a_failure_that_may_pass_is_tried_again_later(judge: Judge) -> None:
     assert settlement.outcome is None
 
 
+def test_delays_are_scaled_by_the_setting() -> None:
+    settings = Settings.from_environment({"FEDSVC_RETRY_SCALE": "0.1"})
+    quick = Judge(settings, Fixed(), lambda: 0.0, Registry.built_in())
+    assert judged(quick, Verdict(Outcome.RETRY, Reason.UNAVAILABLE, 503)).due_ms == NOW_MS + 3_000
+
+
 class Broken(Handler):
     @property
     def retry(self) -> RetryPolicy:  # type: ignore[override]
@@ -157,6 +163,24 @@ def test_an_attempt_tells_of_the_host(judge: Judge, verdict: Verdict, signal: Si
     assert (settlement.signal, settlement.latency_ms, settlement.pause_ms) == (signal, 20, pause_ms)
 
 
+@pytest.mark.parametrize(
+    ("reason", "attempts", "rejected"),
+    [
+        (Reason.UNAUTHORIZED, 0, False),
+        (Reason.UNAUTHORIZED, LIKE_RETRIES, True),
+        (Reason.FORBIDDEN, LIKE_RETRIES, False),
+    ],
+)
+def test_a_key_that_is_refused_to_the_end_is_told(
+    judge: Judge, reason: Reason, attempts: int, rejected: bool
+) -> None:
+    settlement = judged(judge, Verdict(Outcome.RETRY, reason, 401), admitted(attempts))
+    assert (Signal.KEY_REJECTED in settlement.signal, Signal.ANSWERED in settlement.signal) == (
+        rejected,
+        True,
+    )
+
+
 def test_no_delivery_lives_past_its_time(judge: Judge) -> None:
     failure = Verdict(Outcome.RETRY, Reason.SERVER_ERROR, 500)
     soon = judged(judge, failure, admitted(deadline_ms=NOW_MS + 1000))
@@ -178,15 +202,19 @@ def test_what_is_overdue_is_not_tried(judge: Judge) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flag", "state"),
-    [(FLAG_CANCEL, DeliveryState.CANCELLED), (FLAG_SUPERSEDE, DeliveryState.SUPERSEDED)],
+    ("flag", "state", "reason"),
+    [
+        (FLAG_CANCEL, DeliveryState.CANCELLED, Reason.CANCELLED),
+        (FLAG_SUPERSEDE, DeliveryState.SUPERSEDED, Reason.SUPERSEDED),
+    ],
 )
 def test_what_was_taken_back_while_a_dead_worker_had_it_is_not_tried(
-    judge: Judge, flag: int, state: DeliveryState
+    judge: Judge, flag: int, state: DeliveryState, reason: Reason
 ) -> None:
     ended = judge.overdue(admitted(flags=flag), MESSAGE)
     assert ended is not None
-    assert (ended.state, ended.attempted) == (state, False)
+    assert ended.outcome is not None
+    assert (ended.state, ended.attempted, ended.outcome.reason) == (state, False, reason)
 
 
 def test_a_missing_key_may_come_back(judge: Judge) -> None:
@@ -196,8 +224,12 @@ def test_a_missing_key_may_come_back(judge: Judge) -> None:
     assert settlement.record.history[-1].reason is Reason.KEY_UNAVAILABLE
 
 
-def test_what_can_never_be_tried_is_a_dead_letter_at_once(judge: Judge) -> None:
-    settlement = judge.broken(admitted(), None, Reason.BODY_MISSING, "it is gone")
+@pytest.mark.parametrize(("message", "activity"), [(MESSAGE, "https://me.example/1"), (None, "")])
+def test_what_can_never_be_tried_is_a_dead_letter_at_once(
+    judge: Judge, message: Message | None, activity: str
+) -> None:
+    settlement = judge.broken(admitted(), message, Reason.BODY_MISSING, "it is gone")
     assert (settlement.state, settlement.attempted) == (DeliveryState.DEAD, False)
     assert settlement.outcome is not None
     assert (settlement.outcome.reason, settlement.outcome.snippet) == (Reason.BODY_MISSING, "it is gone")
+    assert settlement.outcome.activity_id == activity
