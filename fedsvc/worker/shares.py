@@ -22,14 +22,12 @@ class ShareKeeper:
         total = sum(WEIGHTS)
         for i, weight in enumerate(WEIGHTS):
             self._owed[i] += limit * weight / total
+        # All debts together are `limit`, and none is a whole slot below nothing: these are not too many.
         shares = [max(0, int(owed)) for owed in self._owed]
         # Whole slots left over go to whom most is owed; at equal debts, to the more urgent.
         while sum(shares) < limit:
             most = max(range(3), key=lambda i: (self._owed[i] - shares[i], -i))
             shares[most] += 1
-        while sum(shares) > limit:
-            least = min((i for i in range(3) if shares[i]), key=lambda i: (self._owed[i] - shares[i], -i))
-            shares[least] -= 1
         for i, share in enumerate(shares):
             self._owed[i] -= share
         return Shares(limit, *shares)
