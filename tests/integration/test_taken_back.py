@@ -261,6 +261,17 @@ async def test_everything_to_a_host_is_cancelled(queue: Queue, canceller: Cancel
     assert ids(await queue.admit_everywhere()) == [elsewhere.id]
 
 
+async def test_however_many_a_host_has_all_are_cancelled(
+    queue: Queue, canceller: Canceller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Canceller, "CHUNK", 7)
+    long = "x" * 64  # so that Redis tells of them page by page
+    places = [queue.place(0, f"/{long}/{n}") for n in range(100)]
+    await queue.producer.fan_out(queue.message("1"), places, Terms(Priority.BULK))
+    assert await canceller.cancel_host("h0.example") == (100, 0, 0)
+    assert (await queue.conserved()).pending == 0
+
+
 async def test_deliveries_are_cancelled_by_id_and_only_once(queue: Queue, canceller: Canceller) -> None:
     states = await in_every_state(queue)
     chosen = [d.id for d in states.values()]

@@ -41,6 +41,8 @@ def test_every_setting_is_described() -> None:
         ("FEDSVC_CONCURRENCY", "many"),
         ("FEDSVC_LISTEN", "nonsense"),
         ("FEDSVC_LISTEN", "127.0.0.1:99999"),
+        ("FEDSVC_LISTEN", "127.0.0.1:٣"),
+        ("FEDSVC_LISTEN", ":50051"),
         ("FEDSVC_LISTEN", "[::1:5"),
         ("FEDSVC_ALLOW_HTTP", "perhaps"),
         ("FEDSVC_ALLOWED_CIDRS", "10.0.0.1/8"),
@@ -60,6 +62,7 @@ def test_every_setting_is_described() -> None:
         ("FEDSVC_RETRY_SCALE", "nan"),
         ("FEDSVC_ALLOWED_PORTS", "443,99999"),
         ("FEDSVC_ALLOWED_PORTS", "0"),
+        ("FEDSVC_ALLOWED_PORTS", "٣"),
         ("FEDSVC_MEMORY_WARNING", "0.95"),
         ("FEDSVC_CONNECT_TIMEOUT", "50"),
     ],
@@ -132,11 +135,22 @@ def test_addresses_may_be_ipv6() -> None:
     assert str(Address("::1", 50051)) == "[::1]:50051"
 
 
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True), ("127.3.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False),
+        ("::", False), ("10.0.0.1", False), ("fe80::1%eth0", False), ("fedsvc.example", False),
+    ],
+)  # fmt: skip
+def test_an_address_is_local_if_nobody_but_this_machine_reaches_it(host: str, local: bool) -> None:
+    assert Address(host, 1).local is local
+
+
 def test_settings_are_handed_on_to_another_process_whole() -> None:
     settings = Settings.from_environment(
         {
             "FEDSVC_ALLOWED_CIDRS": "127.0.0.0/8, ::1",
-            "FEDSVC_ALLOWED_PORTS": "443,8443",
+            "FEDSVC_ALLOWED_PORTS": "1,443,65535",
             "FEDSVC_ALLOW_HTTP": "yes",
             "FEDSVC_KEY_ENCRYPTION_KEYS": "secret",
             "FEDSVC_LISTEN": "[::1]:5",
