@@ -152,6 +152,7 @@ async def test_a_key_that_nothing_needs_is_gone_at_once_and_its_secret_soon(
     with pytest.raises(NotFound):
         await desk.registry.delete(ADA, when_unused=False)
     monkeypatch.setattr(KeyKeeper, "GRACE_MS", HOUR_MS)
+    assert await desk.keeper.end_deletions() == 0
     # Another server may have believed it usable, and have let in what needs it.
     await desk.enqueue("1")
     assert await desk.keeper.end_deletions() == 0
@@ -162,6 +163,21 @@ async def test_a_key_that_nothing_needs_is_gone_at_once_and_its_secret_soon(
     await desk.queue.deliver(admitted)
     assert await desk.keeper.end_deletions() == 1
     assert not await desk.there()
+
+
+async def test_what_a_process_does_to_a_key_it_knows_at_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KeyRegistry, "FRESH", 3600.0)
+    first = await desk.registry.put(ADA, fresh())
+    assert await desk.registry.usable(ADA) == first
+    second = await desk.registry.rotate(ADA, fresh())
+    assert await desk.registry.usable(ADA) == second
+    await desk.enqueue("1")
+    assert await desk.registry.delete(ADA, when_unused=True)
+    assert await desk.registry.usable(ADA) is None
+    third = await desk.registry.put(ADA, fresh())
+    assert await desk.registry.usable(ADA) == third
 
 
 @pytest.mark.parametrize("gone", [False, True])

@@ -230,5 +230,14 @@ def test_knocks(remembered: Dialect, query: bool, offer: str, expected: str) -> 
     assert names(remembered, offer=offer, query=query) == expected.split()
 
 
+def test_a_host_that_asks_for_something_else_each_time_is_not_knocked_at_for_ever() -> None:
+    tried = [first_form(Dialect.UNKNOWN)]
+    for number in range(10):
+        offer = f'sig1=("@authority");created;nonce="{number}"'
+        form = next_form(tried, accept_signature=offer, key_algorithm="rsa", has_query=True)
+        tried += [form] if form is not None else []
+    assert len(tried) == MAX_KNOCKS
+
+
 def test_all_that_is_asked_for_is_remembered_as_the_full_form() -> None:
     assert first_form(Dialect.RFC9421_FULL).coverage == FULL
