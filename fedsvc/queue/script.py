@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Final
 
@@ -38,15 +39,21 @@ class Script:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        body = _read(name)
-        used = _USES.search(body)
-        if used is not None and used[1] == "nothing":
-            parts: tuple[str, ...] = ()
-        else:
-            parts = ("prelude", *(used[1].split(", ") if used else ()))
-        flags = "" if name in _TAKES_IN else "#!lua flags=allow-oom\n"
-        self.source = flags + assemble([_read(part) for part in parts], body)
-        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        self.source, self.sha = _made(name)
+
+
+@cache
+def _made(name: str) -> tuple[str, str]:
+    """Source and SHA-1; a process puts each script together once, which takes it some milliseconds."""
+    body = _read(name)
+    used = _USES.search(body)
+    if used is not None and used[1] == "nothing":
+        parts: tuple[str, ...] = ()
+    else:
+        parts = ("prelude", *(used[1].split(", ") if used else ()))
+    flags = "" if name in _TAKES_IN else "#!lua flags=allow-oom\n"
+    source = flags + assemble([_read(part) for part in parts], body)
+    return source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
 def assemble(parts: Sequence[str], body: str) -> str:
