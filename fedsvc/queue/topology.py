@@ -22,6 +22,7 @@ from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, ResponseError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -40,6 +41,9 @@ _OPTIONS: Final = frozenset(
 _STALE: Final = (ClusterDownError, AskError, TryAgainError, RedisConnectionError, RedisTimeoutError)
 #: commands whose key is not their second word
 _KEY_AT: Final = {"EVALSHA": 3, "EVAL": 3, "MEMORY": 2}
+
+#: what connections say of redis-py: by itself each would read its version anew from files, for milliseconds
+_DRIVER: Final = DriverInfo()
 
 #: as hiredis writes it: redis-py's own takes four times as long
 _packed = cast(Callable[[Command], bytes], pack_command)
@@ -72,6 +76,7 @@ def connect(url: str, *, timeout: float, connections: int) -> Topology:
         "socket_connect_timeout": timeout,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
+        "driver_info": _DRIVER,
     }
     try:
         match scheme:

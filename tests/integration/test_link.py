@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 from typing import Any
 
 import pytest
@@ -34,6 +35,18 @@ async def test_concurrent_calls_share_a_round_trip(queue: Queue) -> None:
     assert after_one_by_one - before > 20
     # ten times as many: one read, one that asks for the number, and what a write may be split into
     assert await queue.reads() - after_one_by_one <= 4
+
+
+async def test_a_connection_is_made_without_reading_files(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(_name: str) -> str:
+        raise AssertionError("the version of redis-py was read from its metadata again")
+
+    monkeypatch.setattr(importlib.metadata, "version", read)
+    connection = queue.link._topology._redis.connection_pool.make_connection()  # type: ignore[attr-defined]
+    await connection.connect()
+    await connection.disconnect()
 
 
 async def test_more_calls_than_fit_a_batch_are_all_answered(queue: Queue) -> None:
