@@ -16,7 +16,7 @@ from rich.table import Table
 
 from fuzz.calls import Caller, Defect, Footprint, fuzz
 from fuzz.parsers import PARSERS
-from fuzz.running import run
+from fuzz.running import instrumented
 from fuzz.serving import serving
 
 #: calls before memory is looked at, and between two looks
@@ -70,13 +70,14 @@ def parsers(console: Console, names: list[str], inputs: int, number: int) -> boo
     for column in ("parser", "inputs", "seconds"):
         table.add_column(column, justify="left" if column == "parser" else "right")
     good = True
-    for name in names:
-        begun = time.monotonic()
-        ran = run(name, inputs, number)
-        table.add_row(name, str(ran.inputs), f"{time.monotonic() - begun:.1f}")
-        if ran.problem:
-            console.print(f"{name}: {ran.problem}", style="red", markup=False)
-            good = False
+    with instrumented() as running:
+        for name in names:
+            begun = time.monotonic()
+            ran = running.run(name, inputs, number)
+            table.add_row(name, str(ran.inputs), f"{time.monotonic() - begun:.1f}")
+            if ran.problem:
+                console.print(f"{name}: {ran.problem}", style="red", markup=False)
+                good = False
     console.print(table)
     return good
 

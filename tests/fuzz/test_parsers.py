@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import pytest
 
 from fuzz.parsers import PARSERS
-from fuzz.running import run
+from fuzz.running import Instrumented, instrumented
 
 SEED = 1
 INPUTS = 3000
+
+
+@pytest.fixture(scope="module")
+def atheris() -> Iterator[Instrumented]:
+    with instrumented() as running:
+        yield running
 
 
 @pytest.mark.parametrize("parser", PARSERS)
@@ -20,8 +27,8 @@ def test_seeds_are_taken_as_they_are(parser: str) -> None:
 
 
 @pytest.mark.parametrize("parser", PARSERS if sys.version_info < (3, 14) else ())
-def test_no_input_makes_a_parser_fail(parser: str) -> None:
+def test_no_input_makes_a_parser_fail(parser: str, atheris: Instrumented) -> None:
     print(f"seed {SEED}: cd tests && python -m fuzz --parser '{parser}' --inputs {INPUTS} --seed {SEED}")
-    ran = run(parser, INPUTS, SEED)
+    ran = atheris.run(parser, INPUTS, SEED)
     assert not ran.problem, ran.problem
     assert ran.inputs == INPUTS
