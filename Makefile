@@ -27,7 +27,7 @@ demo: $(STAMP) ## real signed deliveries to local inboxes, with a summary
 	@$(BIN)/fedsvc demo
 
 test: $(STAMP) ## every test
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not alone"
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not alone"
 	@$(BIN)/python -m pytest -m alone
 
 fuzz: $(STAMP) ## 20,000 generated calls of a real server, and its parsers under atheris
