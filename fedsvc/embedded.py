@@ -111,6 +111,7 @@ class DataDir:
 
     def close(self) -> None:
         if self._lock is not None:
+            (self.path / LISTEN).unlink(missing_ok=True)
             self._lock.close()
 
 
