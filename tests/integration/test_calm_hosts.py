@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import random
+from asyncio import gather
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -84,18 +85,21 @@ class StillQueue(Queue):
     async def contents(self) -> dict[str, Any]:
         """Everything, without what only says how it came about."""
         found = {}
-        for key in sorted(await self.link.call("KEYS", f"{self.settings.namespace}:*")):
+        keys = sorted(await self.link.call("KEYS", f"{self.settings.namespace}:*"))
+        kinds = [kind.decode() for kind in await gather(*(self.link.call("TYPE", key) for key in keys))]
+        reads = {
+            "hash": ("HGETALL",),
+            "list": ("LRANGE", 0, -1),
+            "zset": ("ZRANGE", 0, -1, "WITHSCORES"),
+            "set": ("SMEMBERS",),
+            "stream": ("XRANGE", "-", "+"),
+            "string": ("GET",),
+        }
+        values = await gather(
+            *(self.link.call(reads[k][0], key, *reads[k][1:]) for key, k in zip(keys, kinds, strict=True))
+        )
+        for key, kind, value in zip(keys, kinds, values, strict=True):
             name = key.decode().removeprefix(self.settings.namespace)
-            kind = (await self.link.call("TYPE", key)).decode()
-            read = {
-                "hash": ("HGETALL", key),
-                "list": ("LRANGE", key, 0, -1),
-                "zset": ("ZRANGE", key, 0, -1, "WITHSCORES"),
-                "set": ("SMEMBERS", key),
-                "stream": ("XRANGE", key, "-", "+"),
-                "string": ("GET", key),
-            }[kind]
-            value = await self.link.call(*read)
             if kind == "hash":
                 value = dict(zip(value[::2], value[1::2], strict=True))
             if not name.endswith(":calm"):
