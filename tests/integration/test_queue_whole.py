@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any, ClassVar
 
 import pytest
+import uvloop
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -65,7 +66,7 @@ class WholeMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = asyncio.new_event_loop()
+        self.loop = uvloop.new_event_loop()
         self.link = Link(self.url)
         self.queue = Queue(self.link, f"w{next(_runs)}", **LIMITS)
         self.spill = Spill(self.link, self.queue.keys, self.queue.settings)

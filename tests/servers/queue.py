@@ -225,7 +225,8 @@ class Queue:
 
     async def references(self) -> list[int]:
         """Of each message: how many deliveries need it, as Redis has it."""
-        return [int(await self.link.call("HGET", key, "n")) for key in await self.keys_of("message")]
+        keys = await self.keys_of("message")
+        return [int(n) for n in await asyncio.gather(*(self.link.call("HGET", key, "n") for key in keys))]
 
     async def reads(self) -> int:
         """How often the server has read from a connection: small calls that travel together are one."""

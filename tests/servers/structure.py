@@ -3,7 +3,9 @@ step, whatever the step was."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +18,10 @@ from servers.queue import PARTITIONS, Queue
 IN_LANE, SPILLED, IN_LINE = 1, 2, 3
 FOLLOWED = 4
 STREAMS = ("ready:urgent", "ready:normal", "ready:bulk", "woken")
+
+
+#: those of a partition and a kind
+Keys = Callable[[str], list[bytes]]
 
 
 @dataclass
@@ -32,7 +38,8 @@ class Structure:
 async def check(queue: Queue) -> dict[int, Structure]:
     """Every partition, once it was found sound."""
     await queue.conserved()
-    return {p: await _partition(queue, p) for p in range(PARTITIONS)}
+    found = await asyncio.gather(*(_partition(queue, p) for p in range(PARTITIONS)))
+    return dict(enumerate(found))
 
 
 async def _partition(queue: Queue, partition: int) -> Structure:
@@ -44,6 +51,11 @@ async def _partition(queue: Queue, partition: int) -> Structure:
         return dict(zip(flat[::2], flat[1::2], strict=True))
 
     s = Structure()
+    names = await call("KEYS", f"{prefix}:*")
+
+    def keys(kind: str) -> list[bytes]:
+        return [name for name in names if name.startswith(f"{prefix}:{kind}:".encode())]
+
     for name, packed in (await pairs("deliveries")).items():
         record = unpack(packed, DeliveryId(partition, int(name)))
         if isinstance(record, Finished):
@@ -59,7 +71,7 @@ async def _partition(queue: Queue, partition: int) -> Structure:
         s.places.setdefault(sequence, []).append(where)
 
     await _streams(call, prefix, s, found)
-    await _lines(call, prefix, s, found)
+    await _lines(call, prefix, keys, s, found)
     for name in await call("ZRANGE", f"{prefix}:retry", 0, -1):
         assert s.pending[int(name)].state in (DeliveryState.RETRY, DeliveryState.SCHEDULED)
         found(int(name), "retry")
@@ -77,13 +89,15 @@ async def _partition(queue: Queue, partition: int) -> Structure:
     counted = await call("HGET", f"{prefix}:counters", "shut")
     assert int(counted or 0) == shut, "what waits for hosts that are down is counted wrong"
     followed = {k.decode(): int(v) for k, v in (await pairs("followed")).items()}
-    await _order(call, prefix, s, followed, found)
+    await _order(call, prefix, keys, s, followed, found)
     spilled = 0
     for told in (await pairs("spills")).values():
         spilled += int(told.split(b" ")[3])
     owners: Counter[str] = Counter()
-    for pending in s.pending.values():
-        owner = await call("HGET", f"{prefix}:message:{pending.message}", "o")
+    told_by = await asyncio.gather(
+        *(call("HGET", f"{prefix}:message:{pending.message}", "o") for pending in s.pending.values())
+    )
+    for pending, owner in zip(s.pending.values(), told_by, strict=True):
         owners[pending.inbox if pending.spilled else owner.decode()] += 1
     assert {k.decode(): int(v) for k, v in (await pairs("backlog")).items()} == dict(owners)
     stubs = [n for n, r in s.pending.items() if r.state is DeliveryState.PARKED and r.place == SPILLED]
@@ -93,7 +107,7 @@ async def _partition(queue: Queue, partition: int) -> Structure:
     for sequence, pending in s.pending.items():
         where = s.places.get(sequence, [])
         assert len(where) == 1, f"{sequence} ({pending.state.name}) is in {where}"
-    await _messages(call, prefix, s, set(stubs))
+    await _messages(call, keys, s, set(stubs))
     return s
 
 
@@ -116,14 +130,14 @@ async def _streams(call: Any, prefix: str, s: Structure, found: Any) -> None:
                 assert stream != "woken", "nothing waits there"
 
 
-async def _lines(call: Any, prefix: str, s: Structure, found: Any) -> None:
+async def _lines(call: Any, prefix: str, keys: Keys, s: Structure, found: Any) -> None:
     """Each line has one turn, and who stands in lines is counted."""
     for priority in (1, 2, 3):
         turns = await call("LRANGE", f"{prefix}:lines:{priority}", 0, -1)
-        keys = await call("KEYS", f"{prefix}:line:{priority}:*")
-        assert sorted(turns) == sorted(key.split(b":", 4)[4] for key in keys)
+        lines = keys(f"line:{priority}")
+        assert sorted(turns) == sorted(key.split(b":", 4)[4] for key in lines)
         standing = 0
-        for key in keys:
+        for key in lines:
             origin = key.decode().split(":", 4)[4]
             for name in await call("LRANGE", key, 0, -1):
                 record = s.pending.get(int(name))
@@ -136,7 +150,9 @@ async def _lines(call: Any, prefix: str, s: Structure, found: Any) -> None:
         assert int(await call("HGET", f"{prefix}:counters", f"line:{priority}") or 0) == standing
 
 
-async def _order(call: Any, prefix: str, s: Structure, followed: dict[str, int], found: Any) -> None:
+async def _order(
+    call: Any, prefix: str, keys: Keys, s: Structure, followed: dict[str, int], found: Any
+) -> None:
     """Whoever is held back has somebody before it whose end lets it go."""
     expected: Counter[str] = Counter()
     for sequence, record in s.pending.items():
@@ -146,7 +162,7 @@ async def _order(call: Any, prefix: str, s: Structure, followed: dict[str, int],
             expected[f"{group.decode()}:{host_of(record.inbox)}"] += 1
     assert followed == dict(expected)
     waiting = set()
-    for key in await call("KEYS", f"{prefix}:held:*"):
+    for key in keys("held"):
         chain = key.decode().split(":held:", 1)[1]
         live = set()
         for item in await call("LRANGE", key, 0, -1):
@@ -159,10 +175,10 @@ async def _order(call: Any, prefix: str, s: Structure, followed: dict[str, int],
         assert followed.get(chain, 0) > 0, f"nobody lets {chain} go"
 
 
-async def _messages(call: Any, prefix: str, s: Structure, stubs: set[int]) -> None:
+async def _messages(call: Any, keys: Keys, s: Structure, stubs: set[int]) -> None:
     """A body is kept as long as it is needed, and no longer."""
     needed: Counter[int] = Counter(r.message for n, r in (s.pending | s.dead).items() if n not in stubs)
-    kept = {}
-    for key in await call("KEYS", f"{prefix}:message:*"):
-        kept[int(key.rsplit(b":", 1)[1])] = int(await call("HGET", key, "n"))
+    messages = keys("message")
+    counts = await asyncio.gather(*(call("HGET", key, "n") for key in messages))
+    kept = {int(key.rsplit(b":", 1)[1]): int(n) for key, n in zip(messages, counts, strict=True)}
     assert kept == dict(needed)
