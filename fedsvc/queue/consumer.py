@@ -173,7 +173,7 @@ class Consumer:
 
         After QueueUnavailable some may have been handed out in an answer that was lost: `recover` them.
         """
-        await self._learn_the_time(partition)
+        await self.learn_the_time(partition)
         args: list[Argument] = [
             self._terms, self.name, self._lease_ms, *shares, int(only_urgent), int(messages)
         ]  # fmt: skip
@@ -188,13 +188,13 @@ class Consumer:
     async def recover(self, partition: int, limit: int, *, for_ms: int = 0) -> list[Admitted]:
         """Everything that is in flight with this worker, known to it or not, and has been `for_ms`
         milliseconds."""
-        await self._learn_the_time(partition)
+        await self.learn_the_time(partition)
         args: list[Argument] = [self.name, self._lease_ms, limit, self.name, for_ms]
         return list(self._admitted(partition, await self._run(self._reclaim, partition, args)))
 
     async def reclaim(self, partition: int, limit: int) -> list[Admitted]:
         """Take over what was in flight with workers whose lease has ended; also renews the lease."""
-        await self._learn_the_time(partition)
+        await self.learn_the_time(partition)
         args: list[Argument] = [self.name, self._lease_ms, limit, "", 0]
         return list(self._admitted(partition, await self._run(self._reclaim, partition, args)))
 
@@ -265,8 +265,9 @@ class Consumer:
         names = await self._link.call("ZRANGEBYSCORE", key, self.clock.now_ms(), "+inf")
         return {name.decode(errors="replace") for name in names}
 
-    async def _learn_the_time(self, partition: int) -> None:
-        """Before anything is handed out: by a clock of ours that is wrong, its time might be over."""
+    async def learn_the_time(self, partition: int) -> None:
+        """Before anything is handed out, run or forgotten: by a clock of ours that is wrong, its time might
+        be over, or there. Raises QueueUnavailable."""
         if not self.clock.known:
             shift = await self._link.call("GET", self._keys.partition(partition).clock_shift)
             self.clock.set(await self._link.now_ms() + int(shift or 0))

@@ -112,11 +112,11 @@ class Worker:
             archive = Archive(engine)
             stack.push_async_callback(archive.close)
             keys = Keys(settings.namespace)
-            if not await self._queue_is_there(link, keys):
+            consumer = Consumer(link, keys, settings, self.name)
+            if not await self._queue_is_there(link, keys, consumer):
                 return 0
 
             beats = Beats("consume", "settle", "promote", "reclaim", "archive", "tidy", "spill")
-            consumer = Consumer(link, keys, settings, self.name)
             signer = Signer(settings.sign_processes, settings.sign_threads)
             stack.callback(signer.close)
             deliverer = Deliverer(settings, signer)
@@ -241,12 +241,14 @@ class Worker:
         except (QueueUnavailable, TimeoutError):
             log.warning("left_without_word")  # the lease will end by itself
 
-    async def _queue_is_there(self, link: Link, keys: Keys) -> bool:
-        """Wait until Redis answers; false if told to stop meanwhile. Raises ConfigurationError."""
+    async def _queue_is_there(self, link: Link, keys: Keys, consumer: Consumer) -> bool:
+        """Wait until Redis answers, and its time is known; false if told to stop meanwhile. Raises
+        ConfigurationError."""
         while not self._stopping.is_set():
             try:
                 await record_partitions(link, keys, self._settings)
                 await record_format(link, keys)
+                await consumer.learn_the_time(0)
                 return True
             except QueueUnavailable as error:
                 self._status({"ready": False, "problems": {"redis": str(error)}})
