@@ -7,11 +7,12 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fedsvc_client import AsyncFedsvcClient, DeliveryState
+from fedsvc_client import AsyncFedsvcClient, DeliveryState, Schedule
 from servers.inbox import InboxServer
 from servers.postgres import PostgresServer
 from servers.processes import Fedsvc, run
@@ -165,3 +166,29 @@ def test_a_worker_on_a_queue_with_other_partitions_does_not_start(
         done = run(settings | {"FEDSVC_LISTEN": "127.0.0.1:0", "FEDSVC_HTTP_LISTEN": "127.0.0.1:0"}, command)
         assert done.returncode == 1
         assert "FEDSVC_PARTITIONS: this queue was made with 5 partitions, not 16" in done.stderr
+
+
+async def test_a_worker_whose_own_clock_is_ahead_of_redis_runs_nothing_early(
+    settings: dict[str, str], durable: ValkeyServer, tmp_path: Path, rsa_pem: str, unused_ports: list[int]
+) -> None:
+    grpc, http, _ = unused_ports
+    assert run(settings, "migrate").returncode == 0
+    listen = ("--listen", f"127.0.0.1:{grpc}", "--http-listen", f"127.0.0.1:{http}")
+    with ExitStack() as stack:
+        stack.enter_context(Fedsvc(tmp_path, "server", *listen, settings=settings))
+        await until_ready(f"http://127.0.0.1:{http}/readyz")
+        async with InboxServer() as inbox, AsyncFedsvcClient(f"127.0.0.1:{grpc}") as client:
+            made = await client.create_schedule(Schedule("tidy", interval=1.0, task="cleanup"))
+            assert made.next_run_time is not None
+            with durable.client() as redis:
+                for partition in range(16):
+                    redis.set(f"fedsvc:{{p{partition}}}:clock-shift", -10 * 86_400_000)
+            async with asyncio.timeout(20):
+                while datetime.now(UTC) <= made.next_run_time:
+                    await asyncio.sleep(0.05)
+            (tmp_path / "worker").mkdir()
+            worker = ("worker", "--http-listen", "127.0.0.1:0")
+            stack.enter_context(Fedsvc(tmp_path / "worker", *worker, settings=settings))
+            await client.queue_activity(activity(1), inbox.url(), private_key=rsa_pem, key_id=KEY_ID)
+            await inbox.wait_for(1)
+            assert (await client.get_schedule("tidy")).next_run_time == made.next_run_time
