@@ -7,7 +7,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,9 @@ async def test_a_worker_whose_own_clock_is_ahead_of_redis_runs_nothing_early(
         stack.enter_context(Fedsvc(tmp_path, "server", *listen, settings=settings))
         await until_ready(f"http://127.0.0.1:{http}/readyz")
         async with InboxServer() as inbox, AsyncFedsvcClient(f"127.0.0.1:{grpc}") as client:
-            made = await client.create_schedule(Schedule("tidy", interval=1.0, task="cleanup"))
+            made = await client.create_schedule(
+                Schedule("tidy", interval=timedelta(seconds=1), task="cleanup")
+            )
             assert made.next_run_time is not None
             with durable.client() as redis:
                 for partition in range(16):
