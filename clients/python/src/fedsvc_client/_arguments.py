@@ -78,6 +78,18 @@ def several(name: str, given: Any) -> list[str]:
     return [whole_text(f"{name}[{index}]", text) for index, text in enumerate(given)]
 
 
+def choices(name: str, given: Any, enum: Any, prefix: str, kind: str) -> list[Any]:
+    """Numbers of values of an enumeration, of which callers leave out the prefix that all have. `kind`: what
+    each is, with its article."""
+    found = []
+    for value in several(name, given):
+        try:
+            found.append(enum.Value(f"{prefix}{value.upper()}"))
+        except ValueError:
+            raise InvalidRequest(f"{name}: {value!r} is not {kind}") from None
+    return found
+
+
 def inbox_list(inboxes: Iterable[str]) -> list[str]:
     """Of a fan-out, which a single text is none for."""
     if isinstance(inboxes, str):

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 
-from fedsvc_client._arguments import build, named, of_kind, optional_text, several, whole_text
+from fedsvc_client._arguments import build, choices, named, of_kind, optional_text, several, whole_text
 from fedsvc_client._exceptions import InvalidRequest
 from fedsvc_client._operator_types import (
     AuditEvent,
@@ -141,12 +141,8 @@ def list_hosts_request(
     page_size: int,
     page_token: str,
 ) -> pb.ListHostsRequest:
-    name, wanted = whole_text("order", order).upper(), []
-    for state in several("states", states):
-        try:
-            wanted.append(pb.HostState.Value(f"HOST_STATE_{state.upper()}"))
-        except ValueError:
-            raise InvalidRequest(f"states: {state!r} is not a state of hosts") from None
+    name = whole_text("order", order).upper()
+    wanted = choices("states", states, pb.HostState, "HOST_STATE_", "a state of hosts")
     try:
         by = pb.HostOrder.Value(f"HOST_ORDER_{'UNSPECIFIED' if name == 'NAME' else name}")
     except ValueError:

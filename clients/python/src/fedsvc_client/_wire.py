@@ -10,7 +10,7 @@ from typing import Any, Optional, Union
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from fedsvc_client._arguments import build, new_request_id, optional_text, several, whole_text
+from fedsvc_client._arguments import build, choices, new_request_id, optional_text, several, whole_text
 from fedsvc_client._exceptions import InvalidRequest
 from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
 from fedsvc_client._proto import key_service_pb2 as key_pb2
@@ -121,12 +121,7 @@ def watch_request(
     activity_types: Iterable[str],
     hosts: Iterable[str],
 ) -> delivery_pb2.WatchOutcomesRequest:
-    types = []
-    for name in several("event_types", event_types):
-        try:
-            types.append(delivery_pb2.EventType.Value(f"EVENT_TYPE_{name.upper()}"))
-        except ValueError:
-            raise InvalidRequest(f"event_types: {name!r} is not a type of event") from None
+    types = choices("event_types", event_types, delivery_pb2.EventType, "EVENT_TYPE_", "a type of event")
     return build(
         delivery_pb2.WatchOutcomesRequest,
         cursor=cursor,
@@ -297,13 +292,7 @@ def delivery_page(m: delivery_pb2.ListDeliveriesResponse) -> DeliveryPage:
 
 
 def states(wanted: Iterable[DeliveryState | str]) -> list[types_pb2.DeliveryState.ValueType]:
-    found = []
-    for name in several("states", wanted):
-        try:
-            found.append(types_pb2.DeliveryState.Value(f"DELIVERY_STATE_{name.upper()}"))
-        except ValueError:
-            raise InvalidRequest(f"states: {name!r} is not a state") from None
-    return found
+    return choices("states", wanted, types_pb2.DeliveryState, "DELIVERY_STATE_", "a state")
 
 
 def batch_items(
