@@ -112,7 +112,8 @@ class Canceller:
         indexes = await asyncio.gather(*(self._link.call("GET", key) for key in keys))
         found = [(p, list(read(index))) for p, index in enumerate(indexes) if index]
         if having:
-            found = [(p, await self._flagged(p, sequences, having, without)) for p, sequences in found]
+            flagged = await asyncio.gather(*(self._flagged(p, some, having, without) for p, some in found))
+            found = [(p, some) for (p, _), some in zip(found, flagged, strict=True)]
         return _sum(await asyncio.gather(*(self._those(p, sequences, origins) for p, sequences in found)))
 
     async def _flagged(
