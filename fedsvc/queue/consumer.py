@@ -25,6 +25,8 @@ from fedsvc.queue.topology import Argument
 
 #: see `lua/settle.lua`
 _NUMBERS: Final = struct.Struct(">BBBBIBQQQ")
+#: see `lua/logged.lua`
+_HEAD: Final = struct.Struct(">QI")
 
 
 #: one that a newer version has learnt is as good as none
@@ -216,9 +218,15 @@ class Consumer:
 
         Repeating it after QueueUnavailable is safe: what was done is passed over.
         """
-        args: list[Argument] = [self._terms]
+        args: list[Argument] = [self._terms, b"", b""]
+        heads, delivered = [], []
         for s in settlements:
             admitted = s.admitted
+            packed = outcome.pack(s.outcome) if s.outcome is not None else b""
+            if s.state is DeliveryState.DELIVERED:
+                heads.append(_HEAD.pack(admitted.id.sequence, len(packed)))
+                delivered.append(packed)
+                packed = b""
             args += (
                 _NUMBERS.pack(
                     s.state,
@@ -234,8 +242,9 @@ class Consumer:
                 admitted.entry,
                 admitted.id.sequence,
                 s.record.pack(admitted.id.accepted_ms) if s.record is not None else b"",
-                outcome.pack(s.outcome) if s.outcome is not None else b"",
+                packed,
             )
+        args[1:3] = b"".join(heads), b"".join(delivered)
         woken, *passed_over = await self._run(self._settle, partition, args)
         told = passed_over.pop() if passed_over and isinstance(passed_over[-1], list) else []
         circuits = tuple(

@@ -30,7 +30,8 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
     <ns>:{pN}:held:<hash>:<host>         list      sequences that wait for others before them in order
     <ns>:{pN}:followed                   hash      <hash>:<host> -> how many of those others there are
     <ns>:{pN}:dead                       stream    dead letters: d sequence, o packed outcome
-    <ns>:{pN}:outcomes                   stream    every terminal outcome: d, s state, o packed outcome
+    <ns>:{pN}:outcomes                   stream    every terminal outcome: d, s state, o packed outcome;
+                                                   many, o for several: see lua/logged.lua
     <ns>:{pN}:archived                   string    number of the last outcome that SQL has committed
     <ns>:{pN}:trimmed                    string    number of the last outcome that is only in SQL
     <ns>:{pN}:spills                     hash      batch -> what of a lane is in SQL

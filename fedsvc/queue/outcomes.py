@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -28,6 +31,12 @@ return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0
 
 
 _STATES: Final = {b"%d" % state: state for state in DeliveryState}
+#: outcomes in one entry of the log, at most: as many as are settled in one script
+_MANY: Final = 128
+#: of each of several that were delivered, see `lua/logged.lua`: sequence, size
+_HEAD: Final = struct.Struct(">QI")
+#: how many times as many entries are read at once as just before, at most: those that come may hold more
+_GROWTH: Final = 8
 
 
 class Followed(NamedTuple):
@@ -69,8 +78,8 @@ class OutcomeLog:
         return int(await self._link.call("GET", self._keys.partition(partition).archived) or 0)
 
     async def read(self, partition: int, after: int, limit: int) -> tuple[list[Delivery], int, int]:
-        """Outcomes past number `after`, oldest first: those that can be read, the number of the last entry
-        looked at, and how many entries that were."""
+        """Outcomes past number `after`, oldest first, `limit` of them or a few more: those that can be read,
+        the number of the last one looked at, and how many that were."""
         entries, last, count = await self.read_all(partition, after, limit)
         return [entry for entry in entries if isinstance(entry, Delivery)], last, count
 
@@ -78,17 +87,28 @@ class OutcomeLog:
         self, partition: int, after: int, limit: int
     ) -> tuple[list[Delivery | HostEvent], int, int]:
         """As `read`, with the events."""
-        entries = await self._link.call(
-            "XRANGE", self._keys.partition(partition).outcomes, f"{after + 1}-0", "+", "COUNT", limit
-        )
-        return (*_entries(partition, entries, after), len(entries))
+        name = self._keys.partition(partition).outcomes
+
+        async def next_of(last: int, count: int) -> Any:
+            return await self._link.call("XRANGE", name, f"{last + 1}-0", "+", "COUNT", count)
+
+        return await _read(partition, after, limit, next_of)
 
     async def newest(self, partition: int, limit: int) -> list[Delivery]:
-        """The outcomes among the last `limit` entries, oldest first."""
+        """The last `limit` outcomes, oldest first, of as many entries at most."""
         name = self._keys.partition(partition).outcomes
-        entries = await self._link.call("XREVRANGE", name, "+", "-", "COUNT", limit)
-        read, _ = _entries(partition, entries[::-1], 0)
-        return [entry for entry in read if isinstance(entry, Delivery)]
+        found: list[Delivery] = []
+        before, looked = "+", 0
+        while len(found) < limit and looked < limit:
+            wanted = 1 if looked == 0 else min(_GROWTH, limit - looked)
+            entries = await self._link.call("XREVRANGE", name, before, "-", "COUNT", wanted)
+            read, _, _ = _entries(partition, entries[::-1], 0)
+            found = [entry for entry in read if isinstance(entry, Delivery)] + found
+            looked += wanted
+            if len(entries) < wanted:
+                break
+            before = "(" + entries[-1][0].decode()
+        return found[-limit:]
 
     async def end(self, partition: int) -> int:
         """Number of the last entry there is or was; 0 for none."""
@@ -96,20 +116,27 @@ class OutcomeLog:
         return int((await self._link.run(self._follow, prefix, [-1, 0]))[1])
 
     async def follow(self, partition: int, after: int, limit: int) -> Followed:
-        """The log past `after`, if Redis still has all of that."""
+        """The log past `after`, `limit` outcomes or a few more, if Redis still has all of that."""
         prefix = self._keys.partition(partition).prefix
-        trimmed, end, entries = await self._link.run(self._follow, prefix, [after, limit])
-        read, last = _entries(partition, entries, after)
+        known: list[int] = []
+
+        async def next_of(last: int, count: int) -> Any:
+            trimmed, end, entries = await self._link.run(self._follow, prefix, [last, count])
+            known[:] = known or (int(trimmed), int(end))
+            return entries
+
+        read, last, _ = await _read(partition, after, limit, next_of)
+        trimmed, end = known
         # A Redis that came back empty begins anew: what it gives has smaller numbers than what it had.
-        return Followed(read, last, int(trimmed), int(end) < after)
+        return Followed(read, last, trimmed, end < after)
 
     async def commit(self, partition: int, after: int, number: int, count: int) -> None:
-        """The archive has committed what `read` gave: `count` entries past `after`, up to `number`."""
+        """The archive has committed what `read` gave: `count` outcomes past `after`, up to `number`."""
         await self._link.run(self._archived, self._keys.partition(partition).prefix, [number, after, count])
 
     async def trim(self, partition: int, limit: int, *, early: bool = False) -> int:
         """Forget outcomes that are archived and older than FEDSVC_OUTCOME_RETENTION; if `early`, all that are
-        archived. Returns how many."""
+        archived; `limit` of them or a few more. Returns how many."""
         prefix = self._keys.partition(partition).prefix
         return int(await self._link.run(self._trim, prefix, [0 if early else self._retention_ms, limit]))
 
@@ -119,12 +146,35 @@ class OutcomeLog:
         return int(await self._link.run(self._bury, prefix, [self._dead_ms, limit]))
 
 
-def _entries(partition: int, entries: Any, after: int) -> tuple[list[Delivery | HostEvent], int]:
-    """Those that can be read, and the number of the last."""
+async def _read(
+    partition: int, after: int, limit: int, next_of: Callable[[int, int], Awaitable[Any]]
+) -> tuple[list[Delivery | HostEvent], int, int]:
+    """Outcomes past `after` until there are `limit` or no more: those that can be read, the number of the
+    last, and how many that were. `next_of` gives entries past a number, so many at most."""
     read: list[Delivery | HostEvent] = []
-    number = after
+    last, count, wanted = after, 0, max(1, limit // _MANY)
+    while count < limit:
+        entries = await next_of(last, wanted)
+        some, last, many = _entries(partition, entries, last)
+        read += some
+        count += many
+        if len(entries) < wanted:
+            break
+        # as many as hold the rest, if they hold as much as these
+        wanted = max(1, min(_GROWTH * wanted, (limit - count) * wanted // max(many, 1)))
+    return read, last, count
+
+
+def _entries(partition: int, entries: Any, after: int) -> tuple[list[Delivery | HostEvent], int, int]:
+    """Those past `after` that can be read, the number of the last, and how many they are."""
+    read: list[Delivery | HostEvent] = []
+    number, count = after, 0
     for name, fields in entries:
         number = int(name.split(b"-")[0])
+        if fields[0] == b"many":
+            count += _delivered(partition, number, fields, after, read)
+            continue
+        count += 1
         try:
             _, sequence, _, state, _, payload = fields
             if state == b"0":
@@ -138,4 +188,26 @@ def _entries(partition: int, entries: Any, after: int) -> tuple[list[Delivery | 
                 read.append(outcome.unpack(payload, id, _STATES[state], number))
         except (QueueCorrupt, ValueError, KeyError, TypeError):
             continue  # not written by us; it must not block those behind it
-    return read, number
+    return read, number, count
+
+
+def _delivered(
+    partition: int, number: int, fields: list[bytes], after: int, read: list[Delivery | HostEvent]
+) -> int:
+    """Add to `read` what an entry has of several that were delivered, past `after`. Returns how many."""
+    try:
+        _, packed, _, payloads = fields
+        heads = list(_HEAD.iter_unpack(packed))
+    except (ValueError, struct.error):
+        heads, payloads = [], b""  # not written by us
+    at, mine = 0, number - len(heads)
+    for sequence, size in heads:
+        mine += 1
+        if mine > after:
+            with suppress(QueueCorrupt, ValueError):
+                payload = payloads[at : at + size]
+                read.append(
+                    outcome.unpack(payload, DeliveryId(partition, sequence), DeliveryState.DELIVERED, mine)
+                )
+        at += size
+    return max(1, min(len(heads), number - after))

@@ -164,7 +164,9 @@ class ArchivalHandler:
             )
             if problems := [problem for problem in gave if isinstance(problem, BaseException)]:
                 return read + problems, frozenset(batch.partition for batch in full)
-            full = [batch for batch, count in zip(full, gave, strict=True) if count == share]
+            full = [
+                b for b, count in zip(full, gave, strict=True) if isinstance(count, int) and count >= share
+            ]
         return read, frozenset(batch.partition for batch in full)
 
     async def _read(self, partition: int, limit: int) -> _Batch:

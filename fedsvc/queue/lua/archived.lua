@@ -1,4 +1,5 @@
 -- archived: SQL has committed all outcomes up to a number.
+-- uses: logged
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  the number
@@ -13,7 +14,10 @@ local new = tonumber(ARGV[3])
 local last = ARGV[1] .. '-0'
 if before ~= tonumber(ARGV[2]) or #call('XRANGE', OUTCOMES, last, last) == 0 then
   -- Another archiver has committed a part of them meanwhile, or Redis has lost some: only the rest is new.
-  new = #call('XRANGE', OUTCOMES, '(' .. text(before) .. '-0', last)
+  new = 0
+  for _, entry in ipairs(call('XRANGE', OUTCOMES, '(' .. text(before) .. '-0', last)) do
+    new = new + outcomes_in(entry)
+  end
 end
 count('archived', new)
 flush()

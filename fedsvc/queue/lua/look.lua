@@ -1,5 +1,5 @@
 -- look: show some deliveries as they are now. Changes nothing.
--- uses: hosts
+-- uses: hosts, logged
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV     their sequences
@@ -41,9 +41,7 @@ for i, sequence in ipairs(ARGV) do
         if entry then payload = entry[2][4] end
       end
     else
-      local entry = text(struct.unpack('>I8', record, 2)) .. '-0'
-      local found = call('XRANGE', OUTCOMES, entry, entry)[1]
-      if found then payload = found[2][6] end
+      payload = logged((struct.unpack('>I8', record, 2))) or ''
     end
     result[i] = { record, flying, due, payload, message }
   end

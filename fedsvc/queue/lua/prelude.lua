@@ -253,7 +253,7 @@ local function take(stream, worker, number)
   return reply and reply[1][2] or {}
 end
 
--- What archive and watchers read.
+-- What archive and watchers read; for an entry of several see logged.lua.
 local function append_outcome(number, sequence, state, payload)
   call('XADD', OUTCOMES, text(number), 'd', sequence, 's', state, 'o', payload)
 end

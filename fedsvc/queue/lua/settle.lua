@@ -1,9 +1,11 @@
 -- settle: end the flight of some deliveries, each by itself, all in one step.
--- uses: hosts, calm, endings
+-- uses: hosts, calm, endings, logged
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  packed terms of all hosts
--- ARGV[2...] in groups of 5, for each delivery:
+-- ARGV[2]  of each that was delivered, in order: sequence u64, size of its packed outcome u32
+-- ARGV[3]  these outcomes, nothing between them
+-- ARGV[4...] in groups of 5, for each delivery:
 --   packed numbers: state u8 (what becomes of it: 4 retry, 6 delivered, 7 dead, 8 cancelled, 9 superseded,
 --     10 expired), stream of its entry u8, attempted u8 (1 if an attempt was made), signal u8 (how the answer bears
 --     on the host, see hosts.lua), latency u32 (ms), dialect u8 (how it wants to be signed to, if learnt), pause u64
@@ -11,7 +13,7 @@
 --   number of its entry, as text
 --   sequence
 --   record     for a retry or dead letter: the whole new record
---   payload    packed outcome, for all but a retry
+--   payload    packed outcome, for all but a retry and what was delivered
 --
 -- An entry that is no longer in flight was settled by somebody else: it is passed over, so that each
 -- delivery moves exactly once.
@@ -43,15 +45,59 @@ local WELL = ANSWERED + TOOK
 
 read_terms(ARGV[1])
 local result = { 0 }
-local total = (#ARGV - 1) / WIDTH
+local total = (#ARGV - 3) / WIDTH
 
-local sequences, landed_already = {}, {}
-for i = 1, total do sequences[i] = ARGV[WIDTH * i - 1] end
+local sequences, delivered, landed_already = {}, {}, {}
+for i = 1, total do sequences[i] = ARGV[WIDTH * i + 1] end
 prefetch(sequences)
 local names = hosts_of(sequences)
 
+-- Of what was delivered, the nth: what ARGV[2] says of it, and its packed outcome.
+local from = {}
+local function delivered_outcome(nth)
+  for known = #from + 1, nth + 1 do
+    local before = known - 1
+    from[known] = before == 0 and 1 or from[before] + struct.unpack('>I4', ARGV[2], HEAD_SIZE * before - 3)
+  end
+  local head = string.sub(ARGV[2], HEAD_SIZE * (nth - 1) + 1, HEAD_SIZE * nth)
+  return head, string.sub(ARGV[3], from[nth], from[nth + 1] - 1)
+end
+
+-- What conclude does, for the nth of those that were delivered. What is counted is counted together, by message, and
+-- all of them are one entry of the log.
+local ended, ended_of = {}, {}
+local function conclude_delivered(nth, sequence, stored)
+  store(sequence, '') -- it is over; its number is known when all are
+  ended[#ended + 1] = nth
+  local message = message_of(stored)
+  ended_of[message] = (ended_of[message] or 0) + 1
+  if has(stored, FLAG_FOLLOWED) then let_others_go(stored) end
+end
+local function append_delivered()
+  local many, heads, outcomes = #ended, ARGV[2], ARGV[3]
+  if many == 0 then return end
+  local first = allocate(many)
+  for i, nth in ipairs(ended) do
+    records[delivered[nth]] = struct.pack('>BI8', S_DELIVERED, first + i - 1)
+  end
+  if #heads ~= HEAD_SIZE * many then
+    -- Others of those that were delivered were settled by somebody else.
+    local some_heads, some_outcomes = {}, {}
+    for i, nth in ipairs(ended) do some_heads[i], some_outcomes[i] = delivered_outcome(nth) end
+    heads, outcomes = table.concat(some_heads), table.concat(some_outcomes)
+  end
+  call('XADD', OUTCOMES, text(first + many - 1), 'many', heads, 'o', outcomes)
+  for message, of_it in pairs(ended_of) do
+    owe(origin_of(message), -of_it)
+    release(message, of_it)
+  end
+  count('outcomes', many)
+  count(COUNTER_OF[S_DELIVERED], many)
+  tally('d', many)
+end
+
 -- What an answer tells of a host that needs a closer look, and what becomes of the delivery then.
-local function closely(at, name, sequence, stored, state, attempted, signal, latency, dialect, pause)
+local function closely(at, nth, name, sequence, stored, state, attempted, signal, latency, dialect, pause)
   local due = struct.unpack('>I8', ARGV[at], 26)
   local record, payload = ARGV[at + 3], ARGV[at + 4]
   local h = host(name)
@@ -80,43 +126,28 @@ local function closely(at, name, sequence, stored, state, attempted, signal, lat
     call('ZADD', RETRY, text(due), sequence)
     waiting(record, 1)
     if has(record, FLAG_EXPIRES) then call('ZADD', P .. ':expiry', text(deadline_ms(record)), sequence) end
+  elseif state == S_DELIVERED then
+    conclude_delivered(nth, sequence, stored)
   else
     conclude(sequence, #record > 0 and record or stored, state, payload)
   end
 end
 
--- What conclude does with one that was delivered; what is counted is counted together, by message.
-local delivered, delivered_of = 0, {}
-local function conclude_delivered(sequence, stored, flags, message, payload)
-  local number = allocate(1)
-  append_outcome(number, sequence, S_DELIVERED, payload)
-  store(sequence, struct.pack('>BI8', S_DELIVERED, number))
-  delivered = delivered + 1
-  delivered_of[message] = (delivered_of[message] or 0) + 1
-  if flags % (2 * FLAG_FOLLOWED) >= FLAG_FOLLOWED then let_others_go(stored) end
-end
-local function count_delivered()
-  if delivered == 0 then return end
-  for message, many in pairs(delivered_of) do
-    owe(origin_of(message), -many)
-    release(message, many)
-  end
-  count('outcomes', delivered)
-  count(COUNTER_OF[S_DELIVERED], delivered)
-  tally('d', delivered)
-end
-
-local tried = 0
+local tried, nth = 0, 0
 for i = 1, total do
-  local at = WIDTH * i - 3
+  local at = WIDTH * i - 1
   local state, stream, attempted, signal, latency, dialect, pause, number =
     struct.unpack('>BBBBI4BI8I8', ARGV[at])
   local entry, sequence = ARGV[at + 1], sequences[i]
+  if state == S_DELIVERED then
+    nth = nth + 1
+    delivered[nth] = sequence
+  end
   local stored = fetch(sequence)
   -- It may have ended since its host was looked for: one delivery can be among them twice.
   local name = is_record(stored) and names[i]
-  local was, flags, message, place
-  if name then was, flags, message, place = struct.unpack('>BBxxxxxxxxI8I8', stored) end
+  local was, place
+  if name then was, place = string.byte(stored), place_of(stored) end
   -- Its record names the entry by which it is in flight. One that makes no sense names none.
   if landed_already[entry] or (place ~= number or was ~= S_READY) and not (name and in_flight(stream, entry)) then
     if not name then drop(stream, entry) end
@@ -127,13 +158,13 @@ for i = 1, total do
     if stream == WOKEN then count('woken:' .. priority_of(stored), -1) end
     tried = tried + attempted
     if state == S_DELIVERED and signal == WELL and dialect + pause == 0 and calm_landed(name, latency) then
-      conclude_delivered(sequence, stored, flags, message, ARGV[at + 4])
+      conclude_delivered(nth, sequence, stored)
     else
-      closely(at, name, sequence, stored, state, attempted, signal, latency, dialect, pause)
+      closely(at, nth, name, sequence, stored, state, attempted, signal, latency, dialect, pause)
     end
   end
 end
-count_delivered()
+append_delivered()
 if tried > 0 then tally('t', tried) end
 keep_failures()
 save_hosts()
