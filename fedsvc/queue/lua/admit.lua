@@ -34,8 +34,7 @@ end
 -- What comes out of a line while its host has no room goes straight to its lane. `planned`: how many of a host have
 -- passed here and are not handed out yet; nobody who came before them waits.
 local planned = {}
-local function parks(sequence, record)
-  local name = host_of(record)
+local function parks(sequence, record, name)
   local before, free = planned[name] or 0, calm_room(name)
   if not free then
     local h, lane = host(name), priority_of(record)
@@ -70,7 +69,7 @@ local function goes(stream, entry, sequence, record, name)
     return false
   end
   if before > 0 then planned[name] = before - 1 end
-  hand(stream, string.match(entry, '^%d+'), sequence, record, dialect)
+  hand(stream, string.sub(entry, 1, string.find(entry, '-', 1, true) - 1), sequence, record, dialect)
   return true
 end
 

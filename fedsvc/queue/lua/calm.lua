@@ -23,10 +23,7 @@ end
 
 local function keep(name, packed)
   loaded[name] = packed
-  if not calm[name] then
-    calm[name] = true
-    calm[#calm + 1] = name
-  end
+  calm[name] = true
 end
 
 -- How many deliveries it can take now: nil if it is not calm. `spare`: whether one more than it has shown to take

@@ -46,8 +46,8 @@ local function line_up(priority, origin, names)
 end
 
 -- Up to about `wanted` deliveries go on from lines to the ready stream, by turns; those that `parks(sequence,
--- record)` takes do not, for which `prepare(sequences)` comes first. How many did, and whether there are no lines
--- any more.
+-- record, host)` takes do not, for which `prepare(sequences)` comes first, which tells their hosts. How many did, and
+-- whether there are no lines any more.
 local function refill(priority, wanted, window, prepare, parks)
   if in_lines(priority) <= 0 then return 0, true end
   local turns, quantum = turns_key(priority), math.min(QUANTUM, window)
@@ -62,13 +62,13 @@ local function refill(priority, wanted, window, prepare, parks)
     local names = call('LPOP', key, quantum) or {}
     looked = looked + #names
     prefetch(names)
-    prepare(names)
+    local names_of_hosts = prepare(names)
     local live, left = {}, 0
-    for _, name in ipairs(names) do
+    for i, name in ipairs(names) do
       local record = fetch(name)
       if is_record(record) and string.byte(record, 1) == S_READY and place_of(record) == IN_LINE then
         left = left + 1
-        if not parks(name, record) then live[#live + 1] = name end
+        if not parks(name, record, names_of_hosts[i]) then live[#live + 1] = name end
       end
     end
     if left > 0 then count('line:' .. priority, -left) end

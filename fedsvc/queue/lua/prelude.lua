@@ -97,10 +97,7 @@ local function prefetch(sequences)
   end
 end
 local function store(sequence, record)
-  if not written[sequence] then
-    written[sequence] = true
-    written[#written + 1] = sequence
-  end
+  written[sequence] = true
   records[sequence] = record
 end
 
@@ -137,8 +134,11 @@ local function tally(metric, by) counted[metric] = (counted[metric] or 0) + by e
 
 local BUCKET_S, BUCKETS = 5, 64
 local function flush()
-  local batch = {}
-  for i, sequence in ipairs(written) do batch[2 * i - 1], batch[2 * i] = sequence, records[sequence] end
+  local batch, n = {}, 0
+  for sequence in pairs(written) do
+    batch[n + 1], batch[n + 2] = sequence, records[sequence]
+    n = n + 2
+  end
   in_parts('HSET', DELIVERIES, batch)
   for stream, entries in ipairs(dropped) do
     for from = 1, #entries, MANY do

@@ -66,10 +66,9 @@ end
 -- What conclude does, for the nth of those that were delivered. What is counted is counted together, by message, and
 -- all of them are one entry of the log.
 local ended, ended_of = {}, {}
-local function conclude_delivered(nth, sequence, stored)
+local function conclude_delivered(nth, sequence, stored, message)
   store(sequence, '') -- it is over; its number is known when all are
   ended[#ended + 1] = nth
-  local message = message_of(stored)
   ended_of[message] = (ended_of[message] or 0) + 1
   if has(stored, FLAG_FOLLOWED) then let_others_go(stored) end
 end
@@ -127,7 +126,7 @@ local function closely(at, nth, name, sequence, stored, state, attempted, signal
     waiting(record, 1)
     if has(record, FLAG_EXPIRES) then call('ZADD', P .. ':expiry', text(deadline_ms(record)), sequence) end
   elseif state == S_DELIVERED then
-    conclude_delivered(nth, sequence, stored)
+    conclude_delivered(nth, sequence, stored, message_of(stored))
   else
     conclude(sequence, #record > 0 and record or stored, state, payload)
   end
@@ -146,8 +145,8 @@ for i = 1, total do
   local stored = fetch(sequence)
   -- It may have ended since its host was looked for: one delivery can be among them twice.
   local name = is_record(stored) and names[i]
-  local was, place
-  if name then was, place = string.byte(stored), place_of(stored) end
+  local was, message, place
+  if name then was, message, place = struct.unpack('>BxxxxxxxxxI8I8', stored) end
   -- Its record names the entry by which it is in flight. One that makes no sense names none.
   if landed_already[entry] or (place ~= number or was ~= S_READY) and not (name and in_flight(stream, entry)) then
     if not name then drop(stream, entry) end
@@ -158,7 +157,7 @@ for i = 1, total do
     if stream == WOKEN then count('woken:' .. priority_of(stored), -1) end
     tried = tried + attempted
     if state == S_DELIVERED and signal == WELL and dialect + pause == 0 and calm_landed(name, latency) then
-      conclude_delivered(nth, sequence, stored)
+      conclude_delivered(nth, sequence, stored, message)
     else
       closely(at, nth, name, sequence, stored, state, attempted, signal, latency, dialect, pause)
     end
