@@ -134,7 +134,7 @@ class QueueMachine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from([w for w, held in self.held.items() if held]))
         admitted = data.draw(st.sampled_from(self.held[worker]))
         self.held[worker].remove(admitted)
-        self.settle_as(worker, admitted, state)
+        self.settle_as(worker, [(admitted, state)])
 
     @precondition(lambda self: self.ever)
     @rule(
@@ -144,20 +144,37 @@ class QueueMachine(RuleBasedStateMachine):
     )
     def settle_late(self, data: st.DataObject, worker: str, state: DeliveryState) -> None:
         """Somebody wakes up with what it was handed once."""
-        self.settle_as(worker, data.draw(st.sampled_from(self.ever)), state)
+        self.settle_as(worker, [(data.draw(st.sampled_from(self.ever)), state)])
 
-    def settle_as(self, worker: str, admitted: Admitted, state: DeliveryState) -> None:
-        passed_over = self.do(
-            self.queue.settle(admitted, state, Reason.SERVER_ERROR, wait_ms=30_000, worker=worker)
-        )
-        # whoever comes first settles: also one from whom it was taken over
-        current = self.states[admitted.id] is S.IN_FLIGHT and self.entries[admitted.id] == admitted.entry
-        assert passed_over.passed_over == (set() if current else {0})
-        if current:
-            self.states[admitted.id] = state
-            del self.flying[admitted.id]
-            if state is S.RETRY:
-                self.due[admitted.id] = self.now_ms + 30_000
+    @precondition(lambda self: self.ever)
+    @rule(data=st.data(), worker=st.sampled_from("ab"))
+    def settle_together(self, data: st.DataObject, worker: str) -> None:
+        """Several in one script, some of them late or twice."""
+        partition = data.draw(st.sampled_from(self.ever)).id.partition
+        there = [admitted for admitted in self.ever if admitted.id.partition == partition]
+        some = data.draw(st.lists(st.sampled_from(there), min_size=2, max_size=6))
+        states = st.sampled_from([S.DELIVERED, S.DELIVERED, S.RETRY, S.DEAD, S.EXPIRED])
+        self.settle_as(worker, [(admitted, data.draw(states)) for admitted in some])
+
+    def settle_as(self, worker: str, ended: list[tuple[Admitted, DeliveryState]]) -> None:
+        settlements = [
+            self.do(
+                self.queue.settlement(admitted, state, Reason.SERVER_ERROR, wait_ms=30_000, worker=worker)
+            )
+            for admitted, state in ended
+        ]
+        partition = ended[0][0].id.partition
+        late = set()
+        for index, (admitted, state) in enumerate(ended):
+            # whoever comes first settles: also one from whom it was taken over
+            if self.states[admitted.id] is S.IN_FLIGHT and self.entries[admitted.id] == admitted.entry:
+                self.states[admitted.id] = state
+                del self.flying[admitted.id]
+                if state is S.RETRY:
+                    self.due[admitted.id] = self.now_ms + 30_000
+            else:
+                late.add(index)
+        assert self.do(self.queue.consumer(worker).settle(partition, settlements)).passed_over == late
 
     @rule(worker=st.sampled_from("ab"))
     def crash(self, worker: str) -> None:

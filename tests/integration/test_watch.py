@@ -73,8 +73,14 @@ class Desk:
             queued = await self.queue.enqueue(name, inbox=number)
             self.sent.append(str(queued.id))
             ids.append(str(queued.id))
-        for admitted in await self.queue.admit_everywhere(count + 10):
-            await self.queue.settle(admitted, state, Reason.UNAUTHORIZED, signal=signal)
+        taken = await self.queue.admit_everywhere(count + 10)
+        for partition in range(PARTITIONS):
+            settlements = [
+                await self.queue.settlement(admitted, state, Reason.UNAUTHORIZED, signal=signal)
+                for admitted in taken
+                if admitted.id.partition == partition
+            ]
+            await self.queue.consumer("a").settle(partition, settlements)
         return ids
 
     async def archive(self, *, forget: bool = False) -> None:

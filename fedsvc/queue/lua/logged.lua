@@ -21,6 +21,7 @@ local function sequences_in(entry)
   for at = 1, #fields[2] - HEAD_SIZE + 1, HEAD_SIZE do
     sequences[#sequences + 1] = text((struct.unpack('>I8', fields[2], at)))
   end
+  if #sequences == 0 then sequences[1] = '' end -- not written by us
   return sequences, number - many + 1
 end
 
