@@ -93,6 +93,9 @@ class PartitionKeys:
     def group(self, key: str) -> str:
         return f"{self.prefix}:group:{key}"
 
+    def request(self, id: str) -> str:
+        return f"{self.prefix}:request:{id}"
+
     @property
     def deliveries(self) -> str:
         return f"{self.prefix}:deliveries"

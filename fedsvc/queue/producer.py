@@ -113,21 +113,41 @@ class Producer:
     async def fan_out(self, message: Message, inboxes: Sequence[Place], terms: Terms) -> FannedOut:
         """Accept one delivery for each of `inboxes`, which must be distinct. Errors as in `enqueue`."""
         await self._know(message.origin)
-        by_partition: dict[int, list[Place]] = {}
-        for inbox in inboxes:
-            by_partition.setdefault(inbox.partition, []).append(inbox)
-        parts = [
-            self._part(partition, message, places[start : start + self.CHUNK], terms, f"/{start}")
-            for partition, places in by_partition.items()
-            for start in range(0, len(places), self.CHUNK)
-        ]
-        answers = await asyncio.gather(*parts, return_exceptions=True)
+        answers = await asyncio.gather(
+            *(
+                self._part(partition, message, places, terms, part)
+                for partition, places, part in self._parts(inboxes)
+            ),
+            return_exceptions=True,
+        )
         duplicates = 0
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
             duplicates += len(answer[1])
         return FannedOut(len(inboxes) - duplicates, duplicates)
+
+    async def knows(self, message: Message, inboxes: Sequence[Place], terms: Terms, *, fan_out: bool) -> bool:
+        """Whether a call of this request id was accepted, at least in part. Raises QueueUnavailable."""
+        if not terms.request_id:
+            return False
+        parts = self._parts(inboxes) if fan_out else [(inboxes[0].partition, inboxes, "")]
+        names = (
+            self._keys.partition(partition).request(_request(message, terms, part))
+            for partition, _, part in parts
+        )
+        return any(await asyncio.gather(*(self._link.call("EXISTS", name) for name in names)))
+
+    def _parts(self, inboxes: Sequence[Place]) -> list[tuple[int, Sequence[Place], str]]:
+        """Partition, inboxes and name of each part of a fan-out."""
+        by_partition: dict[int, list[Place]] = {}
+        for inbox in inboxes:
+            by_partition.setdefault(inbox.partition, []).append(inbox)
+        return [
+            (partition, places[start : start + self.CHUNK], f"/{start}")
+            for partition, places in by_partition.items()
+            for start in range(0, len(places), self.CHUNK)
+        ]
 
     def _knows(self, origin: str) -> bool:
         return self._origins.get(origin, 0.0) > time.monotonic()
@@ -164,7 +184,7 @@ class Producer:
             identity,
             message.pack(),
             message.body,
-            f"{message.origin}/{terms.request_id}{part}" if terms.request_id else "",
+            _request(message, terms, part) if terms.request_id else "",
             self._fingerprint(identity, inboxes, terms) if terms.request_id else b"",
             group_of(message.origin, relation.ordering_key),
             group_of(message.origin, relation.family),
@@ -192,3 +212,8 @@ class Producer:
         for inbox in inboxes:
             content.update(inbox.key)
         return content.digest()
+
+
+def _request(message: Message, terms: Terms, part: str) -> str:
+    """What a part of a call is remembered by."""
+    return f"{message.origin}/{terms.request_id}{part}"

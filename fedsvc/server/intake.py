@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -62,13 +62,10 @@ class Submission:
         """Seconds until it may be sent."""
         return max(0.0, self.terms.not_before_ms / 1000 - time.time()) if self.terms.not_before_ms else 0.0
 
-    def named(self, request_id: str) -> Submission:
-        """The same under another request id."""
-        return replace(
-            self,
-            message=replace(self.message, request_id=request_id),
-            terms=replace(self.terms, request_id=request_id),
-        )
+    @property
+    def late(self) -> bool:
+        """It must not be tried any more."""
+        return 0 < self.terms.expire_ms <= time.time() * 1000
 
 
 class _Head(NamedTuple):
@@ -107,9 +104,10 @@ class Intake:
         self._places: dict[str, Place] = {}
         self._warned: set[tuple[str, str]] = set()
 
-    async def submission(self, request: Any) -> Submission:
-        """Of a QueueActivityRequest or FanOutActivityRequest. Raises InvalidInput, HandlerFailed,
-        PermissionDenied, and QueueUnavailable if a registered key cannot be looked up."""
+    async def submission(self, request: Any, request_id: str = "") -> Submission:
+        """Of a QueueActivityRequest or FanOutActivityRequest, which has this request id if it brings none
+        of its own. Raises InvalidInput, HandlerFailed, PermissionDenied, and QueueUnavailable if a registered
+        key cannot be looked up."""
         known = caller()
         # Each look at a field of a request copies it, or makes an object that stands for it.
         body, options, given = request.activity, request.options, request.signing_key
@@ -119,7 +117,8 @@ class Intake:
             ordering_key=plain_text("options.ordering_key", options.ordering_key, _MAX_KEY),
             supersede_key=plain_text("options.supersede_key", supersede_key, _MAX_KEY),
         )
-        terms = self._terms(options, request.request_id, rules.priority, relation)
+        request_id = request_name(request.request_id) or request_id
+        terms = self._terms(options, request_id, rules.priority, relation)
         if not key_id:
             raise InvalidKey("signing_key.key_id", "is required")
         origin = origin_of(key_id)
@@ -151,6 +150,14 @@ class Intake:
         )
         annotate(activity=head.id, activity_type=head.type, origin=origin)
         return Submission(message, key, terms)
+
+    async def check_time(self, submission: Submission, places: Sequence[Place], *, fan_out: bool) -> None:
+        """What is late is refused, unless it repeats a call that was accepted: that gets the first answer,
+        and what it finishes expires at once. Raises InvalidInput, QueueUnavailable."""
+        if submission.late and not await self._producer.knows(
+            submission.message, places, submission.terms, fan_out=fan_out
+        ):
+            raise InvalidInput("options.expire_time", "has passed already")
 
     def _warn(self, key_id: str, actor: str) -> None:
         """Lemmy verifies with the key of the activity's actor, whatever key id the signature has."""
@@ -264,20 +271,17 @@ class Intake:
         return known
 
     def _terms(self, options: Any, request_id: str, by_type: Priority, relation: Relation) -> Terms:
-        now_ms = time.time() * 1000
         not_before_ms = time_ms(options, "not_before", "options.not_before")
         expire_ms = time_ms(options, "expire_time", "options.expire_time")
-        if not_before_ms > now_ms + _FURTHEST_MS:
+        if not_before_ms > time.time() * 1000 + _FURTHEST_MS:
             raise InvalidInput("options.not_before", "is more than a year away")
-        if expire_ms and expire_ms <= now_ms:
-            raise InvalidInput("options.expire_time", "has passed already")
         if expire_ms and expire_ms <= not_before_ms:
             raise InvalidInput("options.expire_time", "is not later than options.not_before")
         return Terms(
             priority=priority("options.priority", options.priority) or by_type,
             not_before_ms=not_before_ms,
             expire_ms=expire_ms,
-            request_id=request_name(request_id),
+            request_id=request_id,
             allow_duplicate=options.allow_duplicate,
             shared_inbox=options.shared_inbox,
             relation=relation,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -56,6 +57,46 @@ async def test_a_call_that_is_repeated_under_its_name_gets_the_first_answer(
     assert await server.delivery.QueueActivities(batch) == await server.delivery.QueueActivities(batch)
     stats = await server.operations.GetQueueStats(operations_service_pb2.GetQueueStatsRequest())
     assert (stats.accepted, stats.conserved) == (3004, True)
+
+
+async def test_a_call_that_is_repeated_after_its_expiry_gets_the_first_answer(
+    server: Front, request_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expires = {"expire_time": Timestamp(seconds=int(time.time()) + 600)}
+    request = request_of(request_id="single", **expires)
+    named, unnamed = (
+        request_of(activity=ACTIVITY | {"id": f"https://me.example/{n}"}, **expires) for n in "23"
+    )
+    inboxes = [f"https://h{n}.example/inbox" for n in range(20)]
+    fan = fan_out(named, inboxes, "fan")
+    batch = pb.QueueActivitiesRequest(requests=[unnamed], request_id="batch")
+    first = await server.delivery.QueueActivity(request)
+    first_fan = await server.delivery.FanOutActivity(fan)
+    first_batch = await server.delivery.QueueActivities(batch)
+    monkeypatch.setattr("fedsvc.server.intake.time", SimpleNamespace(time=lambda: time.time() + 3600))
+    assert await server.delivery.QueueActivity(request) == first
+    assert await server.delivery.FanOutActivity(fan) == first_fan
+    assert await server.delivery.QueueActivities(batch) == first_batch
+    for name in ("", "another", "fan"):
+        request.request_id = name
+        await refused(server.delivery.QueueActivity(request), "options.expire_time", "INVALID_ARGUMENT")
+    fan.request_id = "single"
+    await refused(server.delivery.FanOutActivity(fan), "options.expire_time", "INVALID_ARGUMENT")
+    stats = await server.operations.GetQueueStats(operations_service_pb2.GetQueueStatsRequest())
+    assert (stats.accepted, stats.conserved) == (22, True)
+
+
+async def test_a_fan_out_that_broke_half_way_is_finished_after_its_expiry(
+    server: Front, queue: Queue, request_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_of(expire_time=Timestamp(seconds=int(time.time()) + 600))
+    fan = fan_out(request, [f"https://h{n}.example/inbox" for n in range(20)], "fan")
+    first = await server.delivery.FanOutActivity(fan)
+    (lost, *_) = await queue.link.call("KEYS", f"{queue.settings.namespace}:*:request:*")
+    await queue.link.call("DEL", lost)
+    monkeypatch.setattr("fedsvc.server.intake.time", SimpleNamespace(time=lambda: time.time() + 3600))
+    again = await server.delivery.FanOutActivity(fan)
+    assert again.accepted + again.duplicates == first.accepted == 20
 
 
 async def test_the_key_of_a_call_outlives_what_it_is_scheduled_for(

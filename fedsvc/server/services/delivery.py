@@ -110,13 +110,16 @@ class DeliveryService(DeliveryServiceServicer):
         if len(items) > limit:
             raise InvalidInput("requests", f"has {len(items)} items; {limit} are allowed")
         name = request_name(request.request_id)
-        checked = await asyncio.gather(*map(self._checked, items), return_exceptions=True)
+        checked = await asyncio.gather(
+            *(self._checked(item, f"{name}#{index}" if name else "") for index, item in enumerate(items)),
+            return_exceptions=True,
+        )
         turns = []
         for index, item in enumerate(checked):
             if isinstance(item, BaseException) and not isinstance(item, _OF_ITEM):
                 raise item
             names = () if isinstance(item, BaseException) else about(*item)
-            turns.append(Turn(names, partial(self._accept_item, item, index, name)))
+            turns.append(Turn(names, partial(self._accept_item, item, index)))
         return pb.QueueActivitiesResponse(results=await in_turn(turns))
 
     @rpc
@@ -134,6 +137,7 @@ class DeliveryService(DeliveryServiceServicer):
         async with self._quota.room(origin, len(request.inboxes), caller()) as room:
             self._limits.deliveries(caller(), origin, len(request.inboxes))
             places, rejected, twice = await self._intake.places(request.inboxes)
+            await self._intake.check_time(submission, places, fan_out=True)
             accepted = duplicates = 0
             if places:
                 if submission.key is not None:
@@ -257,10 +261,12 @@ class DeliveryService(DeliveryServiceServicer):
             async for seen in watched:
                 yield convert.seen(seen.cursor, seen.entry)
 
-    async def _checked(self, request: pb.QueueActivityRequest) -> _Checked:
+    async def _checked(self, request: pb.QueueActivityRequest, request_id: str = "") -> _Checked:
         try:
             place = self._intake.place(request.inbox)
-            return await self._intake.submission(request), place
+            submission = await self._intake.submission(request, request_id)
+            await self._intake.check_time(submission, [place], fan_out=False)
+            return submission, place
         except InvalidInput:
             REJECTED.inc()
             raise
@@ -283,16 +289,11 @@ class DeliveryService(DeliveryServiceServicer):
             duplicate=queued.duplicate,
         )
 
-    async def _accept_item(
-        self, checked: _Checked | BaseException, index: int, request_id: str
-    ) -> pb.QueueActivityResult:
+    async def _accept_item(self, checked: _Checked | BaseException, index: int) -> pb.QueueActivityResult:
         try:
             if isinstance(checked, BaseException):
                 raise checked
-            submission, place = checked
-            if request_id and not submission.terms.request_id:
-                submission = submission.named(f"{request_id}#{index}")
-            return pb.QueueActivityResult(index=index, accepted=await self._accept(submission, place))
+            return pb.QueueActivityResult(index=index, accepted=await self._accept(*checked))
         except _OF_ITEM as error:
             return pb.QueueActivityResult(index=index, error=item_error(error, f"requests[{index}]"))
 
