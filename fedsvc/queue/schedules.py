@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -35,7 +35,7 @@ class Schedules:
 
     #: that there may be
     MOST: Final = 1000
-    #: looked at in one go
+    #: read in one go
     BATCH: Final = 20
 
     def __init__(self, link: Link, keys: Keys) -> None:
@@ -89,12 +89,13 @@ class Schedules:
         ids, more = names[:limit], len(names) > limit
         return await self._readable(ids), ids[-1].decode() if more else ""
 
-    async def due(self, now_ms: int) -> Sequence[Schedule]:
-        """Those to be run, or taken up, by then."""
-        ids = await self._link.call(
-            "ZRANGE", f"{self._prefix}:due", "-inf", now_ms, "BYSCORE", "LIMIT", 0, self.BATCH
-        )
-        return await self._readable(ids)
+    async def due(self, now_ms: int) -> AsyncGenerator[Schedule, None]:
+        """Those to be run, or taken up, by then: all of them, since any number at the front may be such as
+        nobody here can run."""
+        ids = await self._link.call("ZRANGE", f"{self._prefix}:due", "-inf", now_ms, "BYSCORE")
+        for start in range(0, len(ids), self.BATCH):
+            for schedule in await self._readable(ids[start : start + self.BATCH]):
+                yield schedule
 
     async def _readable(self, ids: Sequence[bytes]) -> list[Schedule]:
         """One that a later version has written, or nobody, must not keep the others from running."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Final
 
 import structlog
@@ -68,20 +68,21 @@ class Scheduler:
         if self._full():
             return
         now_ms = self._now_ms()
-        for schedule in await self._schedules.due(now_ms):
-            if schedule.id in self._runs:
-                continue
-            if len(self._runs) >= self.AT_ONCE:
-                return
-            try:
-                time_ms = await self._taken(schedule, now_ms)
-            except (ValueError, KeyError, OSError) as error:  # its time zone is not known on this machine
-                self._tell_unusable(schedule, error)
-                continue
-            if time_ms:
-                task = asyncio.create_task(self._run(schedule, time_ms))
-                self._runs[schedule.id] = task
-                task.add_done_callback(lambda _, id=schedule.id: self._runs.pop(id, None))  # type: ignore[misc]
+        async with aclosing(self._schedules.due(now_ms)) as due:
+            async for schedule in due:
+                if schedule.id in self._runs:
+                    continue
+                if len(self._runs) >= self.AT_ONCE:
+                    return
+                try:
+                    time_ms = await self._taken(schedule, now_ms)
+                except (ValueError, KeyError, OSError) as error:  # its time zone is not known on this machine
+                    self._tell_unusable(schedule, error)
+                    continue
+                if time_ms:
+                    task = asyncio.create_task(self._run(schedule, time_ms))
+                    self._runs[schedule.id] = task
+                    task.add_done_callback(lambda _, id=schedule.id: self._runs.pop(id, None))  # type: ignore[misc]
 
     async def finished(self) -> None:
         """Until nothing that was begun is on its way."""

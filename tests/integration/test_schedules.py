@@ -225,6 +225,20 @@ async def test_one_that_cannot_be_read_keeps_no_other_from_running(site: Site) -
     assert [each.id for each in (await site.schedules.page(after="", limit=10))[0]] == ["b"]
 
 
+async def test_as_many_at_the_front_as_are_read_at_once_keep_no_other_from_running(site: Site) -> None:
+    made = await site.make("last")
+    for n in range(Schedules.BATCH):
+        mars = Recurrence("0 4 * * *", "Mars/Phobos")
+        await site.schedules.create(Schedule(f"mars-{n}", mars, task=Task.CLEANUP, next_run_ms=1))
+    for n in range(Schedules.BATCH):
+        await site.make(f"torn-{n}")
+        await site.queue.link.call("HSET", f"{site.queue.keys.schedules}:id:torn-{n}", "definition", "")
+        await site.queue.link.call("ZADD", f"{site.queue.keys.schedules}:due", 2, f"torn-{n}")
+    site.now_ms = made.next_run_ms
+    await site.look(site.worker("x"))
+    assert site.ran == [("last", made.next_run_ms)]
+
+
 async def test_while_redis_is_full_nothing_begins(site: Site) -> None:
     made = await site.make("a")
     full = True
