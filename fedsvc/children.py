@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 #: bytes of one status line, at most
 _LINE: Final = 65_536
+#: seconds for what a child that has ended said last to be read
+_LAST_WORD: Final = 1.0
 
 
 def status_writer(fd: int) -> Callable[[dict[str, Any]], None]:
@@ -100,7 +102,10 @@ class Child:
         try:
             while not self.ready:
                 left = deadline - asyncio.get_running_loop().time()
-                if left <= 0 or not self.running:
+                if not self.running:
+                    await asyncio.wait((self._reading,), timeout=_LAST_WORD)  # it may have said why
+                    return False
+                if left <= 0:
                     return False
                 self.changed.clear()
                 changed = asyncio.create_task(self.changed.wait())

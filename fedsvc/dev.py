@@ -92,23 +92,28 @@ _WORKER: Final = ("worker", "--http-listen", str(Address("127.0.0.1", 0)))
 
 
 async def _ready(supervisor: Supervisor, *children: Child) -> None:
-    """Wait until all are ready or we are told to stop. Raises NotReady."""
+    """Wait until all are ready or we are told to stop. Raises NotReady once one of them cannot be."""
     deadline = asyncio.get_running_loop().time() + _PATIENCE
     stopped = asyncio.create_task(supervisor.wait())
-    ready = asyncio.gather(*(child.wait_ready(deadline) for child in children))
+    waiting = {stopped, *(asyncio.create_task(_one_ready(child, deadline)) for child in children)}
     try:
-        await asyncio.wait((stopped, ready), return_when=asyncio.FIRST_COMPLETED)
-        if supervisor.stopping:
-            return
-        for child, is_ready in zip(children, ready.result(), strict=True):
-            if not is_ready:
-                raise NotReady(
-                    f"the {child.name} does not become ready: {child.status.get('problems') or 'it ended'}"
-                )
+        while waiting != {stopped}:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if supervisor.stopping:
+                return
+            for task in done:
+                task.result()
     finally:
-        stopped.cancel()
-        ready.cancel()
-        await asyncio.gather(stopped, ready, return_exceptions=True)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def _one_ready(child: Child, deadline: float) -> None:
+    if not await child.wait_ready(deadline):
+        raise NotReady(
+            f"the {child.name} does not become ready: {child.status.get('problems') or 'it ended'}"
+        )
 
 
 def _completed(settings: Settings, data_dir: Path) -> Settings:
