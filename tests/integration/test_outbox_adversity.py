@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from fedsvc_client import TLS, ConfigurationError, FedsvcClient, PermissionDenied, Unavailable
+from fedsvc_client import TLS, ClientClosed, ConfigurationError, FedsvcClient, PermissionDenied, Unavailable
 from fedsvc_client.outbox import Outbox, Relay, Round
 from fedsvc_client.outbox._claims import Claims
 from grpc import StatusCode
@@ -264,15 +264,25 @@ def test_a_relay_that_slept_past_its_lease_touches_nothing_of_others(
     assert arrived(script)[-1] == "second"
 
 
-def test_a_client_that_was_closed_is_no_fault_of_a_row(
+def test_a_client_that_was_closed_ends_the_relay_and_is_no_fault_of_a_row(
     engine: sa.Engine, outbox: Outbox, script: Scripted
 ) -> None:
     write(engine, outbox, "waits")
     closed = FedsvcClient(script.target, timeout=2)
     closed.close()
-    with pytest.raises(Unavailable, match="closed"):
-        Relay(engine, closed, outbox).run_once()
-    assert [row.state for row in rows(engine, outbox)] == [0]
+    with pytest.raises(ClientClosed):
+        Relay(engine, closed, outbox).run()
+    assert [(row.state, row.attempts) for row in rows(engine, outbox)] == [(0, 0)]
+
+
+def test_a_client_that_is_closed_in_a_call_ends_the_relay(
+    engine: sa.Engine, outbox: Outbox, script: Scripted
+) -> None:
+    write(engine, outbox, "waits")
+    client = FedsvcClient(script.target, timeout=2)
+    with pytest.raises(ClientClosed):
+        Relay(engine, client, outbox, keys=lambda _: client.close()).run()
+    assert [(row.state, row.attempts) for row in rows(engine, outbox)] == [(0, 0)]
 
 
 def test_bad_files_of_tls_are_no_fault_of_a_row(engine: sa.Engine, outbox: Outbox, script: Scripted) -> None:

@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fedsvc_client._bell import Bell
 from fedsvc_client._exceptions import (
+    ClientClosed,
     ConfigurationError,
     FedsvcError,
     InvalidRequest,
@@ -111,7 +112,8 @@ class Relay:
 
     def run(self, *, poll: float = 0.5, until_empty: bool = False) -> Round:
         """Until `stop`, or until nothing is due; in this thread. Waits for server and database when they are
-        away, and `poll` seconds when there is nothing to do. Returns all rounds together."""
+        away, and `poll` seconds when there is nothing to do. Returns all rounds together. Raises
+        ConfigurationError for files of TLS that are bad, ClientClosed if somebody has closed the client."""
         total, pause = Round(), FIRST_PAUSE
         while not self._stopping:
             try:
@@ -152,8 +154,8 @@ class Relay:
 
     def run_once(self) -> Round:
         """Claim some rows and send them. Raises Unavailable if the server cannot be reached, PermissionDenied
-        if it does not know the token, ConfigurationError for files of TLS that are bad, and SQLAlchemyError;
-        rows are then as they were."""
+        if it does not know the token, ConfigurationError for files of TLS that are bad, ClientClosed, and
+        SQLAlchemyError; rows are then as they were."""
         if time.monotonic() - self._cleaned > _CLEAN_EVERY:
             self._claims.forget(now_ms() - int(self._keep_aside.total_seconds() * 1000))
             self._cleaned = time.monotonic()
@@ -271,10 +273,8 @@ class _Sending:
 
     def _stop_for(self, error: Exception) -> None:
         """Raises _Stop for what no row is to blame for."""
-        if self._client._closed:
-            raise _Stop from Unavailable("the client is closed")
         unknown = getattr(error, "reason", "") == "UNAUTHENTICATED"
-        if unknown or isinstance(error, (Unavailable, ConfigurationError)):
+        if unknown or isinstance(error, (Unavailable, ClientClosed, ConfigurationError)):
             raise _Stop from error
 
     def _settle(self, row: Row, error: FedsvcError | None) -> None:
