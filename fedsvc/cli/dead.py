@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +10,17 @@ import click
 
 from fedsvc.cli.completion import activity_types, one_of, reasons
 from fedsvc.cli.delivery_text import delivery_text
-from fedsvc.cli.output import TIME_HELP, Column, Moment, counted, emit, json_option, plain, show_table
+from fedsvc.cli.output import (
+    TIME_HELP,
+    Column,
+    Moment,
+    check_askable,
+    counted,
+    emit,
+    json_option,
+    plain,
+    show_table,
+)
 from fedsvc.cli.pages import limit_option, page_options, show_page
 from fedsvc.cli.target import connect, target_option
 from fedsvc.domain.classify import clean
@@ -173,8 +182,7 @@ def purge(yes: bool, **given: Any) -> None:
     Example:
       fedsvc dead purge --host gone.example --yes
     """
-    if not yes and not given["dry_run"] and not sys.stdin.isatty():
-        raise click.UsageError("give --yes: nobody can be asked here")
+    check_askable(yes or given["dry_run"])
     _operate("purge", ask=not yes, **given)
 
 

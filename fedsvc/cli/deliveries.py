@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from fedsvc.cli.delivery_text import delivery_text
-from fedsvc.cli.output import Column, counted, emit, json_option
+from fedsvc.cli.output import Column, check_askable, counted, emit, json_option
 from fedsvc.cli.pages import page_options, show_page
 from fedsvc.cli.target import connect, target_option
 from fedsvc.domain.delivery import DeliveryState
@@ -94,6 +94,7 @@ def cancel(
     """Take back what was not sent yet: DELIVERY_IDS, or all of an activity, or all to a host."""
     if sum(map(bool, (delivery_ids, activity_id, host))) != 1:
         raise click.UsageError("give either DELIVERY_IDS, --activity or --host")
+    check_askable(yes)
     if not yes:
         what = activity_id or (
             f"everything to {host}" if host else counted(len(delivery_ids), "delivery", "deliveries")

@@ -57,6 +57,13 @@ def whole_numbers(value: Mapping[Any, Any]) -> dict[Any, Any]:
     return {key: whole(item) for key, item in value.items()}
 
 
+def check_askable(yes: bool) -> None:
+    """Before anything is done: somebody is there to be asked, unless it is said beforehand (--yes). Raises
+    UsageError."""
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError("give --yes: nobody can be asked here")
+
+
 def emit(value: Any, as_json: bool, text: str) -> None:
     """`value` as JSON, or `text`."""
     click.echo(json.dumps(plain(value), indent=2) if as_json else text)

@@ -359,6 +359,8 @@ async def test_a_purge_asks_and_shows_how_far_it_is(target: str, rsa_pem: str) -
             "fedsvc: none of these 2 deliveries is a dead",
         ),
         (("dead", "purge", "1-1", "--yes"), 1, "fedsvc: 1-1 is no dead letter\n"),
+        (("dead", "purge", "1-1"), 2, "give --yes: nobody can be asked here"),
+        (("deliveries", "cancel", "1-1"), 2, "give --yes: nobody can be asked here"),
         (("dead", "list", "--since", "yesterday"), 2, "neither a time in ISO 8601 nor an age"),
         (("hosts", "show", "nowhere.example"), 1, "fedsvc: nothing was ever sent to nowhere.example"),
         (("hosts", "set", "a b", "--rate", "1"), 1, "fedsvc: host: "),
