@@ -204,7 +204,9 @@ class Producer:
 
     @staticmethod
     def _fingerprint(identity: bytes, inboxes: Sequence[Place], terms: Terms) -> bytes:
-        """What must be equal for two calls to be the same call."""
+        """What must be equal for two calls to be the same call: all that makes a message (keys of order and
+        supersession too), and the terms but for `shared_inbox`, which says nothing of what is sent or when.
+        Not to be changed: it is held against what the version before has stored."""
         content = hashlib.blake2b(identity, digest_size=8)
         content.update(
             b"%d %d %d %d" % (terms.priority, terms.not_before_ms, terms.expire_ms, terms.allow_duplicate)

@@ -33,8 +33,8 @@ class DeliveryServiceStub(object):
     INVALID_ARGUMENT (BadRequest names the field), UNAUTHENTICATED and PERMISSION_DENIED (of a token),
     RESOURCE_EXHAUSTED (too many calls; RetryInfo). Of those that bring activities also RESOURCE_EXHAUSTED (a limit, or
     no room in Redis), FAILED_PRECONDITION (the handler of the activity's type fails, or the key of an integrity proof
-    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call; that is seen where hosts of both are in
-    one partition).
+    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call: of the same method, with anything else in
+    it but `shared_inbox`; that is seen where hosts of both are in one partition).
     """
 
     def __init__(self, channel):
@@ -88,8 +88,8 @@ class DeliveryServiceServicer(object):
     INVALID_ARGUMENT (BadRequest names the field), UNAUTHENTICATED and PERMISSION_DENIED (of a token),
     RESOURCE_EXHAUSTED (too many calls; RetryInfo). Of those that bring activities also RESOURCE_EXHAUSTED (a limit, or
     no room in Redis), FAILED_PRECONDITION (the handler of the activity's type fails, or the key of an integrity proof
-    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call; that is seen where hosts of both are in
-    one partition).
+    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call: of the same method, with anything else in
+    it but `shared_inbox`; that is seen where hosts of both are in one partition).
     """
 
     def QueueActivity(self, request, context):
@@ -195,8 +195,8 @@ class DeliveryService(object):
     INVALID_ARGUMENT (BadRequest names the field), UNAUTHENTICATED and PERMISSION_DENIED (of a token),
     RESOURCE_EXHAUSTED (too many calls; RetryInfo). Of those that bring activities also RESOURCE_EXHAUSTED (a limit, or
     no room in Redis), FAILED_PRECONDITION (the handler of the activity's type fails, or the key of an integrity proof
-    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call; that is seen where hosts of both are in
-    one partition).
+    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call: of the same method, with anything else in
+    it but `shared_inbox`; that is seen where hosts of both are in one partition).
     """
 
     @staticmethod

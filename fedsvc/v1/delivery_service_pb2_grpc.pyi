@@ -34,8 +34,8 @@ class DeliveryServiceStub:
     INVALID_ARGUMENT (BadRequest names the field), UNAUTHENTICATED and PERMISSION_DENIED (of a token),
     RESOURCE_EXHAUSTED (too many calls; RetryInfo). Of those that bring activities also RESOURCE_EXHAUSTED (a limit, or
     no room in Redis), FAILED_PRECONDITION (the handler of the activity's type fails, or the key of an integrity proof
-    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call; that is seen where hosts of both are in
-    one partition).
+    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call: of the same method, with anything else in
+    it but `shared_inbox`; that is seen where hosts of both are in one partition).
     """
 
     @_typing.overload
@@ -66,8 +66,8 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
     INVALID_ARGUMENT (BadRequest names the field), UNAUTHENTICATED and PERMISSION_DENIED (of a token),
     RESOURCE_EXHAUSTED (too many calls; RetryInfo). Of those that bring activities also RESOURCE_EXHAUSTED (a limit, or
     no room in Redis), FAILED_PRECONDITION (the handler of the activity's type fails, or the key of an integrity proof
-    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call; that is seen where hosts of both are in
-    one partition).
+    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call: of the same method, with anything else in
+    it but `shared_inbox`; that is seen where hosts of both are in one partition).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -94,8 +94,8 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
     INVALID_ARGUMENT (BadRequest names the field), UNAUTHENTICATED and PERMISSION_DENIED (of a token),
     RESOURCE_EXHAUSTED (too many calls; RetryInfo). Of those that bring activities also RESOURCE_EXHAUSTED (a limit, or
     no room in Redis), FAILED_PRECONDITION (the handler of the activity's type fails, or the key of an integrity proof
-    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call; that is seen where hosts of both are in
-    one partition).
+    cannot be opened) and ALREADY_EXISTS (`request_id` belongs to another call: of the same method, with anything else in
+    it but `shared_inbox`; that is seen where hosts of both are in one partition).
     """
 
     @_abc_1.abstractmethod

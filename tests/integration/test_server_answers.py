@@ -9,12 +9,12 @@ from typing import Any
 
 import grpc
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from servers.calls import ACTIVITY, KEY_ID, details, fan_out, refused
+from servers.calls import ACTIVITY, KEY_ID, details, fan_out, queue_request, refused
 from servers.front import Front
 from servers.queue import Queue
 
@@ -154,6 +154,42 @@ async def test_a_name_that_belongs_to_another_call_is_refused(server: Front, req
         )
     assert error.value.code() is grpc.StatusCode.ALREADY_EXISTS
     assert details(error.value)[0].reason == "REQUEST_ID_REUSED"
+
+
+_TERMS: dict[str, dict[str, Any]] = {
+    "priority": {"priority": types_pb2.PRIORITY_BULK},
+    "not_before": {"not_before": Timestamp(seconds=4)},
+    "expire_time": {"expire_time": Timestamp(seconds=9_999_999_999)},
+    "ordering_key": {"ordering_key": "o"},
+    "supersede_key": {"supersede_key": "s"},
+    "content_type": {"content_type": "application/ld+json"},
+    "allow_duplicate": {"allow_duplicate": True},
+    "shared_inbox": {"shared_inbox": True},
+    "integrity_proof": {"integrity_proof": True},
+    "proof_key": {"integrity_proof": True, "proof_key": pb.SigningKey(key_id=f"{KEY_ID}-2")},
+}
+
+
+@pytest.mark.parametrize("term", [field.name for field in pb.DeliveryOptions.DESCRIPTOR.fields])
+async def test_a_name_that_belongs_to_a_call_on_other_terms_is_refused(server: Front, term: str) -> None:
+    pem = (
+        ed25519.Ed25519PrivateKey.generate()
+        .private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        .decode()
+    )
+    terms = _TERMS[term]
+    if "proof_key" in terms:
+        terms["proof_key"].private_key_pem = pem
+    former = {"integrity_proof": True} if term == "proof_key" else {}
+    for name, one, other in (("r", former, terms), ("s", terms, former)):
+        first = await server.delivery.QueueActivity(queue_request(pem=pem, request_id=name, **one))
+        again = server.delivery.QueueActivity(queue_request(pem=pem, request_id=name, **other))
+        if term == "shared_inbox":  # it says nothing of what is sent, nor when
+            assert (await again).delivery.delivery_id == first.delivery.delivery_id
+            continue
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await again
+        assert details(error.value)[0].reason == "REQUEST_ID_REUSED"
 
 
 async def test_recipients_are_listed_in_stable_pages(server: Front, request_of: Any) -> None:
