@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import zlib
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, cast
 
@@ -26,7 +28,7 @@ BODY_BYTES: Final = 65_536
 MAX_HEADERS: Final = 128
 
 #: what the classification looks at, and the first value of which counts
-_SINGLE: Final = frozenset({b"content-type", b"retry-after", b"location", b"date"})
+_SINGLE: Final = frozenset({b"content-type", b"content-encoding", b"retry-after", b"location", b"date"})
 _ACCEPT_SIGNATURE: Final = b"accept-signature"
 _SWITCHING: Final = 101
 #: as a number: flags that are put together anew cost a microsecond
@@ -108,7 +110,7 @@ class InboxConnection(asyncio.Protocol):
             location=told.get(b"location", ""),
             date=told.get(b"date", ""),
             accept_signature=self._accept_signature,
-            body_head=self._body,
+            body_head=_unpacked(self._body, told.get(b"content-encoding", "")),
         )
 
     @property
@@ -273,6 +275,25 @@ class InboxConnection(asyncio.Protocol):
             self._head.set_exception(BrokenAnswer(problem))
         if self._transport is not None:
             self._transport.abort()
+
+
+def _unpacked(head: bytes, encoding: str) -> bytes:
+    """The beginning of a body as it was before it was encoded: hosts compress also where only `identity` is
+    accepted. No more than SNIPPET_BYTES are unpacked, whatever a few bytes would become; nothing is left of
+    what cannot be."""
+    match encoding.strip().lower():
+        case "" | "identity":
+            return head
+        case "gzip" | "x-gzip":
+            formats = [16 + zlib.MAX_WBITS]
+        case "deflate":
+            formats = [zlib.MAX_WBITS, -zlib.MAX_WBITS]  # some leave out the wrapping of RFC 1950
+        case _:
+            return b""
+    for bits in formats:
+        with suppress(zlib.error):
+            return zlib.decompressobj(bits).decompress(head, SNIPPET_BYTES)
+    return b""
 
 
 @lru_cache(maxsize=128)

@@ -6,14 +6,15 @@ import asyncio
 import gzip
 import socket
 import zlib
+from collections.abc import Callable
 from contextlib import ExitStack
 from random import Random
 
 import pytest
 from servers.remote import ACCEPTED, PATIENCE, Act, deliver, delivering, open_files, reset, serving
 
-from fedsvc.domain.classify import Outcome, snippet
-from fedsvc.domain.delivery import Reason
+from fedsvc.domain.classify import Outcome
+from fedsvc.domain.delivery import SNIPPET_BYTES, Reason
 from hostile.attacks import ATTACKS
 
 DEADLINE_S = 0.6
@@ -124,25 +125,54 @@ async def test_whatever_is_sent_is_no_defect_of_ours(seed: int) -> None:
             assert verdict.snippet.isprintable()
 
 
-@pytest.mark.parametrize("how", ["length", "chunks", "transfer encoding"])
-@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate"])
-async def test_nothing_is_unpacked(encoding: str, how: str) -> None:
-    packed = (zlib.compress if encoding == "deflate" else gzip.compress)(b"open sesame")
-    head, body = {
-        "length": (f"Content-Encoding: {encoding}\r\nContent-Length: {len(packed)}", packed),
-        "chunks": (
-            f"Content-Encoding: {encoding}\r\nTransfer-Encoding: chunked",
-            b"%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed),
+def _deflated(body: bytes) -> bytes:
+    """Without the wrapping of RFC 1950."""
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(body) + packer.flush()
+
+
+PACKED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "gzip": ("gzip", gzip.compress),
+    "x-gzip": ("X-GZIP", gzip.compress),
+    "deflate": ("deflate", zlib.compress),
+    "bare deflate": ("deflate", _deflated),
+}
+
+
+@pytest.mark.parametrize("how", ["length", "chunks"])
+@pytest.mark.parametrize("name", PACKED)
+async def test_of_what_is_compressed_unasked_no_more_is_unpacked_than_is_kept(name: str, how: str) -> None:
+    encoding, pack = PACKED[name]
+    for status, text, shown in (
+        (500, b"open sesame", "open sesame"),
+        (500, b"e" * 20_000_000, "e" * SNIPPET_BYTES),
+        (
+            200,
+            b"<!DOCTYPE html><title>This domain is for sale</title>" + Random(1).randbytes(100_000),
+            "<!DOCTYPE html>",
         ),
-        "transfer encoding": (
-            f"Transfer-Encoding: {encoding}, chunked",
-            b"%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed),
-        ),
-    }[how]
-    answer = f"HTTP/1.1 500 x\r\n{head}\r\n\r\n".encode() + body
-    async with serving(answer) as remote, delivering() as deliverer:
+    ):
+        packed = pack(text)
+        framed = (
+            f"Content-Length: {len(packed)}\r\n\r\n".encode() + packed
+            if how == "length"
+            else b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed)
+        )
+        answer = f"HTTP/1.1 {status} x\r\nContent-Encoding: {encoding}\r\n".encode() + framed
+        async with serving(answer) as remote, delivering() as deliverer:
+            verdict = (await deliver(deliverer, remote.url)).verdict
+        assert verdict.reason is (Reason.SUSPECT if status == 200 else Reason.SERVER_ERROR)
+        assert verdict.snippet.startswith(shown)
+        assert len(verdict.snippet.encode()) <= SNIPPET_BYTES
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "base64"])
+async def test_of_what_cannot_be_unpacked_nothing_is_kept(encoding: str) -> None:
+    packed = b"\xcf\xff\xff\x7f\xf8\x27\x00" * 100
+    head = f"HTTP/1.1 500 x\r\nContent-Encoding: {encoding}\r\nContent-Length: {len(packed)}\r\n\r\n"
+    async with serving(head.encode() + packed) as remote, delivering() as deliverer:
         verdict = (await deliver(deliverer, remote.url)).verdict
-    assert verdict.snippet == snippet(packed)
+    assert (verdict.reason, verdict.status, verdict.snippet) == (Reason.SERVER_ERROR, 500, "")
 
 
 HEADER_VALUES = {
