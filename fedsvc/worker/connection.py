@@ -9,6 +9,7 @@ another request. The bytes are parsed by llhttp (httptools).
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import zlib
 from contextlib import suppress
@@ -34,6 +35,8 @@ _SWITCHING: Final = 101
 #: as a number: flags that are put together anew cost a microsecond
 _LOOK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 _VERSIONS: Final = ("1.1", "1.0")
+#: in what llhttp says of two lengths, one that is no number, one beside chunks
+_LENGTHS: Final = re.compile("Content-Length|Transfer-Encoding")
 
 
 class BrokenAnswer(Exception):
@@ -190,7 +193,10 @@ class InboxConnection(asyncio.Protocol):
                 self._clean = False
                 self._whole = True
             except HttpParserError as error:
-                self._broken(str(error.__context__ or error))
+                problem = str(error.__context__ or error)
+                if not self._status and self._taken_anyhow(problem):
+                    self._status = self._parser.get_status_code()
+                self._broken(problem)
                 return
         if self._whole:
             self._finish()
@@ -249,6 +255,17 @@ class InboxConnection(asyncio.Protocol):
             assert self._parser is not None
             self._whole = True
             self._clean = self._clean and self._parser.should_keep_alive()  # forgotten right after this
+
+    def _taken_anyhow(self, problem: str) -> bool:
+        """Whether the head says that it was taken, and only leaves open where its body ends. RFC 9112 (6.3)
+        has such an answer discarded, for the sake of what would be read of it; nothing is. To send it again
+        and again, and to hold it against the host, would make nothing better."""
+        assert self._parser is not None
+        return (
+            _LENGTHS.search(problem) is not None
+            and 200 <= self._parser.get_status_code() <= 299
+            and self._parser.get_http_version() in _VERSIONS
+        )
 
     # -- ends
 

@@ -29,6 +29,10 @@ def _stands(item: Item, status: int = 500) -> Attack:
     return Attack(item, Reason.OK if status < 300 else Reason.SERVER_ERROR, status)
 
 
+def _taken(item: Item) -> Attack:
+    return Attack(item, Reason.OK, 202)
+
+
 CHUNKED: Final = b"HTTP/1.1 500 x\r\nTransfer-Encoding: chunked\r\n\r\n"
 ENDLESS: Final = b"HTTP/1.1 500 x\r\n\r\n"
 HUGE: Final = b"HTTP/1.1 500 x\r\nContent-Length: 999999999999\r\n\r\n"
@@ -93,18 +97,14 @@ HEADS: Final = {
     "a zero in a header": _garbage(b"HTTP/1.1 202 x\r\nX: a\0b\r\n\r\n"),
     "a header without a colon": _garbage(b"HTTP/1.1 202 x\r\nX\r\n\r\n"),
     "a header without a name": _garbage(b"HTTP/1.1 202 x\r\n: x\r\n\r\n"),
-    "a negative length": _garbage(b"HTTP/1.1 202 x\r\nContent-Length: -1\r\n\r\n"),
-    "a length with a sign": _garbage(b"HTTP/1.1 202 x\r\nContent-Length: +5\r\n\r\nhello"),
-    "a hexadecimal length": _garbage(b"HTTP/1.1 202 x\r\nContent-Length: 0x5\r\n\r\nhello"),
-    "a length beyond 64 bits": _garbage(b"HTTP/1.1 202 x\r\nContent-Length: 18446744073709551617\r\n\r\n"),
-    "two lengths": _garbage(b"HTTP/1.1 202 x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
-    "a list of lengths": _garbage(b"HTTP/1.1 202 x\r\nContent-Length: 5, 5\r\n\r\nhello"),
-    "an empty length": _garbage(b"HTTP/1.1 202 x\r\nContent-Length:\r\n\r\n"),
-    "length and chunks": _garbage(
-        b"HTTP/1.1 202 x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    "two lengths and a refusal": _garbage(
+        b"HTTP/1.1 404 x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"
     ),
-    "chunks and length": _garbage(
-        b"HTTP/1.1 202 x\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n"
+    "two lengths in HTTP/2.0": _garbage(
+        b"HTTP/2.0 202 x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"
+    ),
+    "an early hint with two lengths": _garbage(
+        b"HTTP/1.1 103 x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nHTTP/1.1 202 x\r\n\r\n"
     ),
     "switching protocols": Attack(
         pour(b"HTTP/1.1 101 x\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n", b"a"),
@@ -113,6 +113,24 @@ HEADS: Final = {
     ),
     "close": Attack(None, Reason.CONNECTION_RESET),
     "reset": Attack(reset, Reason.CONNECTION_RESET),
+}
+
+#: heads that leave open where their body ends: what they say was taken is not sent again
+LENGTHS: Final = {
+    "a negative length": _taken(b"HTTP/1.1 202 x\r\nContent-Length: -1\r\n\r\n"),
+    "a length with a sign": _taken(b"HTTP/1.1 202 x\r\nContent-Length: +5\r\n\r\nhello"),
+    "a hexadecimal length": _taken(b"HTTP/1.1 202 x\r\nContent-Length: 0x5\r\n\r\nhello"),
+    "a length beyond 64 bits": _taken(b"HTTP/1.1 202 x\r\nContent-Length: 18446744073709551617\r\n\r\n"),
+    "the same length twice": _taken(b"HTTP/1.1 202 x\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n"),
+    "two lengths": _taken(b"HTTP/1.1 202 x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
+    "a list of lengths": _taken(b"HTTP/1.1 202 x\r\nContent-Length: 5, 5\r\n\r\nhello"),
+    "an empty length": _taken(b"HTTP/1.1 202 x\r\nContent-Length:\r\n\r\n"),
+    "length and chunks": _taken(
+        b"HTTP/1.1 202 x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ),
+    "chunks and length": _taken(
+        b"HTTP/1.1 202 x\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n"
+    ),
 }
 
 #: a sound head with a body that is not
@@ -163,4 +181,4 @@ BODIES: Final = {
         b"HTTP/1.1 500 x\r\n" + b"Set-Cookie: " + b"a=;" * 2600 + b"\r\nContent-Length: 0\r\n\r\n"
     ),
 }
-ATTACKS: Final = HEADS | BODIES
+ATTACKS: Final = HEADS | LENGTHS | BODIES
