@@ -59,7 +59,7 @@ def memory(s: MemoryStatus) -> Group:
 
 def freed(cleanup: Cleanup) -> Table:
     rows = [(c.name.replace("_", " "), f"{c.entries:,}") for c in cleanup.freed]
-    return _table(f"Forgotten, {memory_size(cleanup.freed_bytes)} of Redis", ("what", "entries"), rows)
+    return _table(f"Forgotten; Redis uses {memory_size(cleanup.freed_bytes)} less", ("what", "entries"), rows)
 
 
 def _counts(counts: Mapping[Any, int], *, other: str = "-") -> list[tuple[str, str]]:

@@ -26,7 +26,8 @@ class Cleanup:
 
     async def run(self, *, aggressive: bool = False) -> tuple[dict[str, int], int]:
         """Forget what has had its time; if `aggressive`, also archived outcomes that would stay for a while.
-        How many entries of each kind, and how many bytes less Redis uses. Raises QueueUnavailable."""
+        How many entries of each kind, and how many bytes less Redis uses, with whatever came and went
+        meanwhile; 0 if nothing was forgotten. Raises QueueUnavailable."""
         before = (await server_info(self._link)).used_memory
         freed = {"outcomes": 0, "dead_letters": 0, "hosts": 0}
         for partition in self._partitions:
@@ -43,5 +44,7 @@ class Cleanup:
             freed["hosts"] += (await self._hosts.audit(partition)).forgotten
         with suppress(FedsvcError):  # a server without jemalloc, or a user without the right: a favour only
             await self._link.everywhere("MEMORY", "PURGE")
+        if not any(freed.values()):
+            return freed, 0  # buffers of connections grow and shrink all the time
         after = (await server_info(self._link)).used_memory
         return freed, max(0, before - after)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from servers.queue import HOUR_MS, Queue
 
 from fedsvc.domain.delivery import DeliveryState, Reason
 from fedsvc.queue.cleanup import Cleanup
 from fedsvc.queue.consumer import Signal
+from fedsvc.queue.link import Link
 
 DAY_MS = 24 * HOUR_MS
 
@@ -46,6 +50,19 @@ async def test_only_an_aggressive_one_forgets_what_was_archived_a_moment_ago(
     assert (await cleanup.run(aggressive=True))[0]["outcomes"] == 0, "the archive has not the others yet"
     await archive(queue)
     assert (await cleanup.run(aggressive=True))[0]["outcomes"] == 3
+
+
+async def test_where_nothing_is_forgotten_nothing_is_freed(
+    queue: Queue, cleanup: Cleanup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever Redis's memory does meanwhile, of which buffers of connections are a part."""
+    sizes = iter((2_000_000, 1_000_000))
+
+    async def shrinking(link: Link) -> Any:
+        return SimpleNamespace(used_memory=next(sizes))
+
+    monkeypatch.setattr("fedsvc.queue.cleanup.server_info", shrinking)
+    assert (await cleanup.run(aggressive=True))[1] == 0
 
 
 async def test_what_has_had_its_time_goes_and_what_is_pending_stays(queue: Queue, cleanup: Cleanup) -> None:

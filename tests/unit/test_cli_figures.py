@@ -61,7 +61,7 @@ def test_little_memory_is_told_in_kib(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_title_is_one_line_above_a_narrow_table(capsys: pytest.CaptureFixture[str]) -> None:
     show(figures.freed(Cleanup((MemoryCategory("hosts", 3, 0),), 123_456_789)))
-    assert capsys.readouterr().out.splitlines()[0].rstrip() == "Forgotten, 117.7 MiB of Redis"
+    assert capsys.readouterr().out.splitlines()[0].rstrip() == "Forgotten; Redis uses 117.7 MiB less"
 
 
 def test_counts_among_the_details_of_an_event_are_whole_numbers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -897,7 +897,7 @@ class ForceCleanupResponse(_message.Message):
     FREED_FIELD_NUMBER: _builtins.int
     FREED_BYTES_FIELD_NUMBER: _builtins.int
     freed_bytes: _builtins.int
-    """Bytes freed in all."""
+    """How many bytes less Redis uses than before, with whatever came and went meanwhile; 0 if nothing was forgotten."""
     @_builtins.property
     def freed(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemoryCategory]:
         """What was forgotten."""
