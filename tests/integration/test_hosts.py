@@ -131,6 +131,42 @@ async def test_retry_after_pauses_the_whole_host(queue: Queue) -> None:
     assert (await queue.hosts.get(HOST)).circuit is Circuit.CLOSED
 
 
+@pytest.mark.parametrize("failed", [False, True])
+async def test_a_clock_that_is_set_back_makes_no_pause_longer(queue: Queue, failed: bool) -> None:
+    signal = Signal.FAILED if failed else Signal.ANSWERED
+    await known(queue)
+    await queue.enqueue("1")
+    (admitted,) = await queue.admit(1)
+    await queue.settle(
+        admitted, DeliveryState.RETRY, Reason.UNAVAILABLE, wait_ms=20 * HOUR_MS,
+        signal=signal | Signal.SLOWED, pause_ms=90_000,
+    )  # fmt: skip
+    await queue.enqueue("2")
+    assert await queue.admit(100) == []
+    await queue.pass_time(-20 * HOUR_MS)
+    for _ in range(2):  # not longer with each look
+        await queue.hosts.audit(queue.partition_of(0))
+        await queue.pass_time(44 * SECOND_MS)
+        assert await queue.admit(100) == []
+    state = await queue.hosts.get(HOST)
+    assert max(state.last_success_ms, state.last_failure_ms) <= await queue.now_ms()
+    await queue.pass_time(3 * SECOND_MS)
+    assert len(await queue.admit(100)) == 1
+
+
+async def test_a_clock_that_is_set_back_does_not_lengthen_the_pause_of_an_operator(queue: Queue) -> None:
+    await known(queue)
+    await queue.pass_time(SECOND_MS)
+    await queue.hosts.pause(HOST, duration_ms=90_000)
+    await queue.enqueue("1")
+    await queue.pass_time(-20 * HOUR_MS)
+    await queue.hosts.audit(queue.partition_of(0))
+    await queue.pass_time(89 * SECOND_MS)
+    assert await queue.admit(100) == []
+    await queue.pass_time(4 * SECOND_MS)
+    assert len(await queue.admit(100)) == 1
+
+
 async def test_a_clock_that_is_set_back_does_not_keep_a_host_with_a_rate_waiting(queue: Queue) -> None:
     await queue.hosts.set_policy(HOST, HostPolicy(rate=2.0, burst=1.0))
     for n in range(3):

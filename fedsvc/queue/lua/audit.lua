@@ -1,5 +1,5 @@
 -- audit: set right what hosts are said to have in flight, should it ever differ from what workers hold, wake those
--- that would sleep too long since the clock was set back, forget hosts that nothing was sent to for long, count anew
+-- that would sleep or be paused too long since the clock was set back, forget hosts that nothing was sent to for long, count anew
 -- what waits for hosts that are down, and compare what origins are said to have pending with the sum of all.
 -- uses: hosts
 --
@@ -44,6 +44,13 @@ for _, name in ipairs(names) do
   if h.flying ~= (held[name] or 0) then
     h.flying, h.changed, wrong = held[name] or 0, true, wrong + 1
     if h.circuit == HALF_OPEN and h.flying == 0 then h.circuit, h.probe = OPEN, NOW_MS end
+  end
+  -- What has been later than now, by a clock that was set back since, was now at the latest. What is left of a pause
+  -- is what was left of it then, and not those hours too.
+  local last = math.max(h.success, h.failure)
+  if last > NOW_MS then
+    if h.pause > last then h.pause = NOW_MS + (h.pause - last) end
+    h.success, h.failure, h.changed = math.min(h.success, NOW_MS), math.min(h.failure, NOW_MS), true
   end
   if asleep[name] then
     local free, at = room(h)
