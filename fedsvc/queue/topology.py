@@ -23,12 +23,13 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
-from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, ResponseError, TryAgainError
+from redis.exceptions import AskError, ClusterDownError, MovedError, ReadOnlyError, RedisError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from fedsvc.config_files import check_authorities, check_own_certificate
 from fedsvc.errors import ConfigurationError
+from fedsvc.queue.wire import Wire
 
 Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
@@ -154,10 +155,7 @@ def _through_sentinel(url: str, options: dict[str, Any], connections: int) -> Si
 
 
 class Single:
-    """One server; after a failover another, which Sentinel names.
-
-    redis-py makes the connections. Its pool and its pipelines are passed by, whose checks and deadlines for
-    each step take a third of a flight's time and several turns of the event loop."""
+    """One server; after a failover another, which Sentinel names."""
 
     #: seconds without use, after which the event loop gets a moment to learn that a connection has ended
     IDLE: Final = 0.005
@@ -170,64 +168,57 @@ class Single:
         self._timeout = timeout
         self._sentinels = sentinels
         #: connections that nobody uses, and since when
-        self._free: list[tuple[Connection, float]] = []
+        self._free: list[tuple[Wire, float]] = []
         # Answers are read as Redis gives them: what redis-py makes of them depends on its version.
         client.response_callbacks.clear()
 
     async def exchange(self, commands: Sequence[Command], confirm: Command | None) -> list[Any]:
         if confirm is not None:
             commands = (*commands, confirm)
-        answers: list[Any] = []
-        async with asyncio.timeout(self._timeout):
-            connection = await self._connection()
-            try:
-                packed = b"".join(map(_packed, commands))
-                await connection.send_packed_command(packed, check_health=False)
-                for _ in commands:
-                    try:
-                        answers.append(await connection.read_response())
-                    except ResponseError as error:
-                        answers.append(error)
-            except BaseException:
-                # What it has still to say belongs to nobody. Others may have broken with it.
-                await self._drop(connection, *(each for each, _ in self._free))
-                raise
-        self._free.append((connection, asyncio.get_running_loop().time()))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout
+        wire = await self._usable() or await self._made(deadline)
+        timer = loop.call_at(deadline, wire.late)
+        try:
+            answers = await wire.fly(b"".join(map(_packed, commands)), len(commands))
+            if self._sentinels and any(isinstance(answer, ReadOnlyError) for answer in answers):
+                raise RedisConnectionError("this master is a replica now")
+        except BaseException:
+            # What it has still to say belongs to nobody. Others may have broken with it.
+            await self._drop(wire, *(each for each, _ in self._free))
+            raise
+        finally:
+            timer.cancel()
+        self._free.append((wire, loop.time()))
         return answers
 
-    async def _connection(self) -> Connection:
+    async def _usable(self) -> Wire | None:
         now = asyncio.get_running_loop().time()
         while self._free:
-            connection, since = self._free.pop()
+            wire, since = self._free.pop()
             if now - since > self.IDLE:
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)  # what came is read after those who wait for their turn
-            if await self._is_there(connection):
-                return connection
-            await self._drop(connection)
+            if wire.usable:
+                return wire
+            await self._drop(wire)
+        return None
+
+    async def _made(self, deadline: float) -> Wire:
         make: Callable[[], Connection] = self._redis.connection_pool.make_connection
         connection = make()
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
+            async with asyncio.timeout_at(deadline):
+                await connection.connect()  # type: ignore[no-untyped-call]
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        connection.socket_timeout = None  # there is one deadline for all
-        return connection
+        return Wire(connection)
 
-    @staticmethod
-    async def _is_there(connection: Connection) -> bool:
-        # One that was reset has no end to read; redis-py looks for that only.
-        writer = connection._writer
-        try:
-            return writer is not None and not writer.is_closing() and not await connection.can_read()
-        except (RedisError, OSError):
-            return False
-
-    async def _drop(self, *connections: Connection) -> None:
-        self._free = [each for each in self._free if each[0] not in connections]
-        for connection in connections:
-            await connection.disconnect(nowait=True)
+    async def _drop(self, *wires: Wire) -> None:
+        self._free = [each for each in self._free if each[0] not in wires]
+        for wire in wires:
+            await wire.close()
 
     async def everywhere(self, command: Command) -> list[Any]:
         return [await self._redis.execute_command(*command)]  # type: ignore[no-untyped-call]
@@ -236,7 +227,7 @@ class Single:
         return self._redis.pubsub(ignore_subscribe_messages=True)
 
     async def close(self) -> None:
-        await self._drop(*(connection for connection, _ in self._free))
+        await self._drop(*(wire for wire, _ in self._free))
         for client in (self._redis, *self._sentinels):
             await client.aclose(close_connection_pool=True)
 
