@@ -1,6 +1,7 @@
 -- audit: set right what hosts are said to have in flight, should it ever differ from what workers hold, wake those
--- that would sleep or be paused too long since the clock was set back, forget hosts that nothing was sent to for long, count anew
--- what waits for hosts that are down, and compare what origins are said to have pending with the sum of all.
+-- that would sleep or be paused too long since the clock was set back, forget hosts that nothing was sent to for
+-- long, count anew what waits for hosts that are down, and compare what origins are said to have pending with the sum
+-- of all.
 -- uses: hosts
 --
 -- KEYS[1]  prefix of the partition
