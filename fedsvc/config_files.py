@@ -13,6 +13,14 @@ from fedsvc.errors import ConfigurationError
 URLS: Final = {"redis_url": "redis_url_file", "database_url": "database_url_file"}
 
 
+def read_file(variable: str, name: str) -> bytes:
+    """What the file `name` holds. Raises ConfigurationError about `variable`."""
+    try:
+        return Path(name).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: the name has a NUL
+        raise ConfigurationError(variable, f"cannot be read: {type(error).__name__}") from None
+
+
 def read_setting(variable: str, name: str) -> str:
     """What the file `name` says, without white space around. Raises ConfigurationError about `variable`."""
     try:
@@ -58,16 +66,22 @@ def check_authorities(variable: str, ca_file: str) -> None:
         raise ConfigurationError(variable, f"{ca_file} cannot be read: {problem}") from None
 
 
-def check_own_certificate(variable: str, cert_file: str, key_file: str, password: str = "") -> None:
+def check_own_certificate(
+    variable: str, cert_file: str, key_file: str, password: str | None = None, *, key_variable: str = ""
+) -> None:
     """Of a setting that names a certificate of ours and, in the same file or another, its key: as with
-    authorities. Raises ConfigurationError."""
+    authorities. `password`: None where none can be given; `key_variable`: the setting that names the key's
+    file, if it is another. Raises ConfigurationError."""
+    of_key = key_variable or variable
 
     def encrypted() -> NoReturn:
         """In place of OpenSSL's question for a password, which waits for an answer at the terminal."""
-        raise ConfigurationError(variable, f"{key_file or cert_file} is encrypted, and no password is given")
+        missing = "the key in clear is needed" if password is None else "no password is given"
+        raise ConfigurationError(of_key, f"{key_file or cert_file} is encrypted, and {missing}")
 
-    for name in filter(None, (cert_file, key_file)):
-        read_setting(variable, name)
+    for setting, name in ((variable, cert_file), (of_key, key_file)):
+        if name:
+            read_file(setting, name)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(
             cert_file, key_file or None, password=password or encrypted

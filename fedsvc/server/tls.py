@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 import structlog
 
 from fedsvc.config import Settings
+from fedsvc.config_files import check_authorities, check_own_certificate, read_file
 from fedsvc.errors import ConfigurationError
 from fedsvc.watched_files import WatchedFiles
 
@@ -22,11 +21,11 @@ class Certificates:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._files = [
-            (Settings.variable(field), Path(name))
+            (Settings.variable(field), name)
             for field in ("tls_cert", "tls_key", "tls_client_ca")
             if (name := getattr(settings, field))
         ]
-        self._watched = WatchedFiles([str(path) for _, path in self._files])
+        self._watched = WatchedFiles([name for _, name in self._files])
 
     def credentials(self) -> grpc.ServerCredentials:
         """Raises ConfigurationError."""
@@ -56,32 +55,12 @@ class Certificates:
         if not settings.tls_cert or not settings.tls_key:
             missing = "tls_key" if settings.tls_cert else "tls_cert"
             raise ConfigurationError(Settings.variable(missing), "is needed too, for TLS")
-        contents = {}
-        for variable, path in self._files:
-            try:
-                contents[variable] = path.read_bytes()
-            except OSError as error:
-                raise ConfigurationError(variable, f"cannot be read: {type(error).__name__}") from None
-        check = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            check.load_cert_chain(settings.tls_cert, settings.tls_key, password=_encrypted)
-        except (ssl.SSLError, OSError) as error:
-            raise ConfigurationError(
-                "FEDSVC_TLS_CERT", f"does not go with FEDSVC_TLS_KEY, or is no PEM: {type(error).__name__}"
-            ) from None
-        if settings.tls_client_ca:
-            try:
-                check.load_verify_locations(settings.tls_client_ca)
-            except (ssl.SSLError, OSError) as error:
-                raise ConfigurationError(
-                    "FEDSVC_TLS_CLIENT_CA", f"is no PEM: {type(error).__name__}"
-                ) from None
+        contents = {variable: read_file(variable, name) for variable, name in self._files}
+        check_own_certificate(
+            "FEDSVC_TLS_CERT", settings.tls_cert, settings.tls_key, key_variable="FEDSVC_TLS_KEY"
+        )
+        check_authorities("FEDSVC_TLS_CLIENT_CA", settings.tls_client_ca)
         return grpc.ssl_server_certificate_configuration(
             [(contents["FEDSVC_TLS_KEY"], contents["FEDSVC_TLS_CERT"])],
             root_certificates=contents.get("FEDSVC_TLS_CLIENT_CA"),
         )
-
-
-def _encrypted() -> NoReturn:
-    """In place of OpenSSL's question for a password, which waits for an answer at the terminal."""
-    raise ConfigurationError("FEDSVC_TLS_KEY", "is encrypted; the key in clear is needed")

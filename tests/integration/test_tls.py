@@ -206,7 +206,7 @@ async def test_a_key_with_a_password_is_named_and_nobody_is_asked_for_it(start: 
     key = load_pem_private_key((files / "key.pem").read_bytes(), None)
     locked = files / "locked.pem"
     locked.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"abcd")))
-    with pytest.raises(ConfigurationError, match="FEDSVC_TLS_KEY: is encrypted"):
+    with pytest.raises(ConfigurationError, match=f"FEDSVC_TLS_KEY: {locked} is encrypted"):
         async with start(tls_key=str(locked)):
             pass
 
