@@ -60,6 +60,18 @@ def redact(_: Any, __: str, event: Event) -> Event:
     return event
 
 
+class _NoText(logging.Filter):
+    """Drops what gRPC logs, with a traceback, of metadata that is no UTF-8: anybody could fill the log, and
+    what it quotes may be a token."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, UnicodeDecodeError)
+
+
+_NO_TEXT: Final = _NoText()
+
+
 def configure(settings: Settings, process: str) -> None:
     """Set up logging for this process; `process` names it in every line."""
     level = getattr(logging, settings.log_level.upper())
@@ -101,3 +113,8 @@ def configure(settings: Settings, process: str) -> None:
     # Of others' chatter only what matters: they log every statement and connection at INFO.
     for name in ("sqlalchemy", "alembic", "aiosqlite", "asyncio", "aiohttp", "grpc"):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def leave_out_metadata() -> None:
+    """Of what gRPC's server logs; called as often as servers begin."""
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_NO_TEXT)

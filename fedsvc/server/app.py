@@ -28,6 +28,7 @@ from fedsvc.config_types import Address
 from fedsvc.domain.operation import Operation
 from fedsvc.errors import ConfigurationError
 from fedsvc.handlers.registry import Registry
+from fedsvc.logs import leave_out_metadata
 from fedsvc.queue.audit_buffer import AuditBuffer
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.cleanup import Cleanup
@@ -128,6 +129,7 @@ class Server:
         settings = self._settings
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
+        leave_out_metadata()
         cipher = key_cipher(settings)
         handlers = Registry.load()
         tracing = Tracing.from_settings(settings, "fedsvc-server")

@@ -6,7 +6,6 @@ listed is refused.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -52,18 +51,6 @@ EVERYWHERE: Final = frozenset(
 )  # fmt: skip
 #: who asks whether the server lives needs no token
 _OPEN: Final = "/grpc.health.v1.Health/"
-
-
-class _NoText(logging.Filter):
-    """Drops what gRPC logs, with a traceback, of metadata that is no UTF-8: anybody could fill the log, and
-    what it quotes may be a token."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, UnicodeDecodeError)
-
-
-logging.getLogger("grpc._cython.cygrpc").addFilter(_NoText())
 
 
 def rights(method: str) -> frozenset[Scope]:

@@ -72,6 +72,24 @@ def test_no_log_line_shows_a_key_even_in_an_exception(form: str, capsys: pytest.
     assert REDACTED in told
 
 
+def test_what_grpc_tells_of_metadata_that_is_no_text_is_left_out_and_all_else_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure(Settings.from_environment({}), "server")
+    for _ in range(2):  # as many servers begin
+        logs.leave_out_metadata()
+    log = logging.getLogger("grpc._cython.cygrpc")
+    try:
+        b"Bearer \xff".decode()
+    except UnicodeDecodeError as error:
+        log.error("it quotes what it cannot read", exc_info=error)
+    log.error("another thing went wrong", exc_info=ValueError("x"))
+    log.error("and a third")
+    events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert events == ["another thing went wrong", "and a third"]
+    assert len(log.filters) == 1
+
+
 def test_a_line_of_json_names_process_level_and_time(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings.from_environment({}), "worker")
     structlog.get_logger("x").info("stopped", delivery="1-2")
