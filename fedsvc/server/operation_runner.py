@@ -61,8 +61,8 @@ class OperationRunner:
                         if len(self._running) >= self.AT_ONCE:
                             break
                         # What others have in hand takes no place here.
-                        if id not in self._running and await self._hold(id):
-                            self._start(id)
+                        if id not in self._running and (taken := await self.take(id)):
+                            self._start(*taken)
                 except QueueUnavailable as error:
                     log.debug("operations_wait", error=str(error))
                 self._added.clear()
@@ -72,25 +72,26 @@ class OperationRunner:
         finally:
             await end(list(self._running.values()))
 
-    async def _hold(self, id: str) -> int:
-        """See `Operations.hold`. One that cannot be read here must not be held: others may be able to."""
+    async def take(self, id: str) -> tuple[Operation, int] | None:
+        """Have an operation in hand: it, as whoever had it last has left it, and until when (see
+        `Operations.hold`). None if somebody else has it, or it is over. Raises QueueUnavailable."""
+        # One that cannot be read here must not be held: others may be able to.
         if await self._operations.get(id) is None:
-            return 0
-        return await self._operations.hold(id, self._me, self.LEASE_MS)
+            return None
+        until = await self._operations.hold(id, self._me, self.LEASE_MS)
+        operation = await self._operations.get(id) if until else None
+        return None if operation is None else (operation, until)
 
-    def _start(self, id: str) -> None:
-        task = asyncio.create_task(self.carry_out(id))
-        self._running[id] = task
-        task.add_done_callback(lambda _: self._running.pop(id, None))
+    def _start(self, operation: Operation, until: int) -> None:
+        task = asyncio.create_task(self.carry_out(operation, until))
+        self._running[operation.id] = task
+        task.add_done_callback(lambda _: self._running.pop(operation.id, None))
 
-    async def carry_out(self, id: str) -> None:
-        """As far as it goes: to its end, or until Redis goes away or somebody else has it."""
+    async def carry_out(self, operation: Operation, until: int) -> None:
+        """One that was taken, as far as it goes: to its end, or until Redis goes away or another has it."""
+        id = operation.id
+        log.debug("operation_taken_up", operation=id, kind=operation.order.kind.value)
         try:
-            until = await self._hold(id)
-            operation = await self._operations.get(id)
-            if not until or operation is None:
-                return
-            log.debug("operation_taken_up", operation=id, kind=operation.order.kind.value)
             try:
                 await self._work(operation, until)
             except (QueueUnavailable, _LetGo):

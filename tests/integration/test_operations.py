@@ -47,7 +47,7 @@ class Site:
 
     async def carried_out(self, order: Order) -> Operation:
         operation = await self.begin(order)
-        await self.runner().carry_out(operation.id)
+        await carry_out(self.runner(), operation.id)
         return await self.seen(operation.id)
 
     async def seen(self, id: str) -> Operation:
@@ -129,7 +129,7 @@ async def test_what_dies_after_it_was_asked_for_stays(site: Site) -> None:
         Order(PURGE, ids=tuple(d.id for d in letters)), "ada", operation.bounds
     )
     for id in (operation.id, by_id[0].id):
-        await site.runner().carry_out(id)
+        await carry_out(site.runner(), id)
     assert figures(await site.seen(operation.id)) == (5, 5, 0, False)
     assert figures(await site.seen(by_id[0].id)) == (0, 0, 4, False)
     await site.queue.is_whole(purged=5, dead=4)
@@ -164,19 +164,25 @@ async def test_another_goes_on_where_one_was_killed(site: Site, after: bool, lim
         # A process that is killed writes nothing down; here its exception would be.
         runner._finish = _killed  # type: ignore[method-assign]
         try:
-            await runner.carry_out(operation.id)
+            await carry_out(runner, operation.id)
         except Crash:
             crashes += 1
         others = site.runner()
-        await others.carry_out(operation.id)
+        await carry_out(others, operation.id)
         if not (await site.seen(operation.id)).ended_ms:
             await _let_go(site, operation.id)
-    await site.runner().carry_out(operation.id)
+    await carry_out(site.runner(), operation.id)
     assert crashes >= 1
     total = limit or 20
     assert figures(await site.seen(operation.id)) == (total, total, 0, bool(limit))
     stats = await site.queue.conserved()
     assert (stats.ready, stats.dead_letters) == (total, 20 - total)
+
+
+async def carry_out(runner: OperationRunner, id: str) -> None:
+    """If the operation can be had."""
+    if taken := await runner.take(id):
+        await runner.carry_out(*taken)
 
 
 async def _killed(*_: Any, **__: Any) -> None:
@@ -192,13 +198,13 @@ async def test_one_at_a_time_has_it_in_hand(site: Site) -> None:
     await die(site.queue, "a", 5)
     operation = await site.begin(Order(PURGE))
     assert await site.operations.hold(operation.id, "somebody else", 60_000)
-    await site.runner().carry_out(operation.id)
+    await carry_out(site.runner(), operation.id)
     await site.queue.is_whole(dead=5)
     assert not await site.operations.end(operation.id, "a third", operation.progress, completed=3)
     await _let_go(site, operation.id)
-    await site.runner().carry_out(operation.id)
+    await carry_out(site.runner(), operation.id)
     await site.queue.is_whole(purged=5)
-    await site.runner().carry_out(operation.id)
+    await carry_out(site.runner(), operation.id)
     assert len(site.told) == 1
 
 
@@ -227,9 +233,9 @@ async def test_redis_going_away_is_no_end(site: Site, monkeypatch: pytest.Monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(site.queue.dead, "batch", away)
-        await runner.carry_out(operation.id)
+        await carry_out(runner, operation.id)
     assert not (await site.seen(operation.id)).ended_ms
-    await runner.carry_out(operation.id)
+    await carry_out(runner, operation.id)
     assert figures(await site.seen(operation.id)) == (5, 5, 0, False)
 
 
@@ -243,7 +249,7 @@ async def test_what_fails_for_a_reason_that_nobody_knows_ends_and_says_so(
         raise ZeroDivisionError
 
     monkeypatch.setattr(site.queue.dead, "batch", broken)
-    await site.runner().carry_out(operation.id)
+    await carry_out(site.runner(), operation.id)
     seen = await site.seen(operation.id)
     assert seen.ended_ms
     assert seen.error == "it failed; see the log"
@@ -257,7 +263,7 @@ async def test_one_that_this_version_cannot_read_is_left_to_another_and_hides_no
     await site.queue.link.call("HSET", slot, "order", b'{"kind": "a newer one"}')
     with capture_logs() as logs:
         for _ in range(2):
-            await site.runner().carry_out(later.id)
+            await carry_out(site.runner(), later.id)
     assert await site.queue.link.call("HGET", slot, "owner") is None, "whoever can read it may have it"
     assert await site.operations.get(later.id) is None
     assert [o.id for o in await site.operations.list(after=None, limit=10)] == [other.id]
