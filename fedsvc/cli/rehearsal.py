@@ -1,11 +1,13 @@
-"""What is wrong with rows of PieFed's `send_queue`, for a dry run: no server is asked."""
+"""A dry run of `fedsvc import`: what is wrong with rows of PieFed's `send_queue`; no server is asked."""
 
 from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from fedsvc.cli.send_queue import Good, Imported, Importer, Progress
 from fedsvc.domain.activity import parse_activity
 from fedsvc.domain.inbox import origin_of, parse_inbox
 from fedsvc.domain.keys import load_private_key
@@ -13,24 +15,29 @@ from fedsvc.errors import HandlerFailed, InvalidActivity, InvalidInbox, InvalidK
 from fedsvc.handlers.registry import Registry
 
 if TYPE_CHECKING:
-    from fedsvc.archive.send_queue import SendQueueRow
+    from fedsvc.archive.send_queue import SendQueue, SendQueueRow
 
 #: keys of which it is remembered whether they are good: to check one takes some 30 ms
 _MOST_KEYS: Final = 10_000
 
 
-class Rehearsal:
-    """What a server would object to, but for what only that one knows: its limits, the rights of a token,
-    whether it takes http."""
+class Rehearsal(Importer):
+    """Finds what a server would object to, but for what only that one knows: its limits, the rights of a
+    token, whether it takes http."""
 
-    def __init__(self) -> None:
+    def __init__(self, queue: SendQueue, progress: Progress, told: Imported) -> None:
         """Raises ConfigurationError for a handler that cannot be used."""
+        super().__init__(queue, progress, told)
         self._handlers = Registry.load()
         #: by digest of a private key, what is wrong with it
         self._keys: dict[bytes, str] = {}
 
-    def problem(self, row: SendQueueRow) -> str:
-        """Empty if it is none."""
+    async def _take(self, batch: Sequence[Good]) -> None:
+        self._told.imported += len(batch)
+        for good in batch:
+            self._count(good.host, good.kind)
+
+    def _problem(self, row: SendQueueRow) -> str:
         try:
             parse_inbox(row.destination, allow_http=True)
         except InvalidInbox as error:

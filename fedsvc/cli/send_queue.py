@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import click
@@ -151,10 +153,12 @@ def import_send_queue(
     told = Imported(dry_run)
     try:
         if dry_run:
-            asyncio.run(_run(Importer(queue, None, progress, told, remove=False, patience=0.0)))
+            from fedsvc.cli.rehearsal import Rehearsal  # handlers with it, and cryptography
+
+            asyncio.run(_run(Rehearsal(queue, progress, told)))
         else:
             with connect(target) as client:
-                asyncio.run(_run(Importer(queue, client, progress, told, remove=remove, patience=patience)))
+                asyncio.run(_run(Import(queue, progress, told, client, remove=remove, patience=patience)))
     finally:
         if told.through and not dry_run:
             click.echo(f"dealt with rows up to {told.through}, see {state}", err=True)
@@ -165,43 +169,39 @@ def import_send_queue(
 
 async def _run(importer: Importer) -> None:
     try:
+        await importer.queue.check()
         await importer.run()
     finally:
         await importer.queue.close()
 
 
-class Importer:
+class Good(NamedTuple):
+    """A row that can be sent, as far as one can see."""
+
+    row: SendQueueRow
+    host: str
+    kind: str
+
+
+class Importer(ABC):
     """Goes through the table once."""
 
-    def __init__(
-        self,
-        queue: SendQueue,
-        client: FedsvcClient | None,
-        progress: Progress,
-        told: Imported,
-        *,
-        remove: bool,
-        patience: float,
-    ) -> None:
-        """Without a `client` nothing is sent."""
+    def __init__(self, queue: SendQueue, progress: Progress, told: Imported) -> None:
         self.queue = queue
-        self._client, self._progress, self._told = client, progress, told
-        self._remove, self._patience = remove, patience
+        self._progress, self._told = progress, told
         self._hosts: set[str] = set()
         self._types: Counter[str] = Counter()
         self._told_at = 0.0
-        self._rehearsal = None
-        if client is None:
-            from fedsvc.cli.rehearsal import Rehearsal  # handlers with it, and cryptography
 
-            self._rehearsal = Rehearsal()
-        #: by the server's clock
-        self._begun: datetime | None = None
+    def _problem(self, row: SendQueueRow) -> str:
+        """What is known beforehand to be wrong with a row that looks well; empty if it is nothing."""
+        return ""
+
+    @abstractmethod
+    async def _take(self, batch: Sequence[Good]) -> None:
+        """These go together, each to a host of its own."""
 
     async def run(self) -> None:
-        await self.queue.check()
-        if self._client is not None:
-            self._begun = self._client.get_queue_stats().read_time
         again = sorted(self._progress.failed)
         total = await self.queue.count(self._progress.through) + len(again)
         for start in range(0, len(again), _PAGE):
@@ -215,18 +215,11 @@ class Importer:
         self._told.failed = [{"id": id, "reason": why} for id, why in sorted(self._progress.failed.items())]
         self._told.hosts, self._told.types = len(self._hosts), dict(self._types.most_common())
 
-    def _was_there(self, queued: QueuedActivity) -> bool:
-        """Accepted before this run: for another call, or for the same, which gets its first answer again."""
-        accepted = queued.delivery.accept_time
-        return queued.duplicate or bool(self._begun and accepted and accepted < self._begun)
-
     async def _page(self, rows: list[SendQueueRow], total: int) -> None:
-        batch: list[SendQueueRow] = []
-        hosts: set[str] = set()
+        batch: dict[str, Good] = {}
         for row in rows:
-            wrong, kind = _problem(row)
-            if not wrong and self._rehearsal is not None:
-                wrong = self._rehearsal.problem(row)
+            wrong, kind = _seen(row)
+            wrong = wrong or self._problem(row)
             if row.retries > row.max_retries:
                 self._told.skipped += 1
                 self._progress.failed.pop(row.id, None)
@@ -234,27 +227,66 @@ class Importer:
                 self._progress.failed[row.id] = wrong
             else:
                 host = urlsplit(row.destination).hostname or ""
-                if self._client is None:
-                    self._count(host, kind)
-                if host in hosts or len(batch) == _BATCH:
+                if host in batch or len(batch) == _BATCH:
                     # None to a host may overtake one that is refused for now.
                     await self._send(batch)
-                    batch, hosts = [], set()
-                batch.append(row)
-                hosts.add(host)
+                    batch = {}
+                batch[host] = Good(row, host, kind)
         await self._send(batch)
         self._reached(rows[-1].id if rows else 0)
         self._tell(total)
 
-    async def _send(self, batch: list[SendQueueRow]) -> None:
+    async def _send(self, batch: dict[str, Good]) -> None:
         now = datetime.now(UTC)
-        for row in batch:
+        for row, _, _ in batch.values():
             self._told.scheduled += row.send_after is not None and row.send_after > now
-        if self._client is None:
-            self._told.imported += len(batch)
-            return
+        await self._take(list(batch.values()))
+
+    def _count(self, host: str, kind: str) -> None:
+        """One that a server has, or would have."""
+        self._hosts.add(host)
+        self._types[kind] += 1
+
+    def _reached(self, id: int) -> None:
+        self._progress.through = self._told.through = max(id, self._progress.through)
+        self._progress.save()
+
+    def _tell(self, total: int) -> None:
+        now = time.monotonic()
+        if now - self._told_at >= _TELL_EVERY:
+            self._told_at = now
+            done = (
+                self._told.imported + self._told.duplicates + self._told.skipped + len(self._progress.failed)
+            )
+            click.echo(f"{done:,} of {total:,}", err=True)
+
+
+class Import(Importer):
+    """Has a server take what it can."""
+
+    def __init__(
+        self,
+        queue: SendQueue,
+        progress: Progress,
+        told: Imported,
+        client: FedsvcClient,
+        *,
+        remove: bool,
+        patience: float,
+    ) -> None:
+        super().__init__(queue, progress, told)
+        self._client = client
+        self._remove, self._patience = remove, patience
+        #: by the server's clock
+        self._begun: datetime | None = None
+
+    async def run(self) -> None:
+        self._begun = self._client.get_queue_stats().read_time
+        await super().run()
+
+    async def _take(self, batch: Sequence[Good]) -> None:
         end = time.monotonic() + self._patience
-        left = batch
+        left = [good.row for good in batch]
         while left:
             answers = _call(self._client, left)
             taken, waiting = [], []
@@ -280,27 +312,15 @@ class Importer:
                 await asyncio.sleep(_PAUSE)
             left = waiting
         if batch:
-            self._reached(batch[-1].id)
+            self._reached(batch[-1].row.id)
 
-    def _count(self, host: str, kind: str) -> None:
-        self._hosts.add(host)
-        self._types[kind] += 1
-
-    def _reached(self, id: int) -> None:
-        self._progress.through = self._told.through = max(id, self._progress.through)
-        self._progress.save()
-
-    def _tell(self, total: int) -> None:
-        now = time.monotonic()
-        if now - self._told_at >= _TELL_EVERY:
-            self._told_at = now
-            done = (
-                self._told.imported + self._told.duplicates + self._told.skipped + len(self._progress.failed)
-            )
-            click.echo(f"{done:,} of {total:,}", err=True)
+    def _was_there(self, queued: QueuedActivity) -> bool:
+        """Accepted before this run: for another call, or for the same, which gets its first answer again."""
+        accepted = queued.delivery.accept_time
+        return queued.duplicate or bool(self._begun and accepted and accepted < self._begun)
 
 
-def _problem(row: SendQueueRow) -> tuple[str, str]:
+def _seen(row: SendQueueRow) -> tuple[str, str]:
     """Why a row cannot be sent, empty if it can; and the type of its activity."""
     if not row.destination:
         return "destination is empty", ""

@@ -43,10 +43,10 @@ async def test_an_import_waits_for_a_server_that_has_no_room_for_now(
     client = FullOnce(reason)
     progress = send_queue.Progress(tmp_path / "state", "here")
     told = send_queue.Imported(dry_run=False)
-    importer = send_queue.Importer(
-        cast(Any, None), cast(Any, client), progress, told, remove=False, patience=60.0
+    importer = send_queue.Import(
+        cast(Any, None), progress, told, cast(Any, client), remove=False, patience=60.0
     )
-    await importer._send([ROW])
+    await importer._take([send_queue.Good(ROW, "a.example", "Like")])
     assert (client.calls, progress.failed, progress.through) == (2, {}, 7)
 
 
