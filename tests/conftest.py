@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import grpc
 import hypothesis
@@ -53,10 +55,18 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def postgres_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What `postgres_server` copies instead of making it again; whoever is first makes it."""
+    template = tmp_path_factory.mktemp("postgres") / "template"
+    yield template
+    shutil.rmtree(template, ignore_errors=True)
+
+
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
+def postgres(postgres_template: Path) -> Iterator[PostgresServer]:
     """A real server for the tests of one module, which may stop and start it."""
-    with postgres_server() as server:
+    with postgres_server(postgres_template) as server:
         yield server
 
 

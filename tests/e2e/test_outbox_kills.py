@@ -18,7 +18,7 @@ from fedsvc_client import AsyncFedsvcClient, FedsvcClient
 from fedsvc_client.outbox import Outbox, Relay
 from servers.inbox import InboxServer
 from servers.outbox_victim import KEY_ID, activity
-from servers.postgres import postgres_server
+from servers.postgres import PostgresServer
 from servers.processes import Fedsvc
 
 TESTS = Path(__file__).parents[1]
@@ -41,12 +41,11 @@ def target(tmp_path_factory: pytest.TempPathFactory, rsa_pem: str) -> Iterator[s
 
 
 @pytest.fixture(scope="module")
-def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with postgres_server() as server:
-        yield {
-            "sqlite": f"sqlite:///{tmp_path_factory.mktemp('app')}/app.db",
-            "postgresql": server.url.replace("postgresql:", "postgresql+psycopg:"),
-        }
+def databases(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> dict[str, str]:
+    return {
+        "sqlite": f"sqlite:///{tmp_path_factory.mktemp('app')}/app.db",
+        "postgresql": postgres.url.replace("postgresql:", "postgresql+psycopg:"),
+    }
 
 
 def environment(target: str, inbox: InboxServer) -> dict[str, str]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from servers.front import Front, front
-from servers.postgres import postgres_server
 from servers.queue import Queue, open_queue
 from servers.valkey import ValkeyServer
 from sqlalchemy import func, select
@@ -99,22 +97,15 @@ class Desk:
         self.audit = Audit(self.buffer, self.log, lambda: self.now)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-async def desk(
-    request: pytest.FixtureRequest, valkey: ValkeyServer, namespace: str, tmp_path: Path
-) -> AsyncIterator[Desk]:
-    def url() -> str:
-        if request.param == "sqlite":
-            return f"sqlite:///{tmp_path}/audit.db"
-        server = postgres_server()
-        request.addfinalizer(lambda: server.__exit__(None, None, None))
-        return server.__enter__().url
-
-    engine = create_engine(Settings.from_environment({"DATABASE_URL": await asyncio.to_thread(url)}))
+@pytest.fixture
+async def desk(database_url: str, valkey: ValkeyServer, namespace: str) -> AsyncIterator[Desk]:
+    engine = create_engine(Settings.from_environment({"DATABASE_URL": database_url}))
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
     async with open_queue(valkey.url, namespace) as queue:
         yield Desk(queue, engine)
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.drop_all)
     await engine.dispose()
 
 

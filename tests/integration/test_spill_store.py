@@ -157,8 +157,8 @@ async def test_a_batch_is_kept_whole_or_not_at_all(store: SpillStore) -> None:
     assert await rows(store) == [0, 0, 0, 0]
 
 
-async def test_a_database_that_is_away_is_told(tmp_path: Path) -> None:
-    with postgres_server() as postgres:
+async def test_a_database_that_is_away_is_told(postgres_template: Path) -> None:
+    with postgres_server(postgres_template) as postgres:
         settings = Settings.from_environment({"DATABASE_URL": postgres.url})
         await asyncio.to_thread(migrate.upgrade, settings)
         store = SpillStore(create_engine(settings))

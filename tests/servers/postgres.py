@@ -56,7 +56,8 @@ class PostgresServer:
     """Listens on a unix socket in a short temporary directory. PostgreSQL refuses to run as root: then it
     runs as `nobody`, from a place that `nobody` can read."""
 
-    def __init__(self) -> None:
+    def __init__(self, template: Path | None = None) -> None:
+        """`template`: where what initdb makes is kept for the next one, which then needs none."""
         self._scratch = Path(tempfile.mkdtemp(prefix="fedsvc-pg-"))
         self._data = self._scratch / "data"
         binaries = find_binaries()
@@ -76,7 +77,12 @@ class PostgresServer:
             os.chown(self._scratch, entry.pw_uid, entry.pw_gid)
         self._binaries = binaries
         self._keeper: subprocess.Popen[str] | None = None
-        self._initialize()
+        if template is not None and template.exists():
+            self._copy(template)
+        else:
+            self._initialize()
+            if template is not None:
+                shutil.copytree(self._data, template)
         self.start()
 
     @property
@@ -118,10 +124,18 @@ class PostgresServer:
         except (FileNotFoundError, IndexError):
             return False
 
+    def _copy(self, template: Path) -> None:
+        shutil.copytree(template, self._data)
+        if self._user is not None:
+            entry = pwd.getpwnam(self._user)
+            for path in (self._data, *self._data.rglob("*")):
+                os.chown(path, entry.pw_uid, entry.pw_gid)
+
     def _initialize(self) -> None:
         # Not by subprocess's own `user`: it forks, in a process whose gRPC threads take that badly.
         to_user = [sys.executable, "-c", AS_USER, self._user] if self._user else []
-        arguments = ("-U", "fedsvc", "-A", "trust", "-E", "UTF8", "--no-locale", "-N")
+        # Less of the log is less to write and to copy.
+        arguments = ("-U", "fedsvc", "-A", "trust", "-E", "UTF8", "--no-locale", "-N", "--wal-segsize", "1")
         done = subprocess.run(
             [*to_user, str(self._binaries / "initdb"), "-D", str(self._data), *arguments],
             cwd=self._scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE,
@@ -130,8 +144,8 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    server = PostgresServer()
+def postgres_server(template: Path | None = None) -> Iterator[PostgresServer]:
+    server = PostgresServer(template)
     try:
         yield server
     finally:
