@@ -13,6 +13,7 @@ from pathlib import Path
 import redis
 
 from fedsvc.embedded import find_server
+from servers.valkey import tied
 
 PATIENCE = 30.0
 SLOTS = 16384
@@ -63,7 +64,7 @@ class Node:
             command += ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
             command += [*arguments]
         command += ["--logfile", str(folder / "log")]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(tied(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, socket_timeout=PATIENCE)

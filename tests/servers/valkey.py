@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import redis
 
+from fedsvc import lifeline
 from fedsvc.embedded import find_server
 
 PATIENCE = 20.0
+
+
+def tied(command: Sequence[str]) -> list[str]:
+    """The command, which ends when the thread that starts it does, however that ends."""
+    return [sys.executable, "-I", "-S", lifeline.__file__, str(os.getpid()), *command]
 
 
 class ValkeyServer:
@@ -49,7 +57,7 @@ class ValkeyServer:
         return redis.Redis(unix_socket_path=self.socket, socket_timeout=PATIENCE)
 
     def start(self) -> None:
-        self._process = subprocess.Popen(self._arguments, stdin=subprocess.DEVNULL)
+        self._process = subprocess.Popen(tied(self._arguments), stdin=subprocess.DEVNULL)
         end = time.monotonic() + PATIENCE
         with self.client() as client:
             while True:
