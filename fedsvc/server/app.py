@@ -95,8 +95,6 @@ SERVICES: Final = tuple(
 )
 #: names by which health is asked for; the empty one stands for all
 _TOLD: Final = ("", *SERVICES)
-#: seconds that a server which stops still takes calls, so that those who watch its health turn away first
-_FAREWELL: Final = 0.25
 #: seconds that calls under way then get to end
 _GRACE: Final = 5.0
 _REPORT_EVERY: Final = 1.0
@@ -114,6 +112,9 @@ def run(settings: Settings, *, status: Status | None = None, reflect: bool = Fal
 
 
 class Server:
+    #: seconds that one which stops still takes calls, so that those who watch its health turn away first
+    farewell = 0.25
+
     def __init__(self, settings: Settings, status: Status, reflect: bool) -> None:
         self._settings = settings
         self._status = status
@@ -264,7 +265,7 @@ class Server:
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
             log.info("stopping")
             await health.end()
-            await asyncio.sleep(_FAREWELL)
+            await asyncio.sleep(self.farewell)
             await health.close()
             await server.stop(_GRACE)
             await end(loops)

@@ -16,7 +16,7 @@ from servers.front import front
 from servers.unbuilt import unbuilt
 
 from fedsvc.config import Settings
-from fedsvc.server.app import SERVICES
+from fedsvc.server.app import SERVICES, Server
 from fedsvc.server.health import Health
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import operations_service_pb2 as operations_pb2
@@ -126,7 +126,7 @@ async def test_a_server_that_stops_says_so_before_it_lets_go_and_streams_end_so_
 ) -> None:
     told: list[str] = []
     async with AsyncExitStack() as stack:
-        async with front(Settings.from_environment(environment)) as server:
+        async with front(Settings.from_environment(environment), farewell=Server.farewell) as server:
             # their channel outlives the server's
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.target))
             health: Any = health_pb2_grpc.HealthStub(channel)

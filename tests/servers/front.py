@@ -29,8 +29,9 @@ class Front:
 
 
 @asynccontextmanager
-async def front(settings: Settings, *, reflect: bool = True) -> AsyncIterator[Front]:
-    """A migrated server that is listening; whether it is serving is another question."""
+async def front(settings: Settings, *, reflect: bool = True, farewell: float = 0.0) -> AsyncIterator[Front]:
+    """A migrated server that is listening; whether it is serving is another question. Few tests have callers
+    that go on when it stops: `farewell` is for them."""
     await asyncio.to_thread(migrate.upgrade, settings)
     told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
@@ -39,6 +40,7 @@ async def front(settings: Settings, *, reflect: bool = True) -> AsyncIterator[Fr
             told.set_result(report)
 
     server = Server(settings, status, reflect)
+    server.farewell = farewell
     running = asyncio.create_task(server.run())
     try:
         await asyncio.wait((told, running), timeout=20, return_when=asyncio.FIRST_COMPLETED)
