@@ -28,7 +28,7 @@ from fedsvc.domain.relations import Relation
 from fedsvc.errors import ConfigurationError, QueueUnavailable
 from fedsvc.queue.bell import Bell, Rung
 from fedsvc.queue.canceller import Canceller
-from fedsvc.queue.durability import check_durability
+from fedsvc.queue.durability import Durability, check_durability
 from fedsvc.queue.link import Link
 from fedsvc.queue.server_info import record_partitions, server_info
 
@@ -124,6 +124,8 @@ async def test_sentinel_leads_to_the_new_master(tmp_path: Path, namespace: str) 
             await patiently(queue.conserved)
             total, _ = await queue.reader.count_activity("https://me.example/before")
             assert total == before.accepted
+            # nobody will confirm it, however long it is waited for
+            queue.link.durability = Durability(("WAIT", 1, 100), 1)
             with pytest.raises(QueueUnavailable, match="not safe in time"):
                 await queue.fan_out("unsafe", range(4))
 

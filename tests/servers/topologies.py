@@ -62,6 +62,8 @@ class Node:
             command += [str(config), "--sentinel"]
         else:
             command += ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+            # a master waits five seconds for more replicas, before it sends the first what it has
+            command += ["--repl-diskless-sync-delay", "0"]
             command += [*arguments]
         command += ["--logfile", str(folder / "log")]
         self.process = subprocess.Popen(tied(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -171,6 +173,10 @@ class Sentinels:
             )
             for port in self._ports[2:]
         ]  # fmt: skip
+        for node in self.sentinels:
+            until("a sentinel answers", node.answers)
+            with node.client() as client:  # they tell of themselves every two seconds
+                client.execute_command("SENTINEL", "DEBUG", "publish-period", "100")
         for node in self.sentinels:
             until("sentinels know each other", lambda node=node: self._told(node, "num-other-sentinels") == 2)  # type: ignore[misc]
             until("and the replica", lambda node=node: self._told(node, "num-slaves") == 1)  # type: ignore[misc]

@@ -40,6 +40,8 @@ class ValkeyServer:
             str(find_server()),
             *("--port", str(port), "--bind", "127.0.0.1", "--unixsocket", self.socket),
             *("--dir", str(directory), "--save", "", "--appendonly", "yes" if appendonly else "no"),
+            # a replica gets what there is at once, not after five seconds
+            *("--repl-diskless-sync-delay", "0"),
             *("--daemonize", "no", "--logfile", str(directory / "valkey.log"), *extra),
         ]
         self._process: subprocess.Popen[bytes] | None = None
