@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from servers.migrated import prepare
 from servers.postgres import PostgresServer
 from servers.processes import Fedsvc
 from sqlalchemy import text
@@ -41,7 +42,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 @asynccontextmanager
 async def emptied(settings: Settings) -> AsyncIterator[Archive]:
-    await asyncio.to_thread(migrate.upgrade, settings)
+    await asyncio.to_thread(prepare, settings)
     archive = Archive(create_engine(settings))
     async with archive.engine.begin() as connection:
         await connection.execute(text("DELETE FROM deliveries"))

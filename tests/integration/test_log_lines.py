@@ -15,11 +15,11 @@ import structlog
 from fedsvc_client import AsyncFedsvcClient
 from prometheus_client import REGISTRY
 from servers.front import front
+from servers.migrated import prepare
 from servers.queue import PARTITIONS, Queue, open_queue
 from servers.valkey import ValkeyServer
 from structlog.testing import capture_logs
 
-from fedsvc.archive import migrate
 from fedsvc.archive.archive import Archive
 from fedsvc.archive.engine import create_engine
 from fedsvc.config import Settings
@@ -45,7 +45,7 @@ async def queue(valkey: ValkeyServer, namespace: str, tmp_path: Path) -> AsyncIt
     async with open_queue(
         valkey.url, namespace, DATABASE_URL=database, FEDSVC_HOST_DOWN_AFTER="3600", FEDSVC_LOG_DELIVERIES="1"
     ) as opened:
-        await asyncio.to_thread(migrate.upgrade, opened.settings)
+        await asyncio.to_thread(prepare, opened.settings)
         yield opened
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from servers.migrated import prepare
 from servers.postgres import PostgresServer, postgres_server
 from sqlalchemy import func, select
 
@@ -34,7 +35,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 async def store(settings: Settings) -> AsyncIterator[SpillStore]:
-    await asyncio.to_thread(migrate.upgrade, settings)
+    await asyncio.to_thread(prepare, settings)
     store = SpillStore(create_engine(settings))
     async with store.engine.begin() as connection:
         for table in TABLES:

@@ -9,7 +9,6 @@ from typing import Any
 
 from sqlalchemy import delete, func, select
 
-from fedsvc.archive import migrate
 from fedsvc.archive.archive import Archive
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.tables import audit_events, deliveries, events
@@ -23,6 +22,7 @@ from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.archival_handler import ArchivalHandler
 from fedsvc.worker.archive_purger import ArchivePurger
 from fedsvc.worker.beats import Beats
+from servers.migrated import prepare
 from servers.valkey import ValkeyServer
 
 PARTITIONS = 4
@@ -108,7 +108,7 @@ async def opened(database_url: str, valkey: ValkeyServer, namespace: str) -> Asy
             "FEDSVC_PARTITIONS": str(PARTITIONS),
         }
     )
-    await asyncio.to_thread(migrate.upgrade, settings)
+    await asyncio.to_thread(prepare, settings)
     system = System(settings, Link.from_settings(settings))
     async with system.archive.engine.begin() as connection:
         for table in (deliveries, events, audit_events):

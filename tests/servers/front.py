@@ -10,12 +10,12 @@ from typing import Any
 
 import grpc
 
-from fedsvc.archive import migrate
 from fedsvc.config import Settings
 from fedsvc.server.app import Server
 from fedsvc.v1.delivery_service_pb2_grpc import DeliveryServiceStub
 from fedsvc.v1.key_service_pb2_grpc import KeyServiceStub
 from fedsvc.v1.operations_service_pb2_grpc import OperationsServiceStub
+from servers.migrated import prepare
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Front:
 async def front(settings: Settings, *, reflect: bool = True, farewell: float = 0.0) -> AsyncIterator[Front]:
     """A migrated server that is listening; whether it is serving is another question. Few tests have callers
     that go on when it stops: `farewell` is for them."""
-    await asyncio.to_thread(migrate.upgrade, settings)
+    await asyncio.to_thread(prepare, settings)
     told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
     def status(report: dict[str, Any]) -> None:
