@@ -36,7 +36,14 @@ _numbers = itertools.count(1)
 
 
 #: what runs on asyncio's own loop at users', or is tested by looking into it
-_ON_ASYNCIO = ("hostile/", "e2e/", "test_client.py", "test_outcome_consumer.py", "test_supervisor.py")
+_ON_ASYNCIO = (
+    "hostile/",
+    "e2e/",
+    "test_client.py",
+    "test_client_refusals.py",
+    "test_outcome_consumer.py",
+    "test_supervisor.py",
+)
 
 
 def pytest_asyncio_loop_factories(

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from servers.certificates import authority
+from servers import ailments
+from servers.ailments import Stage, says
 from servers.postgres import PostgresServer
 from servers.processes import Fedsvc, run
 from servers.topologies import Node, free_ports, until
 from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.archive import migrate
-from fedsvc.cli.doctor import examine
-from fedsvc.cli.findings import Finding
 from fedsvc.config import Settings
-from fedsvc.domain.keys import KeyCipher, load_private_key
-from fedsvc.queue.keys import Keys
-from fedsvc.queue.keystore import KeyStore, key_cipher
-from fedsvc.queue.link import Link
-
-TOKEN_ENTRY = "app:deliver:*:" + "0" * 64
 
 
 @pytest.fixture(scope="module")
@@ -131,40 +121,6 @@ def test_authorities_that_cannot_be_used_end_the_start_with_the_setting(
     assert done.stderr == "fedsvc: FEDSVC_CA_FILE: /etc/passwd holds no certificates in PEM\n"
 
 
-@dataclass
-class Stage:
-    """A site on which one thing can be set up wrongly."""
-
-    settings: dict[str, str]
-    redis: ValkeyServer
-    directory: Path
-    patch: pytest.MonkeyPatch
-    pem: str
-    name: str = "localhost"
-
-    def file(self, name: str, content: str | bytes, mode: int = 0o600) -> str:
-        path = self.directory / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        path.chmod(mode)
-        return str(path)
-
-    def serve(self, certificate: Path, key: Path | None = None) -> None:
-        """TLS with this certificate, and its key or another's."""
-        parts = [
-            path.read_bytes().partition(b"-----BEGIN CERT") for path in (certificate, key or certificate)
-        ]
-        self.settings["FEDSVC_TLS_CERT"] = self.file("cert.pem", parts[0][1] + parts[0][2])
-        self.settings["FEDSVC_TLS_KEY"] = self.file("key.pem", parts[1][0])
-
-    def find(self) -> list[Finding]:
-        """All that is not well."""
-        for name in [name for name in os.environ if name.startswith("FEDSVC_")]:
-            self.patch.delenv(name)
-        for name, value in self.settings.items():
-            self.patch.setenv(name, value)
-        return [f for f in asyncio.run(examine(self.name)) if f.grade != "ok" and f.check != "Redis memory"]
-
-
 @pytest.fixture
 def stage(
     settings: dict[str, str],
@@ -174,160 +130,6 @@ def stage(
     rsa_pem: str,
 ) -> Stage:
     return Stage(settings, redis, tmp_path, monkeypatch, rsa_pem)
-
-
-def evicts(stage: Stage) -> None:
-    with stage.redis.client() as client:
-        client.config_set("maxmemory-policy", "allkeys-lru")
-
-
-def forgets(stage: Stage) -> None:
-    with stage.redis.client() as client:
-        client.config_set("appendonly", "no")
-
-
-def is_a_replica(stage: Stage) -> None:
-    with stage.redis.client() as client:
-        client.replicaof("127.0.0.1", "1")
-
-
-def has_other_partitions(stage: Stage) -> None:
-    with stage.redis.client() as client:
-        client.set("fedsvc:partitions", 5)
-
-
-def was_never_migrated(stage: Stage) -> None:
-    stage.settings["DATABASE_URL"] = f"sqlite:///{stage.file('empty.db', b'')}"
-
-
-def was_migrated_long_ago(stage: Stage) -> None:
-    database = f"sqlite:///{stage.directory / 'old.db'}"
-    migrate.upgrade(Settings.from_environment({"DATABASE_URL": database}))
-    migrate.downgrade(Settings.from_environment({"DATABASE_URL": database}), "0002")
-    stage.settings["DATABASE_URL"] = database
-
-
-def is_not_there(stage: Stage) -> None:
-    stage.settings["DATABASE_URL"] = "postgresql://u:geheim@127.0.0.1:1/db"
-
-
-def lost_a_key_encryption_key(stage: Stage) -> None:
-    settings = Settings.from_environment(
-        stage.settings | {"FEDSVC_KEY_ENCRYPTION_KEYS": KeyCipher.generate()}
-    )
-
-    async def store() -> None:
-        link = Link.from_settings(settings)
-        try:
-            store = KeyStore(link, Keys("fedsvc"), key_cipher(settings), lifetime_s=3600)
-            await store.ensure(load_private_key(stage.pem))
-        finally:
-            await link.close()
-
-    asyncio.run(store())
-
-
-def shows_its_keys(stage: Stage) -> None:
-    Path(stage.settings["FEDSVC_KEY_ENCRYPTION_KEYS_FILE"]).chmod(0o640)
-
-
-def has_keys_mounted_for_all(stage: Stage) -> None:
-    """As Compose mounts them: of another user, who has to let all read them."""
-    Path(stage.settings["FEDSVC_KEY_ENCRYPTION_KEYS_FILE"]).chmod(0o444)
-    stage.patch.setattr("fedsvc.cli.findings.os.geteuid", lambda: 10001)
-
-
-def has_keys_mounted_that_others_write(stage: Stage) -> None:
-    Path(stage.settings["FEDSVC_KEY_ENCRYPTION_KEYS_FILE"]).chmod(0o664)
-    stage.patch.setattr("fedsvc.cli.findings.os.geteuid", lambda: 10001)
-
-
-def has_tokens_mounted_for_all(stage: Stage) -> None:
-    lets_others_read_tokens(stage)
-    stage.patch.setattr("fedsvc.cli.findings.os.geteuid", lambda: 10001)
-
-
-def has_no_tls(stage: Stage) -> None:
-    stage.settings["FEDSVC_TOKENS"] = TOKEN_ENTRY
-    stage.settings["FEDSVC_LISTEN"] = "0.0.0.0:50051"
-    stage.settings["FEDSVC_INSECURE"] = "true"
-
-
-def has_no_door(stage: Stage) -> None:
-    stage.settings["FEDSVC_LISTEN"] = "0.0.0.0:50051"
-    stage.settings["FEDSVC_INSECURE"] = "true"
-
-
-def has_a_clock_that_is_off(stage: Stage) -> None:
-    import time
-
-    now = time.time
-    stage.patch.setattr("fedsvc.cli.doctor.time.time", lambda: now() + 90)
-
-
-def has_no_dns(stage: Stage) -> None:
-    stage.name = "nobody.invalid"
-
-
-def has_bad_tokens(stage: Stage) -> None:
-    stage.settings["FEDSVC_TOKENS_FILE"] = stage.file("tokens", "app:deliver")
-
-
-def has_no_tokens_file(stage: Stage) -> None:
-    stage.settings["FEDSVC_TOKENS_FILE"] = str(stage.directory / "gone")
-
-
-def lets_others_write_tokens(stage: Stage) -> None:
-    stage.settings["FEDSVC_TOKENS_FILE"] = stage.file("tokens", TOKEN_ENTRY, 0o666)
-
-
-def lets_others_read_tokens(stage: Stage) -> None:
-    stage.settings["FEDSVC_TOKENS_FILE"] = stage.file("tokens", TOKEN_ENTRY, 0o644)
-
-
-def has_an_old_certificate(stage: Stage) -> None:
-    stage.serve(authority().certify("localhost", days=(-3, -1)))
-
-
-def has_a_certificate_for_later(stage: Stage) -> None:
-    stage.serve(authority().certify("localhost", days=(1, 3)))
-
-
-def has_a_certificate_that_ends_soon(stage: Stage) -> None:
-    stage.serve(authority().certify("localhost", days=(-1, 5)))
-
-
-def has_the_key_of_another_certificate(stage: Stage) -> None:
-    stage.serve(authority().certify("localhost", days=(-1, 90)), authority().certify("localhost"))
-
-
-def shows_its_certificates_key(stage: Stage) -> None:
-    stage.serve(authority().certify("localhost", days=(-1, 90)))
-    Path(stage.settings["FEDSVC_TLS_KEY"]).chmod(0o644)
-
-
-def forgets_dead_letters_too_soon(stage: Stage) -> None:
-    stage.settings |= {"FEDSVC_ARCHIVE_DEAD_RETENTION": "3600"}
-
-
-def is_critical_before_it_warns(stage: Stage) -> None:
-    stage.settings |= {"FEDSVC_MEMORY_WARNING": "0.95"}
-
-
-def trusts_no_file(stage: Stage) -> None:
-    stage.settings["FEDSVC_CA_FILE"] = stage.file("ca.pem", "nothing")
-
-
-def traces_to_nowhere(stage: Stage) -> None:
-    stage.settings |= {"FEDSVC_TRACING": "true", "OTEL_TRACES_EXPORTER": "teapot"}
-
-
-def says(variable: str, value: str) -> Callable[[Stage], None]:
-    def stage_it(stage: Stage) -> None:
-        stage.settings[variable] = value
-
-    stage_it.__name__ = f"{variable}={value}"
-    return stage_it
 
 
 def test_replicas_that_are_there_are_counted(stage: Stage) -> None:
@@ -348,44 +150,48 @@ def test_replicas_that_are_there_are_counted(stage: Stage) -> None:
         master.kill()
 
 
-def wants_more_safety_than_there_is(stage: Stage) -> None:
-    stage.settings["FEDSVC_DURABILITY"] = "fsync"
-    with stage.redis.client() as client:
-        client.config_set("appendonly", "no")
-
-
 @pytest.mark.parametrize(
     ("wrong", "check", "grade", "advice"),
     [
-        (evicts, "Redis eviction", "failed", "set maxmemory-policy noeviction"),
-        (forgets, "Redis persistence", "failed", "set appendonly yes"),
-        (wants_more_safety_than_there_is, "Redis persistence", "failed", "set appendonly yes"),
-        (is_a_replica, "Redis role", "failed", "point REDIS_URL to the master"),
-        (has_other_partitions, "partitions", "failed", "set FEDSVC_PARTITIONS to 5"),
-        (was_never_migrated, "database", "failed", "run: fedsvc migrate"),
-        (was_migrated_long_ago, "database", "failed", "run: fedsvc migrate"),
-        (is_not_there, "database", "failed", "check DATABASE_URL"),
-        (lost_a_key_encryption_key, "stored keys", "failed", "add the key encryption key of before"),
-        (shows_its_keys, "key encryption keys", "failed", "chmod 600"),
-        (has_keys_mounted_for_all, "key encryption keys", "warning", "no harm in a container"),
-        (has_keys_mounted_that_others_write, "key encryption keys", "failed", "chmod 600"),
-        (has_a_clock_that_is_off, "clocks", "failed", "run an NTP client"),
-        (has_no_dns, "DNS", "failed", "check /etc/resolv.conf"),
-        (has_bad_tokens, "callers", "failed", "correct FEDSVC_TOKENS_FILE"),
-        (has_no_tokens_file, "callers", "failed", "this user must be able to read it"),
-        (lets_others_write_tokens, "tokens file", "failed", "chmod 600"),
-        (lets_others_read_tokens, "tokens file", "warning", "chmod 600"),
-        (has_tokens_mounted_for_all, "tokens file", "warning", "no harm in a container"),
-        (has_no_tls, "callers", "warning", "where nobody listens in"),
-        (has_no_door, "callers", "warning", "something else says who may call"),
-        (has_an_old_certificate, "TLS certificate", "failed", "renew it"),
-        (has_a_certificate_for_later, "TLS certificate", "failed", "this machine's clock"),
-        (has_a_certificate_that_ends_soon, "TLS certificate", "warning", "renew it"),
-        (has_the_key_of_another_certificate, "callers", "failed", "two PEM files that belong together"),
-        (shows_its_certificates_key, "TLS certificate", "failed", "chmod 600"),
-        (forgets_dead_letters_too_soon, "settings together", "failed", "raise FEDSVC_ARCHIVE_DEAD_RETENTION"),
-        (is_critical_before_it_warns, "settings together", "failed", "lower FEDSVC_MEMORY_WARNING"),
-        (trusts_no_file, "authorities (FEDSVC_CA_FILE)", "failed", "certificates in PEM"),
+        (ailments.evicts, "Redis eviction", "failed", "set maxmemory-policy noeviction"),
+        (ailments.forgets, "Redis persistence", "failed", "set appendonly yes"),
+        (ailments.wants_more_safety_than_there_is, "Redis persistence", "failed", "set appendonly yes"),
+        (ailments.is_a_replica, "Redis role", "failed", "point REDIS_URL to the master"),
+        (ailments.has_other_partitions, "partitions", "failed", "set FEDSVC_PARTITIONS to 5"),
+        (ailments.was_never_migrated, "database", "failed", "run: fedsvc migrate"),
+        (ailments.was_migrated_long_ago, "database", "failed", "run: fedsvc migrate"),
+        (ailments.is_not_there, "database", "failed", "check DATABASE_URL"),
+        (ailments.lost_a_key_encryption_key, "stored keys", "failed", "add the key encryption key of before"),
+        (ailments.shows_its_keys, "key encryption keys", "failed", "chmod 600"),
+        (ailments.has_keys_mounted_for_all, "key encryption keys", "warning", "no harm in a container"),
+        (ailments.has_keys_mounted_that_others_write, "key encryption keys", "failed", "chmod 600"),
+        (ailments.has_a_clock_that_is_off, "clocks", "failed", "run an NTP client"),
+        (ailments.has_no_dns, "DNS", "failed", "check /etc/resolv.conf"),
+        (ailments.has_bad_tokens, "callers", "failed", "correct FEDSVC_TOKENS_FILE"),
+        (ailments.has_no_tokens_file, "callers", "failed", "this user must be able to read it"),
+        (ailments.lets_others_write_tokens, "tokens file", "failed", "chmod 600"),
+        (ailments.lets_others_read_tokens, "tokens file", "warning", "chmod 600"),
+        (ailments.has_tokens_mounted_for_all, "tokens file", "warning", "no harm in a container"),
+        (ailments.has_no_tls, "callers", "warning", "where nobody listens in"),
+        (ailments.has_no_door, "callers", "warning", "something else says who may call"),
+        (ailments.has_an_old_certificate, "TLS certificate", "failed", "renew it"),
+        (ailments.has_a_certificate_for_later, "TLS certificate", "failed", "this machine's clock"),
+        (ailments.has_a_certificate_that_ends_soon, "TLS certificate", "warning", "renew it"),
+        (
+            ailments.has_the_key_of_another_certificate,
+            "callers",
+            "failed",
+            "two PEM files that belong together",
+        ),
+        (ailments.shows_its_certificates_key, "TLS certificate", "failed", "chmod 600"),
+        (
+            ailments.forgets_dead_letters_too_soon,
+            "settings together",
+            "failed",
+            "raise FEDSVC_ARCHIVE_DEAD_RETENTION",
+        ),
+        (ailments.is_critical_before_it_warns, "settings together", "failed", "lower FEDSVC_MEMORY_WARNING"),
+        (ailments.trusts_no_file, "authorities (FEDSVC_CA_FILE)", "failed", "certificates in PEM"),
         (says("FEDSVC_CONCURENCY", "5"), "settings", "failed", "unset FEDSVC_CONCURENCY"),
         (says("FEDSVC_KEY_ENCRYPTION_KEYS", "short"), "key encryption keys", "failed", "make one with"),
         (says("REDIS_URL", "redis://127.0.0.1:1/0"), "Redis", "failed", "start it"),
@@ -400,7 +206,7 @@ def wants_more_safety_than_there_is(stage: Stage) -> None:
         (says("FEDSVC_ARCHIVE_RETENTION", "60"), "settings together", "failed", "raise FEDSVC_ARCHIVE"),
         (says("FEDSVC_SHUTDOWN_GRACE", "5"), "settings together", "warning", "raise it"),
         (says("FEDSVC_DURABILITY", "replicated"), "Redis replicas", "failed", "connect replicas"),
-        (traces_to_nowhere, "tracing", "failed", "correct OTEL_TRACES_EXPORTER"),
+        (ailments.traces_to_nowhere, "tracing", "failed", "correct OTEL_TRACES_EXPORTER"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -415,7 +221,7 @@ def test_what_is_staged_wrongly_is_found_alone_with_how_to_mend_it(
 
 
 def test_secrets_as_kubernetes_mounts_them_are_well(stage: Stage) -> None:
-    stage.settings["FEDSVC_TOKENS_FILE"] = stage.file("tokens", TOKEN_ENTRY, 0o440)
+    stage.settings["FEDSVC_TOKENS_FILE"] = stage.file("tokens", ailments.TOKEN_ENTRY, 0o440)
     Path(stage.settings["FEDSVC_KEY_ENCRYPTION_KEYS_FILE"]).chmod(0o440)
     stage.patch.setattr("fedsvc.cli.findings.os.geteuid", lambda: 10001)
     assert stage.find() == []
