@@ -55,6 +55,11 @@ def pytest_asyncio_loop_factories(
     return {"uvloop": uvloop.new_event_loop}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is short comes last, so that processes of tests that run side by side have work until all have."""
+    items.sort(key=lambda item: "unit/" in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     """One real server for all tests that do not hurt it."""
