@@ -15,12 +15,16 @@ from servers.archiving import System, opened
 from servers.browser import TOKENS, Browser, browsing, chosen
 from servers.calls import queue_request
 from servers.front import Front, front
+from servers.key_ring import KeyRing, key_ring
 from servers.postgres import PostgresServer
 from servers.queue import Queue, open_queue
 from servers.scripted import Scripted, scripted
+from servers.spilling import Desk, spilling
 from servers.valkey import ValkeyServer
 
 from fedsvc.config import Settings
+from fedsvc.queue.key_keeper import KeyKeeper
+from fedsvc.queue.key_registry import KeyRegistry
 from fedsvc.server.caller import Caller, Scope
 from fedsvc.server.tokens import entry_text
 
@@ -48,6 +52,24 @@ def limits() -> dict[str, str]:
 async def queue(valkey: ValkeyServer, namespace: str, limits: dict[str, str]) -> AsyncIterator[Queue]:
     async with open_queue(valkey.url, namespace, **limits) as opened:
         yield opened
+
+
+@pytest.fixture
+async def ring(
+    valkey: ValkeyServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[KeyRing]:
+    """Registered keys, of which nothing is remembered and no use is waited for."""
+    monkeypatch.setattr(KeyKeeper, "GRACE_MS", 0)
+    monkeypatch.setattr(KeyRegistry, "FRESH", 0.0)
+    async with key_ring(valkey.url, namespace) as ring:
+        yield ring
+
+
+@pytest.fixture
+async def desk(valkey: ValkeyServer, namespace: str, tmp_path: Path) -> AsyncIterator[Desk]:
+    """A queue whose backlogs go to SQL; a module may have another."""
+    async with spilling(valkey.url, namespace, tmp_path) as desk:
+        yield desk
 
 
 @pytest.fixture

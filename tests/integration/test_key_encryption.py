@@ -3,67 +3,56 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from servers.key_desk import ADA, Desk, fresh, key_desk
-from servers.valkey import ValkeyServer
+from servers.key_ring import ADA, KeyRing, fresh
 from structlog.testing import capture_logs
 
 from fedsvc.config import Settings
 from fedsvc.domain.keys import KeyCipher, registered_name
 from fedsvc.errors import KeyUnavailable
 from fedsvc.queue.key_keeper import KeyKeeper
-from fedsvc.queue.key_registry import KeyRegistry
 from fedsvc.queue.watched_cipher import SETTLED_S, WatchedCipher
 from fedsvc.watched_files import LOOK_EVERY
 
 
-@pytest.fixture
-async def desk(valkey: ValkeyServer, namespace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
-    monkeypatch.setattr(KeyKeeper, "GRACE_MS", 0)
-    monkeypatch.setattr(KeyRegistry, "FRESH", 0.0)
-    async with key_desk(valkey.url, namespace) as desk:
-        yield desk
-
-
 async def test_all_keys_are_encrypted_anew_when_the_first_encryption_key_is_another(
-    desk: Desk, caplog: pytest.LogCaptureFixture
+    ring: KeyRing, caplog: pytest.LogCaptureFixture
 ) -> None:
     old, new = KeyCipher.generate(), KeyCipher.generate()
-    desk.open(KeyCipher.from_setting(old))
+    ring.open(KeyCipher.from_setting(old))
     keys = {f"https://me.example/u/{n}#k": fresh() for n in range(250)}
     for key_id, key in keys.items():
-        await desk.registry.put(key_id, key)
+        await ring.registry.put(key_id, key)
     called = fresh()
-    await desk.store.ensure(called)
-    assert await desk.keeper.encrypt_anew() == 0
-    desk.open(KeyCipher.from_setting(f"{new},{old}"))
-    assert (await desk.store.fetch(called.fingerprint)).fingerprint == called.fingerprint
-    assert await desk.keeper.census() == (0, 251, 0)
-    assert await desk.keeper.encrypt_anew() == 251
-    assert await desk.keeper.census() == (251, 0, 0)
-    assert await desk.keeper.encrypt_anew() == 0
-    desk.open(KeyCipher.from_setting(new))  # the old one may go
+    await ring.store.ensure(called)
+    assert await ring.keeper.encrypt_anew() == 0
+    ring.open(KeyCipher.from_setting(f"{new},{old}"))
+    assert (await ring.store.fetch(called.fingerprint)).fingerprint == called.fingerprint
+    assert await ring.keeper.census() == (0, 251, 0)
+    assert await ring.keeper.encrypt_anew() == 251
+    assert await ring.keeper.census() == (251, 0, 0)
+    assert await ring.keeper.encrypt_anew() == 0
+    ring.open(KeyCipher.from_setting(new))  # the old one may go
     for key_id, key in keys.items():
-        assert (await desk.store.fetch(registered_name(key_id))).fingerprint == key.fingerprint
-    assert (await desk.store.fetch(called.fingerprint)).fingerprint == called.fingerprint
-    desk.open(KeyCipher.from_setting(KeyCipher.generate()))
-    assert await desk.keeper.encrypt_anew() == 0, "what cannot be opened is left alone"
-    assert await desk.keeper.census() == (0, 0, 251)
-    desk.open(KeyCipher.from_setting(new))
-    await desk.store.fetch(called.fingerprint)
+        assert (await ring.store.fetch(registered_name(key_id))).fingerprint == key.fingerprint
+    assert (await ring.store.fetch(called.fingerprint)).fingerprint == called.fingerprint
+    ring.open(KeyCipher.from_setting(KeyCipher.generate()))
+    assert await ring.keeper.encrypt_anew() == 0, "what cannot be opened is left alone"
+    assert await ring.keeper.census() == (0, 0, 251)
+    ring.open(KeyCipher.from_setting(new))
+    await ring.store.fetch(called.fingerprint)
 
 
 async def test_a_key_that_is_replaced_while_it_is_encrypted_anew_stays_the_new_one(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = KeyCipher.generate(), KeyCipher.generate()
-    desk.open(KeyCipher.from_setting(old))
-    await desk.registry.put(ADA, fresh())
-    late = desk.registry
-    desk.open(KeyCipher.from_setting(f"{new},{old}"))
+    ring.open(KeyCipher.from_setting(old))
+    await ring.registry.put(ADA, fresh())
+    late = ring.registry
+    ring.open(KeyCipher.from_setting(f"{new},{old}"))
     replacement = fresh()
     decrypt = KeyCipher.decrypt
     opened: list[bytes] = []
@@ -73,7 +62,7 @@ async def test_a_key_that_is_replaced_while_it_is_encrypted_anew_stays_the_new_o
         return decrypt(self, sealed, context=context)
 
     monkeypatch.setattr(KeyCipher, "decrypt", note)
-    call = desk.queue.link.run
+    call = ring.queue.link.run
 
     async def run(script: object, *arguments: object, **named: object) -> object:
         if opened:
@@ -82,10 +71,10 @@ async def test_a_key_that_is_replaced_while_it_is_encrypted_anew_stays_the_new_o
         return await call(script, *arguments, **named)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(desk.queue.link, "run", run)
-        assert await desk.keeper.encrypt_anew() == 0
-    assert (await desk.store.fetch(registered_name(ADA))).fingerprint == replacement.fingerprint
-    assert await desk.keeper.encrypt_anew() == 1
+        patch.setattr(ring.queue.link, "run", run)
+        assert await ring.keeper.encrypt_anew() == 0
+    assert (await ring.store.fetch(registered_name(ADA))).fingerprint == replacement.fingerprint
+    assert await ring.keeper.encrypt_anew() == 1
 
 
 class Clock:
@@ -96,7 +85,7 @@ class Clock:
         return self.now
 
 
-async def test_the_encryption_key_is_changed_while_all_processes_run(desk: Desk, tmp_path: Path) -> None:
+async def test_the_encryption_key_is_changed_while_all_processes_run(ring: KeyRing, tmp_path: Path) -> None:
     """At no moment is there a key that one of two processes cannot use, whoever reads the file first."""
     file = tmp_path / "keys"
     old, new = KeyCipher.generate(), KeyCipher.generate()
@@ -108,32 +97,32 @@ async def test_the_encryption_key_is_changed_while_all_processes_run(desk: Desk,
 
     async def both_put_and_both_sign() -> None:
         for cipher in ciphers:
-            desk.open(cipher)
+            ring.open(cipher)
             registered.append(f"https://me.example/u/{len(registered)}#k")
-            await desk.registry.put(registered[-1], fresh())
+            await ring.registry.put(registered[-1], fresh())
         for cipher in ciphers:
-            desk.open(cipher)
+            ring.open(cipher)
             for key_id in registered:
-                await desk.store.fetch(registered_name(key_id))
+                await ring.store.fetch(registered_name(key_id))
 
     await both_put_and_both_sign()
     file.write_text(f"{new},{old}")
     for clock in (clocks[0], clocks[1]):
         clock.now += LOOK_EVERY
         await both_put_and_both_sign()
-        desk.open(ciphers[0])
-        assert await desk.keeper.encrypt_anew() == 0, "not before all must have read it"
+        ring.open(ciphers[0])
+        assert await ring.keeper.encrypt_anew() == 0, "not before all must have read it"
     for clock in clocks:
         clock.now += SETTLED_S
         await both_put_and_both_sign()
-    desk.open(ciphers[1])
-    assert await desk.keeper.encrypt_anew() == 7
-    assert await desk.keeper.census() == (10, 0, 0)
+    ring.open(ciphers[1])
+    assert await ring.keeper.encrypt_anew() == 7
+    assert await ring.keeper.census() == (10, 0, 0)
     file.write_text(new)
     for clock in clocks:
         clock.now += LOOK_EVERY
         await both_put_and_both_sign()
-    assert (await desk.keeper.census()).closed == 0
+    assert (await ring.keeper.census()).closed == 0
 
 
 @pytest.mark.parametrize("between", ["{new},{old}\n", "nonsense"])
@@ -157,7 +146,7 @@ def test_a_file_that_is_written_again_puts_the_new_key_forward_by_nothing(
     assert cipher.current != before
 
 
-async def test_a_file_of_encryption_keys_that_is_bad_changes_nothing(desk: Desk, tmp_path: Path) -> None:
+async def test_a_file_of_encryption_keys_that_is_bad_changes_nothing(ring: KeyRing, tmp_path: Path) -> None:
     file, clock = tmp_path / "keys", Clock()
     file.write_text(KeyCipher.generate())
     settings = Settings.from_environment({"FEDSVC_KEY_ENCRYPTION_KEYS_FILE": str(file)})
@@ -177,21 +166,21 @@ async def test_a_file_of_encryption_keys_that_is_bad_changes_nothing(desk: Desk,
 
 
 async def test_a_keeper_encrypts_anew_as_soon_as_another_key_encrypts(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(KeyKeeper, "EVERY", 0.01)
     file, clock = tmp_path / "keys", Clock()
     old, new = KeyCipher.generate(), KeyCipher.generate()
     file.write_text(f"{old} {new}")
     settings = Settings.from_environment({"FEDSVC_KEY_ENCRYPTION_KEYS_FILE": str(file)})
-    desk.open(WatchedCipher(settings, clock=clock))
-    await desk.registry.put(ADA, fresh())
-    keeping = asyncio.create_task(desk.keeper.run())
+    ring.open(WatchedCipher(settings, clock=clock))
+    await ring.registry.put(ADA, fresh())
+    keeping = asyncio.create_task(ring.keeper.run())
     try:
         file.write_text(f"{new} {old}")  # all know the new one already
         clock.now += LOOK_EVERY
         async with asyncio.timeout(20):
-            while not KeyCipher.from_setting(new).knows(await desk.head()):
+            while not KeyCipher.from_setting(new).knows(await ring.head()):
                 await asyncio.sleep(0)
     finally:
         keeping.cancel()

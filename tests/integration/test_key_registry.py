@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.key_desk import ADA, Desk, fresh, key_desk
+from servers.key_ring import ADA, KeyRing, fresh
 from servers.queue import HOUR_MS, PARTITIONS, Queue
 from servers.spilling import FULL
-from servers.valkey import ValkeyServer
 
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.spill_store import SpillStore
@@ -34,64 +32,56 @@ from fedsvc.worker.spiller import Spiller
 BOB = "https://me.example/u/bob#main-key"
 
 
-@pytest.fixture
-async def desk(valkey: ValkeyServer, namespace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
-    monkeypatch.setattr(KeyKeeper, "GRACE_MS", 0)
-    monkeypatch.setattr(KeyRegistry, "FRESH", 0.0)
-    async with key_desk(valkey.url, namespace) as desk:
-        yield desk
-
-
-async def test_a_key_is_put_replaced_and_told_of_without_its_secret(desk: Desk) -> None:
+async def test_a_key_is_put_replaced_and_told_of_without_its_secret(ring: KeyRing) -> None:
     first, second = fresh(), fresh()
     with pytest.raises(NotFound):
-        await desk.registry.get(ADA)
+        await ring.registry.get(ADA)
     with pytest.raises(NotFound):
-        await desk.registry.rotate(ADA, first)
-    assert await desk.registry.usable(ADA) is None
-    put = await desk.registry.put(ADA, first)
+        await ring.registry.rotate(ADA, first)
+    assert await ring.registry.usable(ADA) is None
+    put = await ring.registry.put(ADA, first)
     assert (put.key_id, put.origin, put.algorithm, put.bits) == (ADA, "me.example", "ed25519", 256)
     assert put.fingerprint == first.fingerprint
     assert put.public_pem == first.public_pem
-    again = await desk.registry.rotate(ADA, second)
+    again = await ring.registry.rotate(ADA, second)
     assert (again.fingerprint, again.created_ms) == (second.fingerprint, put.created_ms)
-    assert (await desk.store.fetch(put.name)).fingerprint == second.fingerprint
-    assert (await desk.registry.list(origin="", after="", limit=10)) == [again]
+    assert (await ring.store.fetch(put.name)).fingerprint == second.fingerprint
+    assert (await ring.registry.list(origin="", after="", limit=10)) == [again]
 
 
-async def test_what_needs_a_key_is_counted_until_it_is_delivered(desk: Desk) -> None:
-    queue = desk.queue
-    await desk.registry.put(ADA, fresh())
-    await desk.enqueue("1", *range(8))  # one message in every partition that has one of these hosts
+async def test_what_needs_a_key_is_counted_until_it_is_delivered(ring: KeyRing) -> None:
+    queue = ring.queue
+    await ring.registry.put(ADA, fresh())
+    await ring.enqueue("1", *range(8))  # one message in every partition that has one of these hosts
     spread = len({queue.partition_of(n) for n in range(8)})
     assert spread > 1
-    assert await desk.uses() == spread
-    await desk.enqueue("1", *range(8))
-    assert await desk.uses() == spread, "duplicates need nothing"
+    assert await ring.uses() == spread
+    await ring.enqueue("1", *range(8))
+    assert await ring.uses() == spread, "duplicates need nothing"
     admitted = await queue.admit_everywhere()
     assert len(admitted) == 8
     await queue.settle(admitted[0], DeliveryState.RETRY, Reason.TIMEOUT, wait_ms=1)
-    assert await desk.uses() == spread
+    assert await ring.uses() == spread
     await queue.pass_time(10)
     await queue.promote()
     for one in [*admitted[1:], *await queue.admit_everywhere()]:
         await queue.deliver(one)
-    assert await desk.uses() == 0
+    assert await ring.uses() == 0
     await queue.conserved()
 
 
 @pytest.mark.parametrize("ends", ["cancelled", "expired", "superseded"])
-async def test_what_is_not_sent_any_more_needs_no_key(desk: Desk, ends: str) -> None:
-    queue = desk.queue
-    await desk.registry.put(ADA, fresh())
+async def test_what_is_not_sent_any_more_needs_no_key(ring: KeyRing, ends: str) -> None:
+    queue = ring.queue
+    await ring.registry.put(ADA, fresh())
     deadline = await queue.now_ms() + 1000
     terms = Terms(
         Queue.BULK,
         expire_ms=deadline if ends == "expired" else 0,
         relation=Relation(family="f", rule=Rule.SAME_KEY),
     )
-    await queue.producer.enqueue(desk.message("1"), queue.place(0), terms)
-    assert await desk.uses() == 1
+    await queue.producer.enqueue(ring.message("1"), queue.place(0), terms)
+    assert await ring.uses() == 1
     if ends == "cancelled":
         await Canceller(queue.link, queue.keys, queue.settings).cancel_activity("https://me.example/1")
     elif ends == "expired":
@@ -101,105 +91,105 @@ async def test_what_is_not_sent_any_more_needs_no_key(desk: Desk, ends: str) -> 
     else:
         await queue.producer.enqueue(queue.message("2"), queue.place(0), terms)
         assert (await queue.conserved()).counter("superseded") == 1
-    assert await desk.uses() == 0
+    assert await ring.uses() == 0
     await queue.conserved()
 
 
-async def test_a_key_that_is_needed_is_not_deleted_and_goes_once_it_is_not(desk: Desk) -> None:
-    queue = desk.queue
-    await desk.registry.put(ADA, fresh())
-    await desk.enqueue("1")
+async def test_a_key_that_is_needed_is_not_deleted_and_goes_once_it_is_not(ring: KeyRing) -> None:
+    queue = ring.queue
+    await ring.registry.put(ADA, fresh())
+    await ring.enqueue("1")
     with pytest.raises(KeyInUse, match="1 activities need key"):
-        await desk.registry.delete(ADA, when_unused=False)
-    assert await desk.registry.usable(ADA), "a refused deletion changes nothing"
-    assert await desk.registry.delete(ADA, when_unused=True)
-    assert (await desk.registry.get(ADA)).leaving
-    assert await desk.registry.usable(ADA) is None, "nothing new may use it"
-    assert await desk.keeper.end_deletions() == 0
+        await ring.registry.delete(ADA, when_unused=False)
+    assert await ring.registry.usable(ADA), "a refused deletion changes nothing"
+    assert await ring.registry.delete(ADA, when_unused=True)
+    assert (await ring.registry.get(ADA)).leaving
+    assert await ring.registry.usable(ADA) is None, "nothing new may use it"
+    assert await ring.keeper.end_deletions() == 0
     (admitted,) = await queue.admit(1)
-    await desk.store.fetch(registered_name(ADA))  # what waits is signed: the Delete of an actor is
+    await ring.store.fetch(registered_name(ADA))  # what waits is signed: the Delete of an actor is
     await queue.deliver(admitted)
-    assert await desk.keeper.end_deletions() == 1
-    assert not await desk.there()
+    assert await ring.keeper.end_deletions() == 1
+    assert not await ring.there()
     with pytest.raises(NotFound):
-        await desk.registry.get(ADA)
+        await ring.registry.get(ADA)
     with pytest.raises(KeyUnavailable):
-        await desk.store.fetch(registered_name(ADA))
-    assert await desk.registry.list(origin="", after="", limit=10) == []
+        await ring.store.fetch(registered_name(ADA))
+    assert await ring.registry.list(origin="", after="", limit=10) == []
     with pytest.raises(NotFound):
-        await desk.registry.delete(ADA, when_unused=True)
+        await ring.registry.delete(ADA, when_unused=True)
 
 
-async def test_a_key_is_deleted_once_however_often_the_call_is_repeated(desk: Desk) -> None:
-    await desk.registry.put(ADA, fresh())
+async def test_a_key_is_deleted_once_however_often_the_call_is_repeated(ring: KeyRing) -> None:
+    await ring.registry.put(ADA, fresh())
     for _ in range(2):  # the answer to the first may have been lost
-        assert not await desk.registry.delete(ADA, when_unused=False, request_id="first")
+        assert not await ring.registry.delete(ADA, when_unused=False, request_id="first")
     with pytest.raises(NotFound):
-        await desk.registry.delete(ADA, when_unused=False, request_id="second")
-    await desk.registry.put(ADA, fresh())
-    assert not await desk.registry.delete(ADA, when_unused=False, request_id="second")
+        await ring.registry.delete(ADA, when_unused=False, request_id="second")
+    await ring.registry.put(ADA, fresh())
+    assert not await ring.registry.delete(ADA, when_unused=False, request_id="second")
 
 
 async def test_a_key_that_nothing_needs_is_gone_at_once_and_its_secret_soon(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await desk.registry.put(ADA, fresh())
-    assert not await desk.registry.delete(ADA, when_unused=False)
+    await ring.registry.put(ADA, fresh())
+    assert not await ring.registry.delete(ADA, when_unused=False)
     with pytest.raises(NotFound):
-        await desk.registry.get(ADA)
+        await ring.registry.get(ADA)
     with pytest.raises(NotFound):
-        await desk.registry.rotate(ADA, fresh())
+        await ring.registry.rotate(ADA, fresh())
     with pytest.raises(NotFound):
-        await desk.registry.delete(ADA, when_unused=False)
+        await ring.registry.delete(ADA, when_unused=False)
     monkeypatch.setattr(KeyKeeper, "GRACE_MS", HOUR_MS)
-    assert await desk.keeper.end_deletions() == 0
+    assert await ring.keeper.end_deletions() == 0
     # Another server may have believed it usable, and have let in what needs it.
-    await desk.enqueue("1")
-    assert await desk.keeper.end_deletions() == 0
+    await ring.enqueue("1")
+    assert await ring.keeper.end_deletions() == 0
     monkeypatch.setattr(KeyKeeper, "GRACE_MS", 0)
-    assert await desk.keeper.end_deletions() == 0
-    await desk.store.fetch(registered_name(ADA))
-    (admitted,) = await desk.queue.admit(1)
-    await desk.queue.deliver(admitted)
-    assert await desk.keeper.end_deletions() == 1
-    assert not await desk.there()
+    assert await ring.keeper.end_deletions() == 0
+    await ring.store.fetch(registered_name(ADA))
+    (admitted,) = await ring.queue.admit(1)
+    await ring.queue.deliver(admitted)
+    assert await ring.keeper.end_deletions() == 1
+    assert not await ring.there()
 
 
 async def test_what_a_process_does_to_a_key_it_knows_at_once(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(KeyRegistry, "FRESH", 3600.0)
-    first = await desk.registry.put(ADA, fresh())
-    assert await desk.registry.usable(ADA) == first
-    second = await desk.registry.rotate(ADA, fresh())
-    assert await desk.registry.usable(ADA) == second
-    await desk.enqueue("1")
-    assert await desk.registry.delete(ADA, when_unused=True)
-    assert await desk.registry.usable(ADA) is None
-    third = await desk.registry.put(ADA, fresh())
-    assert await desk.registry.usable(ADA) == third
+    first = await ring.registry.put(ADA, fresh())
+    assert await ring.registry.usable(ADA) == first
+    second = await ring.registry.rotate(ADA, fresh())
+    assert await ring.registry.usable(ADA) == second
+    await ring.enqueue("1")
+    assert await ring.registry.delete(ADA, when_unused=True)
+    assert await ring.registry.usable(ADA) is None
+    third = await ring.registry.put(ADA, fresh())
+    assert await ring.registry.usable(ADA) == third
 
 
 @pytest.mark.parametrize("gone", [False, True])
-async def test_a_key_that_is_put_again_stays(desk: Desk, gone: bool) -> None:
-    await desk.registry.put(ADA, fresh())
+async def test_a_key_that_is_put_again_stays(ring: KeyRing, gone: bool) -> None:
+    await ring.registry.put(ADA, fresh())
     if not gone:
-        await desk.enqueue("1")
-    await desk.registry.delete(ADA, when_unused=True)
-    second = await desk.registry.put(ADA, fresh())
+        await ring.enqueue("1")
+    await ring.registry.delete(ADA, when_unused=True)
+    second = await ring.registry.put(ADA, fresh())
     assert not second.leaving
-    for admitted in await desk.queue.admit(1):
-        await desk.queue.deliver(admitted)
-    assert await desk.keeper.end_deletions() == 0
-    assert await desk.registry.usable(ADA) == second
-    assert await desk.registry.list(origin="me.example", after="", limit=10) == [second]
-    assert await desk.queue.link.call("SCARD", desk.queue.keys.leaving_keys) == 0
+    for admitted in await ring.queue.admit(1):
+        await ring.queue.deliver(admitted)
+    assert await ring.keeper.end_deletions() == 0
+    assert await ring.registry.usable(ADA) == second
+    assert await ring.registry.list(origin="me.example", after="", limit=10) == [second]
+    assert await ring.queue.link.call("SCARD", ring.queue.keys.leaving_keys) == 0
 
 
 async def test_what_has_gone_to_sql_needs_its_key_too(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ring: KeyRing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue = desk.queue
+    queue = ring.queue
     engine = create_engine(Settings.from_environment({"DATABASE_URL": f"sqlite:///{tmp_path}/s.db"}))
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
@@ -212,98 +202,98 @@ async def test_what_has_gone_to_sql_needs_its_key_too(
         Beats("spill"),
         Affinity("a", queue.settings.partitions),
     )
-    await desk.registry.put(ADA, fresh())
+    await ring.registry.put(ADA, fresh())
     for number in range(5):  # host 0 is down
         await queue.enqueue(f"bad{number}", path=f"/{number}")
         (admitted,) = await queue.admit(100)
         await queue.fail(admitted, wait_ms=1000 * HOUR_MS)
     await queue.pass_time(HOUR_MS)
     for number in range(300):
-        await desk.enqueue(f"n{number}")
+        await ring.enqueue(f"n{number}")
     while (await queue.conserved()).parked < 299:
         for admitted in await queue.admit(100):
             await queue.fail(admitted)
     while await spiller.round():
         pass
     assert (await queue.conserved()).counter("spilled") >= 250
-    assert await desk.uses() == 300
+    assert await ring.uses() == 300
     with pytest.raises(KeyInUse):
-        await desk.registry.delete(ADA, when_unused=False)
-    await desk.registry.delete(ADA, when_unused=True)
-    assert await desk.keeper.end_deletions() == 0
+        await ring.registry.delete(ADA, when_unused=False)
+    await ring.registry.delete(ADA, when_unused=True)
+    assert await ring.keeper.end_deletions() == 0
     await queue.hosts.seen("h0.example")
     delivered = 0
     for _ in range(2000):
         for admitted in await queue.admit(100):
             delivered += 1
-            await desk.store.fetch(registered_name(ADA))
+            await ring.store.fetch(registered_name(ADA))
             await queue.deliver(admitted)
         await spiller.round()
         await queue.pass_time(1000)
-        if delivered >= 300 and await desk.keeper.end_deletions():
+        if delivered >= 300 and await ring.keeper.end_deletions():
             break
-    assert (await desk.uses(), await desk.there(), delivered) == (0, False, 300)
+    assert (await ring.uses(), await ring.there(), delivered) == (0, False, 300)
     await engine.dispose()
 
 
 @pytest.mark.parametrize("how", ["put", "rotate"])
 async def test_a_key_that_is_deleted_while_it_is_stored_was_stored(
-    desk: Desk, how: str, monkeypatch: pytest.MonkeyPatch
+    ring: KeyRing, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await desk.registry.put(ADA, fresh())
-    link, key = desk.queue.link, fresh()
+    await ring.registry.put(ADA, fresh())
+    link, key = ring.queue.link, fresh()
     call = link.call
 
     async def deleted_meanwhile() -> None:
         monkeypatch.setattr(link, "call", call)
-        await desk.registry.delete(ADA, when_unused=False)
+        await ring.registry.delete(ADA, when_unused=False)
 
     def between(*command: Any) -> Any:
         return asyncio.ensure_future(deleted_meanwhile()) if command[0] == "ZADD" else call(*command)
 
     monkeypatch.setattr(link, "call", between)
-    stored = await getattr(desk.registry, how)(ADA, key)
+    stored = await getattr(ring.registry, how)(ADA, key)
     assert (stored.fingerprint, stored.leaving) == (key.fingerprint, False)
     with pytest.raises(NotFound):
-        await desk.registry.get(ADA)
+        await ring.registry.get(ADA)
 
 
-async def test_a_key_that_is_leaving_is_told_so_when_it_is_replaced(desk: Desk) -> None:
-    await desk.registry.put(ADA, fresh())
-    await desk.enqueue("1")
-    assert await desk.registry.delete(ADA, when_unused=True)
-    assert (await desk.registry.rotate(ADA, fresh())).leaving
-    assert not (await desk.registry.put(ADA, fresh())).leaving
+async def test_a_key_that_is_leaving_is_told_so_when_it_is_replaced(ring: KeyRing) -> None:
+    await ring.registry.put(ADA, fresh())
+    await ring.enqueue("1")
+    assert await ring.registry.delete(ADA, when_unused=True)
+    assert (await ring.registry.rotate(ADA, fresh())).leaving
+    assert not (await ring.registry.put(ADA, fresh())).leaving
 
 
-async def test_keys_are_listed_by_origin_in_pages(desk: Desk) -> None:
+async def test_keys_are_listed_by_origin_in_pages(ring: KeyRing) -> None:
     origins = ("a.example", "a.example.evil", "b.example", "a-b.example", "aa.example")
     made = [f"https://{origin}/u/{n}#k" for origin in origins for n in range(5)]
     for key_id in made:
-        await desk.registry.put(key_id, fresh())
-    own = await desk.registry.list(origin="a.example", after="", limit=100)
+        await ring.registry.put(key_id, fresh())
+    own = await ring.registry.list(origin="a.example", after="", limit=100)
     assert [key.key_id for key in own] == made[:5]
     seen: list[str] = []
     after = ""
-    while page := await desk.registry.list(origin="", after=after, limit=3):
+    while page := await ring.registry.list(origin="", after=after, limit=3):
         seen += [key.key_id for key in page]
         after = f"{page[-1].origin} {page[-1].key_id}"
     assert sorted(seen) == sorted(made)
-    await desk.registry.delete(made[1], when_unused=True)
-    own = await desk.registry.list(origin="a.example", after="", limit=4)
+    await ring.registry.delete(made[1], when_unused=True)
+    own = await ring.registry.list(origin="a.example", after="", limit=4)
     assert [key.key_id for key in own] == [made[0], *made[2:5]], "a page is full though one has gone"
 
 
-async def test_counts_are_spread_over_the_partitions_and_add_up(desk: Desk) -> None:
-    await desk.registry.put(ADA, fresh())
+async def test_counts_are_spread_over_the_partitions_and_add_up(ring: KeyRing) -> None:
+    await ring.registry.put(ADA, fresh())
     for number in range(20):
-        await desk.enqueue(str(number), number)
+        await ring.enqueue(str(number), number)
     counts = [
         int(
-            await desk.queue.link.call("HGET", desk.queue.keys.partition(n).key_uses, registered_name(ADA))
+            await ring.queue.link.call("HGET", ring.queue.keys.partition(n).key_uses, registered_name(ADA))
             or 0
         )
         for n in range(PARTITIONS)
     ]
     assert sum(counts) == 20
-    assert await desk.uses(BOB) == 0
+    assert await ring.uses(BOB) == 0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from servers.queue import HOUR_MS, Queue, open_queue
-from servers.spilling import EMPTY, FULL, HOST, Desk, spilling
-from servers.valkey import ValkeyServer, valkey_server
+from servers.spilling import EMPTY, FULL, HOST, Desk
+from servers.valkey import valkey_server
 
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.spill_store import SpillStore
@@ -21,12 +20,6 @@ from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.durability import Durability
 from fedsvc.queue.host_list import HostList, HostOrder
 from fedsvc.worker.spiller import Spiller
-
-
-@pytest.fixture
-async def desk(valkey: ValkeyServer, namespace: str, tmp_path: Path) -> AsyncIterator[Desk]:
-    async with spilling(valkey.url, namespace, tmp_path) as desk:
-        yield desk
 
 
 async def test_a_backlog_goes_to_sql_when_memory_is_short_and_comes_back_in_order(desk: Desk) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 from servers.queue import HOUR_MS, SECOND_MS
-from servers.spilling import EMPTY, FULL, HOST, Desk, spilling
-from servers.valkey import ValkeyServer
+from servers.spilling import EMPTY, FULL, HOST, Desk
 
 from fedsvc.domain.delivery import DeliveryId, DeliveryState
 from fedsvc.domain.relations import Relation, Rule
@@ -17,12 +13,6 @@ from fedsvc.queue.producer import Terms
 
 A, B = "a.example", "b.example"
 ONLY_A, ONLY_B = frozenset({A}), frozenset({B})
-
-
-@pytest.fixture
-async def desk(valkey: ValkeyServer, namespace: str, tmp_path: Path) -> AsyncIterator[Desk]:
-    async with spilling(valkey.url, namespace, tmp_path) as desk:
-        yield desk
 
 
 async def test_what_is_in_sql_is_cancelled_when_it_comes_back(desk: Desk) -> None:

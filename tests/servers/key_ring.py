@@ -25,7 +25,7 @@ def fresh() -> PrivateKey:
     return load_private_key(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
-class Desk:
+class KeyRing:
     def __init__(self, queue: Queue, cipher: KeyCipher) -> None:
         self.queue = queue
         self.open(cipher)
@@ -60,7 +60,7 @@ class Desk:
 
 
 @asynccontextmanager
-async def key_desk(url: str, namespace: str) -> AsyncIterator[Desk]:
+async def key_ring(url: str, namespace: str) -> AsyncIterator[KeyRing]:
     """With a key encryption key that nobody else has."""
     async with open_queue(url, namespace) as queue:
-        yield Desk(queue, KeyCipher.from_setting(KeyCipher.generate()))
+        yield KeyRing(queue, KeyCipher.from_setting(KeyCipher.generate()))
