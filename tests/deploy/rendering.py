@@ -46,14 +46,16 @@ def one(objects: list[Object], kind: str, name: str) -> Object:
 
 
 def pods(objects: list[Object]) -> dict[str, Object]:
-    """Pod specs, by component."""
-    return {
+    """Pod specs, by component; there are some."""
+    found = {
         o["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]: o["spec"]["template"][
             "spec"
         ]
         for o in objects
         if o["kind"] in ("Deployment", "Job")
     }
+    assert found
+    return found
 
 
 def environment(objects: list[Object], component: str) -> dict[str, str]:

@@ -35,7 +35,9 @@ async def test_an_empty_queue_has_nothing_but_zeros(queue: Queue) -> None:
     stats = await queue.is_whole()
     assert (stats.pending, stats.due, stats.next_due_ms, stats.dead_letters) == (0, 0, None, 0)
     assert (stats.archive_backlog, stats.archive_lag_ms, stats.consumers) == (0, 0, 0)
-    assert all(r.accepted == r.attempted == r.delivered == r.failed == 0 for r in stats.rates)
+    assert [(r.accepted, r.attempted, r.delivered, r.failed) for r in stats.rates] == [(0, 0, 0, 0)] * len(
+        RATE_WINDOWS_S
+    )
     assert sum((await queue.stats.read_retries()).histogram) == 0
 
 

@@ -244,8 +244,8 @@ async def test_reflection_lists_the_services(server: Front) -> None:
     stub = stubs.ServerReflectionStub(server.channel)
     messages: Any = reflection_pb2
     asked = iter([messages.ServerReflectionRequest(list_services="")])
-    async for answer in stub.ServerReflectionInfo(asked):
-        assert set(SERVICES) <= {service.name for service in answer.list_services_response.service}
+    (answer,) = [answer async for answer in stub.ServerReflectionInfo(asked)]
+    assert set(SERVICES) <= {service.name for service in answer.list_services_response.service}
 
 
 async def test_a_fan_out_to_10000_is_told_in_a_few_numbers(server: Front, rsa_pem: str) -> None:

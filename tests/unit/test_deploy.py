@@ -55,10 +55,13 @@ def test_values_of_labels_in_queries_are_such_as_are_told() -> None:
         "reason": {r.name.lower() for r in Reason},
         "priority": {"urgent", "normal", "bulk"},
     }
+    seen = set()
     for where, expression in expressions():
         for label, values in re.findall(r'(\w+)=~?"([^"]*)"', expression):
             if label in told:
                 assert set(values.split("|")) <= told[label], where
+                seen.add(label)
+    assert seen == told.keys()
 
 
 def test_every_alert_leads_to_its_runbook_and_every_runbook_has_an_alert() -> None:
