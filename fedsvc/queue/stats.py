@@ -148,6 +148,8 @@ class StatsReader:
         self._partitions = settings.partitions
         self._stats = Script("stats")
         self._recent = RecentCounts(settings.partitions)
+        #: how many times something was noted there
+        self._noted = 0
 
     async def read(self) -> QueueStats:
         """Raises QueueUnavailable."""
@@ -225,15 +227,20 @@ class StatsReader:
         )
 
     async def _sum(self) -> _Sum:
-        total = _Sum()
+        total, noted = _Sum(), self._noted
         answers = await asyncio.gather(
             *(
                 self._link.run(self._stats, self._keys.partition(p).prefix, [self._recent.since(p)])
                 for p in range(self._partitions)
             )
         )
+        # Of two that are under way at once the later may be answered first. The other's figures, lower than
+        # those, would look as if Redis had lost what it had, and what was noted would be forgotten.
+        alone = self._noted == noted
         for partition, answer in enumerate(answers):
             newest, counts = answer[2]
             accepted = total.add(answer)
-            self._recent.note(partition, accepted, int(newest), counts)
+            if alone:
+                self._recent.note(partition, accepted, int(newest), counts)
+        self._noted += alone
         return total

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 from servers.queue import HOUR_MS, PARTITIONS, SECOND_MS, Queue
@@ -82,6 +84,37 @@ async def test_each_priority_tells_what_waits_and_for_how_long(queue: Queue) -> 
     assert (by_priority[Priority.NORMAL].ready, by_priority[Priority.NORMAL].in_flight) == (1, 1)
     assert by_priority[Priority.NORMAL].oldest_age_ms == pytest.approx(20 * SECOND_MS, abs=5 * SECOND_MS)
     assert first.record.priority is Priority.NORMAL
+
+
+async def test_figures_that_come_later_than_newer_ones_take_nothing_from_the_rates(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        await queue.enqueue(f"before{number}")
+    await queue.pass_time(20 * SECOND_MS)
+    await queue.stats.read()
+    run, answers, late = queue.link.run, list[asyncio.Future[Any]](), asyncio.Event()
+
+    def held(*arguments: Any) -> asyncio.Future[Any]:
+        answers.append(run(*arguments))
+
+        async def later(answer: asyncio.Future[Any]) -> Any:
+            await late.wait()
+            return await answer
+
+        return asyncio.create_task(later(answers[-1]))
+
+    monkeypatch.setattr(queue.link, "run", held)
+    slow = asyncio.create_task(queue.stats.read())
+    await asyncio.sleep(0)
+    await asyncio.wait(answers)
+    monkeypatch.undo()
+    for number in range(3):
+        await queue.enqueue(f"after{number}")
+    await queue.stats.read()
+    late.set()
+    await slow
+    assert (await queue.stats.read()).rates[0].accepted == pytest.approx(9 / 60)
 
 
 async def test_rates_are_of_the_last_minutes(queue: Queue) -> None:
