@@ -151,4 +151,3 @@ class Settler:
 
     def _put_back(self, partition: int, batch: list[Settlement]) -> None:
         self._waiting.setdefault(partition, [])[:0] = batch
-        self._since.setdefault(partition, time.monotonic())

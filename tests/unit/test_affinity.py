@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -216,3 +217,68 @@ def test_what_becomes_ours_is_not_looked_after_any_more() -> None:
     affinity.left("b")
     clock.now += 1
     assert affinity.looks_due() == ([], [])
+
+
+def test_a_worker_that_hears_of_its_own_end_keeps_its_share() -> None:
+    affinity, _, ours, _ = two()
+    before = affinity.own
+    affinity.left("a")
+    assert (affinity.own, affinity.workers) == (before, frozenset("ab"))
+    assert affinity.serves(ours)
+
+
+def test_the_next_look_is_the_one_that_is_due_first_and_each_is_made_when_it_is_due() -> None:
+    affinity, clock, _, theirs = two()
+    affinity.heard(theirs)
+    affinity.heard(theirs, urgent=True)
+    assert affinity.seconds_to_look() == pytest.approx(affinity.URGENT_PATIENCE)
+    assert affinity.looks_due() == ([], [])
+    clock.now += affinity.URGENT_PATIENCE
+    assert affinity.looks_due() == ([], [theirs])
+    assert affinity.looks_due() == ([], [])
+    clock.now += affinity.PATIENCE
+    assert affinity.looks_due() == ([theirs], [])
+    assert affinity.seconds_to_look() is None
+
+
+def test_what_waits_in_ours_is_never_told_as_anothers_that_is_behind() -> None:
+    affinity, _, ours, _ = two()
+    assert affinity.looked({ours: 60_000}) == []
+
+
+def test_it_is_the_oldest_of_ours_that_a_laggard_is_held_against() -> None:
+    affinity, _, ours, theirs = two()
+    also_ours = max(affinity.own)
+    affinity.looked({ours: 0, also_ours: 1001, theirs: 4000})
+    assert affinity.choose({theirs: None, ours: None}, (), 8) == [ours]
+
+
+def test_one_that_was_behind_is_looked_at_as_any_other_when_nothing_more_was_heard_of_it() -> None:
+    affinities, clock = team(9, 64)
+    affinity = affinities[0]
+    theirs = min(affinity.all - affinity.own - affinity.to_look_at())
+    affinity.looked({theirs: 250})
+    clock.now += affinity.WINDOW
+    assert sum(theirs in affinity.to_look_at() for _ in range(10)) <= 1
+
+
+def test_the_others_together_look_at_each_partition_once_in_a_second_whatever_rolls_are_called() -> None:
+    for workers in (3, 4, 9):
+        affinities, _ = team(workers, 60)
+        looked: list[int] = []
+        for _ in range(round(Affinity.OTHERS / Affinity.ROUND)):
+            for affinity in affinities:
+                looked += affinity.to_look_at() - affinity._deputy_for
+                affinity.see(a.name for a in affinities)
+        assert 60 <= len(looked) <= 60 + 2 * workers
+        assert len(set(looked)) > 30, "each begins somewhere else"
+
+
+def test_the_deputy_of_a_partition_is_mostly_who_gets_it_when_its_worker_goes() -> None:
+    affinities, _ = team(5, 64)
+    gone, *rest = affinities
+    deputies = {p: a for a in rest for p in gone.own if p in a._deputy_for}
+    assert deputies.keys() == gone.own
+    for affinity in rest:
+        affinity.left(gone.name)
+    assert sum(p in deputy.own for p, deputy in deputies.items()) > len(deputies) / 2

@@ -23,11 +23,11 @@ def at(bucket: float) -> int:
 
 def test_a_window_ends_now_and_lacks_nothing() -> None:
     recent = RecentCounts(1)
-    recent.note(0, 9, NOW, buckets(a={0: 30, 1: 60, 12: 100}, d={2: 12}))
+    recent.note(0, 9, NOW, buckets(a={0: 30, 1: 60, 11: 8, 12: 100}, d={2: 12}))
     rates = recent.per_second(at(NOW + 0.5), 60)
-    assert rates.accepted == (30 + 60 + 100 / 2) / 60
+    assert rates.accepted == (30 + 60 + 8 + 100 / 2) / 60
     assert (rates.attempted, rates.delivered, rates.failed) == (0, 12 / 60, 0)
-    assert recent.per_second(at(NOW + 0.5), 300).accepted == 190 / 300
+    assert recent.per_second(at(NOW + 0.5), 300).accepted == 198 / 300
 
 
 def test_only_what_may_have_changed_is_read_again() -> None:
