@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
-from servers.valkey import valkey_server
+import pytest
+from servers.spilling import EMPTY
+from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.config import Settings
+from fedsvc.domain.delivery import Priority
+from fedsvc.errors import ConfigurationError, Overloaded, QueueUnavailable
 from fedsvc.metrics import REDIS_ERRORS
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.server_info import server_info
+from fedsvc.server import monitor as monitor_module
 from fedsvc.server.monitor import Monitor
 from fedsvc.server.pressure import Pressure
 
@@ -53,3 +60,107 @@ async def test_a_redis_without_a_file_has_written_it(tmp_path: Path) -> None:
         link = Link(server.url)
         assert (await server_info(link)).aof_written
         await link.close()
+
+
+class Desk:
+    """A monitor, and what it has told."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self.settings = Settings.from_environment({"REDIS_URL": url, "FEDSVC_NAMESPACE": namespace})
+        self.link, self.keys = Link(url), Keys(namespace)
+        self.pressure = Pressure(self.settings)
+        self.told: list[bool] = []
+        self.monitor = self.of(self.settings)
+
+    def of(self, settings: Settings) -> Monitor:
+        return Monitor(settings, self.link, self.keys, self.pressure, self.told.append)
+
+
+@pytest.fixture
+async def desk(valkey: ValkeyServer, namespace: str) -> AsyncIterator[Desk]:
+    desk = Desk(valkey.url, namespace)
+    yield desk
+    await desk.link.close()
+
+
+async def test_what_has_not_changed_is_not_told_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (desk.monitor.serving, desk.monitor.problem) == (False, "not started")
+    for _ in range(3):
+        await desk.monitor.look()
+    assert (desk.monitor.serving, desk.monitor.problem, desk.told) == (True, "", [True])
+    info = replace(EMPTY, master=False)
+
+    async def told(_: Link) -> object:
+        return info
+
+    monkeypatch.setattr(monitor_module, "server_info", told)
+    for _ in range(3):
+        await desk.monitor.look()
+    assert (desk.monitor.problem, desk.told) == ("Redis is a replica, which takes no writes", [True, False])
+    info = replace(EMPTY, aof_written=False)
+    await desk.monitor.look()
+    assert (desk.monitor.problem, desk.told) == ("Redis cannot write its append-only file", [True, False])
+    info = replace(EMPTY, used_memory=99)
+    await desk.monitor.look()
+    assert desk.told == [True, False, True]
+    with pytest.raises(Overloaded):
+        desk.pressure.check(Priority.BULK)
+
+
+async def test_a_redis_that_does_not_answer_in_time_is_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.monitor.look()
+
+    async def hangs(_: Link) -> object:
+        return await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(monitor_module, "server_info", hangs)
+    monkeypatch.setattr(Monitor, "DEADLINE", 0.05)
+    await desk.monitor.look()
+    assert (desk.monitor.problem, desk.told) == ("Redis does not answer in time", [True, False])
+
+
+async def test_a_queue_with_another_number_of_partitions_ends_the_server(desk: Desk) -> None:
+    await desk.monitor.look()
+    other = desk.settings.model_copy(update={"partitions": desk.settings.partitions + 1})
+    async with asyncio.timeout(10):
+        with pytest.raises(ConfigurationError, match="partitions"):
+            await desk.of(other).run()
+
+
+async def test_whether_redis_can_be_as_safe_as_it_must_is_asked_until_it_has_answered(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Settings] = []
+    away = True
+
+    async def check(_: Link, settings: Settings) -> None:
+        asked.append(settings)
+        if away:
+            raise QueueUnavailable("away")
+
+    monkeypatch.setattr(monitor_module, "check_durability", check)
+    await desk.monitor.look()
+    assert (desk.monitor.problem, desk.told) == ("away", [])
+    away = False
+    for _ in range(3):
+        await desk.monitor.look()
+    assert asked == [desk.settings] * 2
+
+
+async def test_redis_is_asked_once_in_a_while_only(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+
+    async def look() -> None:
+        nonlocal looked
+        looked += 1
+
+    monkeypatch.setattr(desk.monitor, "look", look)
+    monkeypatch.setattr(Monitor, "EVERY", 1000.0)
+    running = asyncio.create_task(desk.monitor.run())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert looked == 1

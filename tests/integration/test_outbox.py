@@ -85,6 +85,20 @@ def test_what_cannot_be_sent_is_refused_when_it_is_written(engine: sa.Engine, ou
     assert rows(engine, outbox) == []
 
 
+def test_one_claim_has_the_first_rows_of_many_keys_and_leaves_the_others(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
+) -> None:
+    for number in range(3):
+        for key in range(4):
+            write(engine, outbox, f"{key}-{number}", key_id=f"https://me.example/u/{key}#main-key")
+    relay = Relay(engine, client, outbox, lanes=3, depth=2)
+    assert relay.run_once() == Round(claimed=6, sent=6)
+    assert sorted(arrived(script)) == ["0-0", "0-1", "1-0", "1-1", "2-0", "2-1"]
+    assert relay.run_once() == Round(claimed=4, sent=4)
+    assert sorted(arrived(script)[6:]) == ["0-2", "1-2", "3-0", "3-1"], "the oldest first"
+    assert relay.run_once() == Round(claimed=2, sent=2)
+
+
 def test_rows_of_a_key_go_in_order_and_a_call_has_one_at_most_for_a_host(
     engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
 ) -> None:

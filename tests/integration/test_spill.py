@@ -13,12 +13,14 @@ from fedsvc.archive.engine import create_engine
 from fedsvc.archive.spill_store import SpillStore
 from fedsvc.archive.tables import metadata
 from fedsvc.config import Settings
-from fedsvc.domain.delivery import DeliveryState, Reason
+from fedsvc.domain.delivery import DeliveryId, DeliveryState, Reason
 from fedsvc.domain.relations import Relation
 from fedsvc.errors import QueueUnavailable
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.durability import Durability
 from fedsvc.queue.host_list import HostList, HostOrder
+from fedsvc.queue.record import HEADER
+from fedsvc.queue.spill import Spill
 from fedsvc.worker.spiller import Spiller
 
 
@@ -243,6 +245,38 @@ async def test_a_batch_that_changed_meanwhile_stays(desk: Desk) -> None:
     await canceller.cancel([sent[7]])
     assert not await desk.spill.commit(batch)
     assert (await desk.queue.conserved()).counter("spilled") == 0
+
+
+async def test_what_lost_its_body_since_it_was_shown_ends_the_batch_before_it(desk: Desk) -> None:
+    sent = await desk.down(200)
+    keys = desk.queue.keys.partition(desk.queue.partition_of(0))
+
+    async def loses_its_body(id: DeliveryId) -> None:
+        record = await desk.queue.link.call("HGET", keys.deliveries, str(id.sequence))
+        await desk.queue.link.call("HDEL", keys.message(HEADER.unpack_from(record)[7]), "b")
+
+    await loses_its_body(sent[101])
+    batch = await desk.spill.next_batch(sent[0].partition)
+    assert batch is not None
+    assert [sequence for sequence, _ in batch.deliveries] == [id.sequence for id in sent[1:101]]
+    assert len(batch.messages) == 100
+    await loses_its_body(sent[1])
+    assert await desk.spill.next_batch(sent[0].partition) is None
+
+
+async def test_a_batch_has_bodies_for_some_megabytes_and_no_more(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = await desk.down(200)
+    monkeypatch.setattr(Spill, "BYTES", 1)
+    batch = await desk.spill.next_batch(sent[0].partition)
+    assert batch is not None
+    assert (len(batch.deliveries), len(batch.messages)) == (50, 50)
+    size = sum(len(message.body) for message in batch.messages)
+    monkeypatch.setattr(Spill, "BYTES", size)
+    batch = await desk.spill.next_batch(sent[0].partition)
+    assert batch is not None
+    assert len(batch.deliveries) == 100, "past it, not at it"
 
 
 async def test_what_has_ended_in_a_lane_keeps_nothing_else_from_going_to_sql(desk: Desk) -> None:

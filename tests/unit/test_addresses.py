@@ -169,6 +169,20 @@ async def test_of_thousands_of_addresses_the_first_of_each_family_are_kept() -> 
     await resolver.close()
 
 
+async def test_many_addresses_of_one_family_leave_those_of_the_other() -> None:
+    resolver = resolving(*(f"2606:4700::{n}" for n in range(1, 10)), "1.1.1.1")
+    found = await resolver.resolve("many.example", 443)
+    assert found == ["2606:4700::1", "2606:4700::2", "2606:4700::3", "2606:4700::4", "1.1.1.1"]
+    await resolver.close()
+
+
+async def test_a_name_without_any_address_is_not_found() -> None:
+    resolver = resolving()
+    with pytest.raises(NameNotFound, match="no address"):
+        await resolver.resolve("none.example", 443)
+    await resolver.close()
+
+
 async def test_a_name_with_private_addresses_only_is_refused() -> None:
     resolver = resolving("10.0.0.1", "127.0.0.1")
     with pytest.raises(AddressRefused):
@@ -218,6 +232,41 @@ async def test_a_name_that_does_not_exist_is_remembered_for_a_while() -> None:
             await resolver.resolve("gone.example", 443)
     assert asked == ["gone.example"]
     await resolver.close()
+
+
+@pytest.mark.parametrize(
+    ("there", "setting", "times"),
+    [(True, "TTL_S", 2), (True, "NEGATIVE_TTL_S", 1), (False, "NEGATIVE_TTL_S", 2), (False, "TTL_S", 1)],
+)
+async def test_an_answer_is_asked_for_again_when_its_time_is_over(
+    there: bool, setting: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def answer(host: str) -> tuple[str, ...]:
+        asked.append(host)
+        if there:
+            return ("1.1.1.1",)
+        raise NameNotFound(host)
+
+    monkeypatch.setattr(resolver_module, setting, -0.001)
+    resolver = PolicyResolver(PUBLIC_ONLY, 5, answer)
+    for _ in range(2):
+        await asyncio.gather(resolver.resolve("one.example", 443), return_exceptions=True)
+    assert len(asked) == times
+    await resolver.close()
+
+
+async def test_closing_ends_the_threads() -> None:
+    before = set(threading.enumerate())
+    resolver = resolving("1.1.1.1")
+    await resolver.resolve("one.example", 443)
+    started = set(threading.enumerate()) - before
+    assert started
+    await resolver.close()
+    for thread in started:
+        await asyncio.to_thread(thread.join, 10)
+        assert not thread.is_alive()
 
 
 async def test_a_failed_lookup_is_asked_again() -> None:
