@@ -52,11 +52,11 @@ def with_proof(body: bytes, key: PrivateKey, method: str, epoch_seconds: int) ->
 
 
 def proof_of(document: dict[str, Any], key: PrivateKey, method: str, created: str) -> dict[str, Any]:
-    """The proof of a document that has none. The document's context is part of it, as Data Integrity EdDSA
-    Cryptosuites (section 3.3.1, step 2) and the FEP's example have it. Raises InvalidActivity."""
-    context = {"@context": document["@context"]} if "@context" in document else {}
+    """The proof of a document that has a context and no proof. Its context is part of the proof, as Data
+    Integrity EdDSA Cryptosuites (section 3.3.1, step 2) and the FEP's example have it. Raises
+    InvalidActivity."""
     proof = {
-        **context,
+        "@context": document["@context"],
         "type": "DataIntegrityProof",
         "cryptosuite": "eddsa-jcs-2022",
         "verificationMethod": method,

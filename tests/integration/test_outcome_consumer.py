@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fedsvc_client import (
     InvalidRequest,
     OutcomeEvent,
     Priority,
+    Unavailable,
     outcomes,
 )
 from fedsvc_client.outcomes import CallableCursor, FileCursor, OutcomeConsumer
@@ -104,6 +106,66 @@ def test_saved_less_often_more_is_told_again_and_nothing_is_left_out(script: Scr
     del store.save
     assert kept == ["0", "3"] or kept == ["3"]
     assert take(script, Taker(5), store, save_every=3) == [f"1-{n}" for n in range(3, 8)]
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_a_cursor_is_on_the_disk_before_it_takes_the_place_of_the_older_and_its_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced, fsync = tmp_path / "cursor", list[tuple[str, str]](), os.fsync
+
+    def watched(fd: int) -> None:
+        name = Path(f"/proc/self/fd/{fd}").readlink().name
+        synced.append((name, path.read_text() if path.exists() else ""))
+        if name == "cursor.new":
+            assert (tmp_path / name).read_text(), "written out"
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    cursor = FileCursor(path)
+    cursor.save("one")
+    opened = open_files()
+    cursor.save("two")
+    assert cursor.load() == "two"
+    assert synced[2:] == [("cursor.new", "one\n"), (tmp_path.name, "two\n")]
+    assert open_files() == opened
+
+
+def test_an_application_that_has_saved_nothing_yet_may_say_none(script: Scripted) -> None:
+    assert CallableCursor(lambda: None, lambda _: None).load() == ""
+
+
+@pytest.mark.parametrize("bad", [{"save_every": 0}, {"attempts": 0}])
+def test_numbers_that_would_save_or_handle_nothing_are_refused(script: Scripted, bad: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        consumer(script, Taker(1), CallableCursor(lambda: "", lambda _: None), **bad)
+
+
+def test_pauses_grow_while_a_server_stays_away_and_are_short_again_once_it_told_something(
+    script: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    #: how many events are told before the server is away again
+    told = iter([0, 0, 0, 1, 0, 0, 0, 0, 0, 0])
+    one = consumer(script, lambda _: None, CallableCursor(lambda: "", lambda _: None))
+
+    def watch_outcomes(cursor: str, **_: Any) -> Iterator[OutcomeEvent]:
+        for _number in range(next(told)):
+            yield OutcomeEvent(type=EventType.HEARTBEAT, cursor=f"{cursor}x")
+        raise Unavailable("away")
+
+    def wait(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 10:
+            one.stop()
+
+    monkeypatch.setattr(one._client, "watch_outcomes", watch_outcomes)
+    monkeypatch.setattr(one._stopped, "wait", wait)
+    one.run()
+    assert pauses == [2, 4, 8, 1, 2, 4, 8, 16, 30, 30]
 
 
 def test_a_server_that_restarts_is_waited_for(script: Scripted) -> None:

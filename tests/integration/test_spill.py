@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers.queue import HOUR_MS, Queue, open_queue
@@ -10,7 +11,7 @@ from servers.spilling import EMPTY, FULL, HOST, Desk
 from servers.valkey import valkey_server
 
 from fedsvc.archive.engine import create_engine
-from fedsvc.archive.spill_store import SpillStore
+from fedsvc.archive.spill_store import SpilledDelivery, SpillStore
 from fedsvc.archive.tables import metadata
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import DeliveryId, DeliveryState, Reason
@@ -19,7 +20,7 @@ from fedsvc.errors import QueueUnavailable
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.durability import Durability
 from fedsvc.queue.host_list import HostList, HostOrder
-from fedsvc.queue.record import HEADER
+from fedsvc.queue.record import HEADER, Record, unpack
 from fedsvc.queue.spill import Spill
 from fedsvc.worker.spiller import Spiller
 
@@ -245,6 +246,82 @@ async def test_a_batch_that_changed_meanwhile_stays(desk: Desk) -> None:
     await canceller.cancel([sent[7]])
     assert not await desk.spill.commit(batch)
     assert (await desk.queue.conserved()).counter("spilled") == 0
+
+
+async def test_of_a_batch_that_changes_while_sql_takes_it_nothing_stays_in_sql(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = await desk.down(200)
+    desk.memory.note(FULL)
+    write = desk.store.write
+
+    async def meanwhile(*batch: Any) -> None:
+        await write(*batch)
+        await Canceller(desk.queue.link, desk.queue.keys, desk.queue.settings).cancel([sent[7]])
+
+    monkeypatch.setattr(desk.store, "write", meanwhile)
+    assert not await desk.spiller.round()
+    assert await desk.store.batches(sent[0].partition) == []
+    monkeypatch.setattr(desk.store, "write", write)
+    assert await desk.spiller.round(), "it is tried again"
+    assert len(await desk.store.batches(sent[0].partition)) == 1
+
+
+async def test_sql_knows_when_each_that_it_has_is_too_old(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = await desk.down(200)
+    desk.memory.note(FULL)
+    written: list[SpilledDelivery] = []
+
+    async def write(_partition: int, _number: int, _host: str, deliveries: Any, _messages: Any) -> None:
+        written.extend(deliveries)
+
+    monkeypatch.setattr(desk.store, "write", write)
+    await desk.spiller.round()
+    assert [each.id for each in written] == sent[1:]
+    for each in written:
+        record = unpack(each.record, each.id)
+        assert isinstance(record, Record)
+        assert each.deadline_s == record.deadline_s
+
+
+async def test_a_batch_that_sql_has_lost_is_asked_for_after_a_pause(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.down(300)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    desk.memory.note(EMPTY)
+
+    async def lost(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(desk.store, "read", lost)
+    await desk.queue.hosts.seen(HOST)
+    (probe,) = await desk.queue.admit(1)
+    await desk.queue.deliver(probe)
+    assert await desk.spill.due(probe.id.partition, 1000)
+    assert not await desk.spiller.round()
+
+
+async def test_rows_that_nobody_asks_for_are_looked_for_once_in_a_while(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = 0
+
+    async def tidy() -> None:
+        nonlocal looked
+        looked += 1
+
+    monkeypatch.setattr(desk.spiller, "tidy", tidy)
+    monkeypatch.setattr(Spiller, "TIDY", 1e9)
+    await desk.spiller.round()
+    assert looked == 0
+    desk.spiller._tidied = -2e9
+    for _ in range(3):
+        await desk.spiller.round()
+    assert looked == 1
 
 
 async def test_what_lost_its_body_since_it_was_shown_ends_the_batch_before_it(desk: Desk) -> None:

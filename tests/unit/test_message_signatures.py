@@ -192,11 +192,23 @@ def test_what_we_cannot_give_is_passed_over(header: str) -> None:
     assert wanted(header, "ed25519") is None
 
 
+def test_what_is_asked_for_may_be_as_long_as_that_and_no_longer() -> None:
+    offer = 'a=("@target-uri")'
+    assert wanted(offer.rjust(4096), "ed25519") is not None
+    assert wanted(offer.rjust(4097), "ed25519") is None
+    for name in ("nonce", "tag"):
+        assert wanted(f'{offer};{name}="{"x" * 512}"', "ed25519") is not None
+        assert wanted(f'{offer};{name}="{"x" * 513}"', "ed25519") is None
+
+
 @given(st.text(max_size=200) | st.text('ab"=();,: @methodcntgis-1\\', max_size=80))
 def test_no_header_makes_it_fail(header: str) -> None:
     coverage = wanted(header, "rsa")
     if coverage is not None:
         assert of(coverage)["Signature-Input"].isprintable()
+
+
+ALL_OF_IT = " ".join(f'"{name}"' for name in FULL.components)
 
 
 def names(remembered: Dialect, *, offer: str = "", query: bool = False) -> list[str]:
@@ -224,10 +236,21 @@ def names(remembered: Dialect, *, offer: str = "", query: bool = False) -> list[
         (Dialect.RFC9421, False, 'sig1=("@method" "@target-uri" "content-digest");created', "RFC9421 CAVAGE"),
         (Dialect.RFC9421, False, 'sig1=("@method");created;nonce="1"', "RFC9421 RFC9421_FULL CAVAGE"),
         (Dialect.RFC9421, False, 'sig1=("@method");alg="rsa-v1_5-sha256"', "RFC9421 RFC9421_FULL CAVAGE"),
+        (Dialect.RFC9421_FULL, False, 'sig1=("@method");created', "RFC9421_FULL RFC9421 CAVAGE"),
+        (Dialect.RFC9421_FULL, False, 'x=("@authority")', "RFC9421_FULL RFC9421_FULL CAVAGE"),
+        (Dialect.RFC9421_FULL, False, f"sig1=({ALL_OF_IT})", "RFC9421_FULL CAVAGE"),
+        (Dialect.UNKNOWN, False, 'sig1=("date");created', "CAVAGE RFC9421_FULL"),
     ],
 )
 def test_knocks(remembered: Dialect, query: bool, offer: str, expected: str) -> None:
     assert names(remembered, offer=offer, query=query) == expected.split()
+
+
+def test_what_a_host_asks_for_only_now_is_tried_though_another_form_covered_as_much() -> None:
+    tried = [first_form(Dialect.RFC9421_FULL), Form(Dialect.CAVAGE)]
+    offer = 'sig1=("@method" "@target-uri" "content-digest");created'
+    form = next_form(tried, accept_signature=offer, key_algorithm="rsa", has_query=False)
+    assert form == Form(Dialect.RFC9421)
 
 
 def test_a_host_that_asks_for_something_else_each_time_is_not_knocked_at_for_ever() -> None:

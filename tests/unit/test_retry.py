@@ -51,6 +51,21 @@ def decided(verdict: Verdict = FAILED, attempts: int = 1, after_ms: int = 0, **c
 
 
 @pytest.mark.parametrize(
+    "policy", [RetryPolicy(0, 1.0, 0.001, 0.001), RetryPolicy(100, 1, 1, 10**9), DEFAULT_POLICY]
+)
+def test_a_policy_may_be_at_its_bounds(policy: RetryPolicy) -> None:
+    assert policy.problem() == ""
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [RetryPolicy(1, 0.999, 1, 1), RetryPolicy(1, 2.0, 0.0009, 1), RetryPolicy(1, 2.0, 1, 0.0009)],
+)
+def test_a_policy_may_not_be_past_them(policy: RetryPolicy) -> None:
+    assert "no number of at least" in policy.problem()
+
+
+@pytest.mark.parametrize(
     ("types", "retries", "delays_s", "longest_s"),
     [
         (["Create", "Update", "Flag", "Add", "Move", "Unheard"], 10, [60, 120, 240, 480], 3600),
