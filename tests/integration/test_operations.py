@@ -14,9 +14,10 @@ from structlog.testing import capture_logs
 from fedsvc.background import end
 from fedsvc.domain.dead_letters import DeadLetterFilter
 from fedsvc.domain.delivery import DeliveryId, Reason
-from fedsvc.domain.operation import Operation, OperationKind, Order
+from fedsvc.domain.operation import Operation, OperationKind, Order, Progress
 from fedsvc.errors import Overloaded, QueueUnavailable, RequestIdReused
 from fedsvc.queue.dead_letters import DeadLetters
+from fedsvc.queue.durability import Durability
 from fedsvc.queue.operations import Operations
 from fedsvc.server.operation_runner import OperationRunner
 
@@ -277,6 +278,39 @@ async def test_a_request_id_names_one_operation(site: Site) -> None:
         await site.begin(Order(PURGE, limit=4), "r1")
     assert (await site.begin(Order(PURGE, limit=3), "r2")).id != first.id
     assert len(await site.operations.open()) == 2
+
+
+async def test_only_the_first_call_of_a_name_is_told_that_it_began_something(site: Site) -> None:
+    bounds = await site.queue.dead.bounds()
+    order = Order(PURGE, limit=3)
+    first, new = await site.operations.begin(order, "ada", bounds, request_id="r1")
+    assert new
+    assert await site.operations.hold(first.id, "somebody", 60_000)
+    assert await site.operations.end(first.id, "somebody", Progress(total=3), completed=2, error="broken")
+    again, new = await site.operations.begin(order, "ada", [*bounds[:-1], 77], request_id="r1")
+    assert not new
+    assert (again.bounds, again.completed, again.error) == (first.bounds, 2, "broken"), "as it is now"
+    another, new = await site.operations.begin(order, "eve", bounds, request_id="r1")
+    assert (new, another.principal, another.id != first.id) == (True, "eve", True)
+    unnamed = [await site.operations.begin(order, "ada", bounds) for _ in range(2)]
+    assert [new for _, new in unnamed] == [True, True]
+
+
+async def test_what_operations_write_down_is_safe_before_it_counts(site: Site) -> None:
+    begun = await site.begin(Order(PURGE))
+    site.queue.link.durability = Durability(("WAIT", 1, 1), 1)  # there is no replica
+    with pytest.raises(QueueUnavailable, match="not safe"):
+        await site.begin(Order(PURGE))
+    with pytest.raises(QueueUnavailable, match="not safe"):
+        await site.operations.hold(begun.id, "somebody", 60_000)
+    with pytest.raises(QueueUnavailable, match="not safe"):
+        await site.operations.end(begun.id, "somebody", begun.progress, completed=0)
+
+
+async def test_one_that_there_is_not_is_none_and_nothing_to_tell(site: Site) -> None:
+    with capture_logs() as logs:
+        assert await site.operations.get("0" * 20) is None
+    assert logs == []
 
 
 async def test_no_more_go_on_than_may_and_no_more_are_remembered(

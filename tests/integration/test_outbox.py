@@ -12,7 +12,7 @@ import flask
 import flask_sqlalchemy
 import pytest
 import sqlalchemy as sa
-from fedsvc_client import FedsvcClient, InvalidRequest
+from fedsvc_client import FedsvcClient, InvalidRequest, PermissionDenied, Unavailable
 from fedsvc_client.outbox import Outbox, Relay, Round, SqlCursor
 from servers.interrupts import IN_AN_EVENT, ends_though_interrupted
 from servers.outbox import ADA, BOB, activity, arrived, inbox, rows, write
@@ -83,6 +83,49 @@ def test_what_cannot_be_sent_is_refused_when_it_is_written(engine: sa.Engine, ou
             with pytest.raises(InvalidRequest, match="destination"):
                 outbox.queue_activity(connection, activity(1), bad_inbox, key_id=ADA)  # type: ignore[arg-type]
     assert rows(engine, outbox) == []
+
+
+def test_a_server_or_database_that_is_away_is_waited_for_and_what_was_sent_is_summed_up(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = Relay(engine, client, outbox)
+    rounds: list[Any] = [
+        Round(claimed=3, sent=1, put_aside=1, later=1),
+        Unavailable("away"),
+        sa.exc.OperationalError("SELECT 1", None, OSError("gone")),
+        PermissionDenied("no such token"),
+        Round(claimed=1, sent=1),
+        *[Unavailable("away")] * 6,
+        Round(claimed=2, later=2),
+        Round(),
+    ]
+    pauses: list[float] = []
+
+    def run_once() -> Round:
+        done = rounds.pop(0)
+        if isinstance(done, Exception):
+            raise done
+        assert isinstance(done, Round)
+        return done
+
+    monkeypatch.setattr(relay, "run_once", run_once)
+    monkeypatch.setattr(relay._stopped, "wait", pauses.append)
+    total = relay.run(until_empty=True)
+    assert total == Round(claimed=6, sent=2, put_aside=1, later=3)
+    assert pauses == [1, 2, 4, 1, 2, 4, 8, 16, 30]
+
+
+def test_a_table_of_another_name_is_the_one_that_is_read(
+    engine: sa.Engine, client: FedsvcClient, script: Scripted
+) -> None:
+    other = Outbox(name="my_outbox")
+    other.table.metadata.create_all(engine)
+    try:
+        write(engine, other, "one")
+        assert Relay(engine, client, other).run_once() == Round(claimed=1, sent=1)
+        assert arrived(script) == ["one"]
+    finally:
+        other.table.drop(engine)
 
 
 def test_one_claim_has_the_first_rows_of_many_keys_and_leaves_the_others(
