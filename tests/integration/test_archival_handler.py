@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from servers.archiving import PARTITIONS, START, System, opened, stop, until
@@ -280,6 +281,37 @@ async def test_a_partition_that_cannot_be_read_holds_up_no_other(system: System)
     assert await system.positions() == [9, 9, -1, 9]
     await system.handler().round()
     assert await system.positions() == [9] * PARTITIONS
+
+
+@pytest.mark.parametrize("step", ["lead", "commit", "resign"])
+async def test_whatever_redis_does_not_do_for_one_partition_holds_up_no_other(
+    system: System, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    affinity = Affinity("a", PARTITIONS)
+    handler = system.handler(affinity=affinity)
+    await handler.round()
+    if step == "resign":
+        affinity.see({"a", "b"})
+    ours = sorted(affinity.own)
+    for partition in range(PARTITIONS):
+        await system.end_many(partition, range(10))
+    does = getattr(OutcomeLog, step)
+    failing = min(affinity.all - affinity.own) if step == "resign" else ours[1]
+
+    async def partly(self: OutcomeLog, partition: int, *more: Any) -> Any:
+        if partition == failing:
+            raise QueueUnavailable("its master is away")
+        return await does(self, partition, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OutcomeLog, step, partly)
+        with pytest.raises(QueueUnavailable, match="its master"):
+            await handler.round()
+    assert [p for p, at in enumerate(await system.positions()) if at == 9] == [
+        p for p in ours if p != failing
+    ]
+    await handler.round()
+    assert [p for p, at in enumerate(await system.positions()) if at == 9] == ours
 
 
 async def test_after_an_outage_of_sql_all_is_caught_up_with_in_full_transactions(

@@ -115,6 +115,34 @@ def test_a_server_or_database_that_is_away_is_waited_for_and_what_was_sent_is_su
     assert pauses == [1, 2, 4, 1, 2, 4, 8, 16, 30]
 
 
+def test_a_relay_in_a_thread_is_woken_stops_at_once_and_may_stop_itself(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
+) -> None:
+    asked = threading.Event()
+
+    def keys(key_id: str) -> None:
+        asked.set()
+        if key_id == BOB:
+            itself.stop()
+
+    relay = Relay(engine, client, outbox, keys=keys)
+    relay.start(poll=1000)
+    write(engine, outbox, "one")
+    relay.wake()
+    assert asked.wait(10)
+    relay.stop()
+    assert relay._thread is not None
+    assert not relay._thread.is_alive()
+    assert arrived(script) == ["one"]
+    itself = Relay(engine, client, outbox, keys=keys)
+    write(engine, outbox, "two", key_id=BOB)
+    itself.start(poll=1000)
+    assert itself._thread is not None
+    itself._thread.join(10)
+    assert not itself._thread.is_alive()
+    assert arrived(script) == ["one", "two"], "the call under way is ended"
+
+
 def test_a_table_of_another_name_is_the_one_that_is_read(
     engine: sa.Engine, client: FedsvcClient, script: Scripted
 ) -> None:

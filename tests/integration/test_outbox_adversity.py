@@ -3,6 +3,7 @@ nobody can read."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -48,6 +49,29 @@ def test_a_poisonous_row_is_put_aside_with_the_reason_and_blocks_nothing(
         assert outbox.retry(connection, [aside[0].id]) == 1
     assert relay.run(until_empty=True).sent == 1
     assert arrived(script)[-1] == "poison"
+
+
+def test_what_was_put_aside_stays_for_its_time_and_is_deleted_after_it(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
+) -> None:
+    def judge(request: Any) -> None:
+        raise Refused(StatusCode.INVALID_ARGUMENT, "has no id", reason="INVALID_ACTIVITY", field="activity")
+
+    script.judge = judge
+    write(engine, outbox, "poison")
+    kept = timedelta(days=2)
+    assert Relay(engine, client, outbox, keep_aside=kept).run_once().put_aside == 1
+    (row,) = rows(engine, outbox)
+    for days, there in ((1.99, 1), (2.01, 0)):
+        change(engine, outbox, aside_ms=row.aside_ms - int(days * 86_400_000))
+        relay = Relay(engine, client, outbox, keep_aside=kept)
+        relay.run_once()
+        assert len(rows(engine, outbox)) == there
+    write(engine, outbox, "another")
+    assert relay.run_once().put_aside == 1
+    change(engine, outbox, aside_ms=0)
+    relay.run_once()
+    assert len(rows(engine, outbox)) == 1, "it looks once an hour"
 
 
 def test_overload_holds_up_a_lane_only_and_uses_up_no_attempts(

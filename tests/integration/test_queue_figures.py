@@ -117,6 +117,30 @@ async def test_figures_that_come_later_than_newer_ones_take_nothing_from_the_rat
     assert (await queue.stats.read()).rates[0].accepted == pytest.approx(9 / 60)
 
 
+async def test_what_several_partitions_have_is_summed_up_and_the_first_that_is_due_is_told(
+    queue: Queue,
+) -> None:
+    now = await queue.now_ms()
+    there = {queue.partition_of(inbox): inbox for inbox in range(30)}
+    inboxes = [there[partition] for partition in sorted(there)]
+    assert len(inboxes) == PARTITIONS
+    due = [now + 2 * HOUR_MS, now + HOUR_MS, *[now + 3 * HOUR_MS] * (PARTITIONS - 2)]
+    for inbox, at in zip(inboxes, due, strict=True):
+        await queue.enqueue(f"later{inbox}", inbox=inbox, not_before_ms=at)
+        await queue.enqueue(f"now{inbox}", inbox=inbox)
+    (admitted,) = await queue.admit(1, inbox=inboxes[0])
+    await queue.settle(admitted, DeliveryState.RETRY, Reason.TIMEOUT, wait_ms=3 * HOUR_MS)
+    stats, retries = await queue.stats.read(), await queue.stats.read_retries()
+    for told in (stats, retries):
+        assert (told.retry, told.scheduled, told.due) == (1, PARTITIONS, 0)
+        assert told.next_due_ms == pytest.approx(now + HOUR_MS, abs=1000)
+    assert (stats.ready, stats.pending) == (PARTITIONS - 1, 2 * PARTITIONS)
+    assert sum(retries.histogram) == PARTITIONS + 1
+    assert stats.origins == {"me.example": 2 * PARTITIONS}
+    assert await queue.stats.pending_of("me.example") == 2 * PARTITIONS
+    assert await queue.stats.pending_of("other.example") == 0
+
+
 async def test_rates_are_of_the_last_minutes(queue: Queue) -> None:
     for number in range(12):
         await queue.enqueue(str(number))
