@@ -283,6 +283,41 @@ async def test_a_partition_that_cannot_be_read_holds_up_no_other(system: System)
     assert await system.positions() == [9] * PARTITIONS
 
 
+@pytest.mark.usefixtures("small")
+async def test_one_of_which_the_rest_cannot_be_read_is_archived_so_far_and_told(system: System) -> None:
+    class Once(OutcomeLog):
+        """A master goes away after its first answer."""
+
+        async def read_all(
+            self, partition: int, after: int, limit: int
+        ) -> tuple[list[Delivery | HostEvent], int, int]:
+            if partition == 2 and after:
+                raise QueueUnavailable("its master is away")
+            return await super().read_all(partition, after, limit)
+
+    for partition in (1, 2):
+        await system.end_many(partition, range(300))
+    with pytest.raises(QueueUnavailable, match="its master"):
+        await system.handler(outcomes=Once(system.link, system.keys, system.settings)).round()
+    _, first, second, _ = await system.positions()
+    assert (first > second, second) == (True, ArchivalHandler.AT_A_TIME // PARTITIONS - 1)
+    assert await system.rows() == first + second + 2
+    while await system.handler().round():
+        pass
+    assert await system.positions() == [-1, 299, 299, -1]
+
+
+async def test_of_more_partitions_than_are_read_at_a_time_each_is_read(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ArchivalHandler, "AT_A_TIME", PARTITIONS - 1)
+    monkeypatch.setattr(ArchivalHandler, "MAX_TRANSACTION", PARTITIONS)
+    for partition in range(PARTITIONS):
+        await system.end_many(partition, range(2))
+    assert await system.handler().round()
+    assert await system.positions() == [0] * PARTITIONS
+
+
 @pytest.mark.parametrize("step", ["lead", "commit", "resign"])
 async def test_whatever_redis_does_not_do_for_one_partition_holds_up_no_other(
     system: System, monkeypatch: pytest.MonkeyPatch, step: str

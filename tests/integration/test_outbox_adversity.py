@@ -4,12 +4,13 @@ nobody can read."""
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from fedsvc_client import TLS, ClientClosed, ConfigurationError, FedsvcClient, PermissionDenied, Unavailable
-from fedsvc_client.outbox import Outbox, Relay, Round
+from fedsvc_client.outbox import Outbox, Relay, Round, _relay
 from fedsvc_client.outbox._claims import Claims
 from grpc import StatusCode
 from servers.outbox import ADA, BOB, activity, arrived, change, inbox, rows, write
@@ -194,6 +195,34 @@ def test_what_was_in_hand_long_ago_is_looked_up_before_it_is_sent(
     assert list(calls[1].inboxes) == [inbox(1), inbox(3)]
 
 
+def test_what_was_in_hand_long_ago_is_looked_up_also_where_it_could_go_with_others(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
+) -> None:
+    for number in range(4):
+        write(engine, outbox, number, host=number)
+    with engine.begin() as connection:
+        some = outbox.table.c.id.in_([row.id for row in rows(engine, outbox)[1:3]])
+        connection.execute(outbox.table.update().where(some).values(called_ms=1))
+    for number in (1, 2):
+        script.known.append(types_pb2.Delivery(activity_id=activity(number)["id"], inbox=inbox(number)))
+    assert Relay(engine, client, outbox).run(until_empty=True).sent == 4
+    assert arrived(script) == ["0", "3"], "the server has had the others"
+
+
+def test_a_fan_out_behind_others_of_its_lane_goes_by_itself_to_all_its_inboxes(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
+) -> None:
+    write(engine, outbox, "one", host=8)
+    write(engine, outbox, "two", host=9)
+    with engine.begin() as connection:
+        outbox.fan_out(connection, activity("all"), map(inbox, range(3)), key_id=ADA)
+    write(engine, outbox, "bobs", host=7, key_id=BOB)
+    assert Relay(engine, client, outbox).run_once() == Round(claimed=4, sent=4)
+    (fan_out,) = [call for call in script.calls if call.DESCRIPTOR.name == "FanOutActivityRequest"]
+    assert list(fan_out.inboxes) == [inbox(n) for n in range(3)]
+    assert [name for name in arrived(script) if name != "bobs"] == ["one", "two", "all"]
+
+
 def test_what_a_broken_call_left_is_called_under_a_name_of_its_own(
     engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
 ) -> None:
@@ -286,6 +315,39 @@ def test_a_relay_that_slept_past_its_lease_touches_nothing_of_others(
     assert [row.request_id for row in rows(engine, outbox)], "what was never sent is still there"
     slow.run(until_empty=True)
     assert arrived(script)[-1] == "second"
+
+
+def test_no_call_is_begun_that_might_end_after_the_lease_and_the_rest_is_given_back(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def takes_a_second(request: Any) -> None:
+        nonlocal now
+        now += 1
+
+    script.judge = takes_a_second
+    monkeypatch.setattr(_relay, "time", SimpleNamespace(monotonic=lambda: now))
+    for number in range(10):  # to one host: a call for each
+        write(engine, outbox, number)
+    relay = Relay(engine, client, outbox, lease=client.timeout + 3)
+    done = [relay.run_once() for _ in range(3)]
+    assert done == [
+        Round(claimed=10, sent=4, later=6), Round(claimed=6, sent=4, later=2), Round(claimed=2, sent=2),
+    ]  # fmt: skip
+    assert arrived(script) == [str(number) for number in range(10)]
+
+
+def test_a_relay_that_is_stopped_gives_back_what_it_has_not_sent(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
+) -> None:
+    relay = Relay(engine, client, outbox)
+    script.judge = lambda request: relay.stop()
+    for number in range(5):
+        write(engine, outbox, number)
+    assert relay.run() == Round(claimed=5, sent=1, later=4)
+    script.judge = lambda request: None
+    assert Relay(engine, client, outbox).run_once() == Round(claimed=4, sent=4)
 
 
 def test_a_client_that_was_closed_ends_the_relay_and_is_no_fault_of_a_row(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import struct
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from itertools import islice
@@ -37,6 +39,7 @@ from fedsvc.worker.beats import Beats
 
 ALL = Filter()
 DAY_MS = 86_400_000
+OF_ANOTHER_VERSION = base64.b64encode(struct.pack(">BH4Q", 2, 4, *[1] * 4)).decode()
 
 
 class Desk:
@@ -234,11 +237,24 @@ async def test_there_is_a_limit_and_stopping_ends_all(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["x", "AQ==", "AgAEAAAAAAAAAAA=", str(Cursor([1] * 3)), str(Cursor([2**63] * 4))]
+    "text",
+    [
+        "x",
+        "AQ==",
+        "AgAEAAAAAAAAAAA=",
+        str(Cursor([1] * 3)),
+        str(Cursor([1, 2**63, 1, 1])),
+        OF_ANOTHER_VERSION,
+    ],
 )
 async def test_a_cursor_of_something_else_is_refused(desk: Desk, text: str) -> None:
     with pytest.raises(InvalidInput, match="cursor"):
         await desk.take(text, 1)
+
+
+def test_a_cursor_may_be_as_far_as_numbers_go() -> None:
+    positions = [0, 1, 2**62, 2**63 - 1]
+    assert Cursor.parse(str(Cursor(positions)), 4).positions == positions
 
 
 async def test_a_client_goes_on_where_it_was_when_the_server_is_restarted(
