@@ -209,6 +209,24 @@ def test_what_was_in_hand_long_ago_is_looked_up_also_where_it_could_go_with_othe
     assert arrived(script) == ["0", "3"], "the server has had the others"
 
 
+def test_what_the_server_has_not_heard_of_is_called_again_under_its_own_name(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
+) -> None:
+    name = write(engine, outbox, "one")
+    change(engine, outbox, called_ms=1)
+    assert Relay(engine, client, outbox).run_once().sent == 1
+    assert [c.request_id for c in script.calls if c.DESCRIPTOR.name != "ListDeliveriesRequest"] == [name]
+
+
+def test_no_call_has_more_rows_than_the_server_takes(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
+) -> None:
+    for number in range(7):
+        write(engine, outbox, number, host=number)
+    assert Relay(engine, client, outbox, batch=3).run_once().sent == 7
+    assert [len(getattr(call, "requests", [call])) for call in script.calls] == [3, 3, 1]
+
+
 def test_a_fan_out_behind_others_of_its_lane_goes_by_itself_to_all_its_inboxes(
     engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
 ) -> None:

@@ -193,6 +193,11 @@ async def test_filters(desk: Desk) -> None:
     assert not others.takes(likes[0].entry or pytest.fail("none"))
     assert not others.takes(keys[0].entry or pytest.fail("none"))
     assert own.takes(keys[0].entry or pytest.fail("none"))
+    assert own.takes(likes[0].entry or pytest.fail("none"))
+    nobodys = HostEvent(EventType.KEY_REJECTED, 0, 1, "h2.example", "no url")
+    assert not own.takes(nobodys), "of which nobody can say whose it is"
+    assert ALL.takes(nobodys)
+    assert not Filter(events=frozenset({EventType.HOST_DOWN})).takes(likes[0].entry or pytest.fail("none"))
     assert others.takes(HostEvent(EventType.HOST_DOWN, 0, 1, "h2.example")), "that concerns all"
 
 
