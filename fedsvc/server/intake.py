@@ -151,12 +151,10 @@ class Intake:
         annotate(activity=head.id, activity_type=head.type, origin=origin)
         return Submission(message, key, terms)
 
-    async def check_time(self, submission: Submission, places: Sequence[Place], *, fan_out: bool) -> None:
+    async def check_late(self, submission: Submission, places: Sequence[Place], *, fan_out: bool) -> None:
         """What is late is refused, unless it repeats a call that was accepted: that gets the first answer,
         and what it finishes expires at once. Raises InvalidInput, QueueUnavailable."""
-        if submission.late and not await self._producer.knows(
-            submission.message, places, submission.terms, fan_out=fan_out
-        ):
+        if not await self._producer.knows(submission.message, places, submission.terms, fan_out=fan_out):
             raise InvalidInput("options.expire_time", "has passed already")
 
     def _warn(self, key_id: str, actor: str) -> None:
