@@ -210,10 +210,10 @@ class Single:
         try:
             async with asyncio.timeout_at(deadline):
                 await connection.connect()  # type: ignore[no-untyped-call]
+            return Wire(connection)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        return Wire(connection)
 
     async def _drop(self, *wires: Wire) -> None:
         self._free = [each for each in self._free if each[0] not in wires]

@@ -21,9 +21,11 @@ class Wire(asyncio.Protocol):
     """A connection that redis-py has made. One flight at a time."""
 
     def __init__(self, connection: Connection) -> None:
+        """Raises RedisConnectionError if it has ended already."""
         self._connection = connection
         writer = connection._writer
-        assert writer is not None  # it is connected
+        if writer is None:
+            raise RedisConnectionError("the connection has ended")
         self._transport = cast(asyncio.Transport, writer.transport)
         #: redis-py's own, which learns of the end
         self._before = cast(asyncio.Protocol, self._transport.get_protocol())

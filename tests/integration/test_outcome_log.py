@@ -202,6 +202,7 @@ HEAD = struct.pack(">QI", 1, 2)
         ("many", HEAD),
         ("many", HEAD, "o", b"[]", "more", "of it"),
         ("many", struct.pack(">QI", 2**64 - 1, 2**32 - 1), "o", b"[]"),
+        ("many", HEAD * 20_000, "o", b"[]"),
     ],
 )
 async def test_what_is_no_entry_of_several_is_passed_over(

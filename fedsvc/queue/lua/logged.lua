@@ -18,7 +18,7 @@ local function sequences_in(entry)
   local fields, number, many = entry[2], number_of(entry), outcomes_in(entry)
   if fields[1] ~= 'many' then return { fields[2] }, number end
   local sequences = {}
-  for at = 1, #fields[2] - HEAD_SIZE + 1, HEAD_SIZE do
+  for at = 1, math.min(#fields[2], HEAD_SIZE * MANY) - HEAD_SIZE + 1, HEAD_SIZE do
     sequences[#sequences + 1] = text((struct.unpack('>I8', fields[2], at)))
   end
   if #sequences == 0 then sequences[1] = '' end -- not written by us
