@@ -78,8 +78,8 @@ async def test_a_body_that_breaks_off_does_not_change_the_status() -> None:
     [
         b"SSH-2.0-OpenSSH_9.9\r\n\r\n",
         b"HTTP/1.1 abc def\r\n\r\n",
-        b"HTTP/1.1 202 x\r\nContent-Length: -1\r\n\r\n",
-        b"HTTP/1.1 202 x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 500 x\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 404 x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         b"\x16\x03\x01\x00\x05hello",
         b"HTTP/1.1 202 x\r\nX: " + b"a" * 33_000 + b"\r\n\r\n",
         b"HTTP/1.1 202 x\r\n" + b"X: 1\r\n" * 200 + b"Content-Length: 0\r\n\r\n",
@@ -91,6 +91,14 @@ async def test_an_answer_that_is_not_http_or_too_big_is_a_protocol_error(head: b
     result, _ = await once(head)
     assert (result.verdict.outcome, result.verdict.reason) == (Outcome.RETRY, Reason.PROTOCOL_ERROR)
     assert result.verdict.status == 0
+
+
+@pytest.mark.parametrize(
+    "lengths", [b"Content-Length: -1\r\n", b"Content-Length: 1\r\nContent-Length: 2\r\n"]
+)
+async def test_what_was_taken_is_delivered_however_long_the_answer_says_it_is(lengths: bytes) -> None:
+    result, _ = await once(b"HTTP/1.1 202 x\r\n" + lengths + b"\r\nab")
+    assert (result.verdict.outcome, result.verdict.status) == (Outcome.DELIVERED, 202)
 
 
 @pytest.mark.parametrize("fields", [7, 1], ids=["fields", "one-field"])
