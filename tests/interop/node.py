@@ -6,6 +6,7 @@ The packages are those of `package-lock.json`, checked against its hashes; npm k
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -50,7 +51,17 @@ class NodeInboxes(NamedTuple):
 
 
 def install() -> None:
-    """The locked packages, unless they are there. Raises NoRegistry."""
+    """The locked packages, unless they are there; once, if several processes of tests want them at the same
+    time. Raises NoRegistry."""
+    home = os.open(HOME, os.O_RDONLY)
+    try:
+        fcntl.flock(home, fcntl.LOCK_EX)
+        _install()
+    finally:
+        os.close(home)
+
+
+def _install() -> None:
     lock = hashlib.sha256((HOME / "package-lock.json").read_bytes()).hexdigest()
     if _STAMP.is_file() and _STAMP.read_text() == lock:
         return
