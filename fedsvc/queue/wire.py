@@ -45,13 +45,13 @@ class Wire(asyncio.Protocol):
     def fly(self, packed: bytes, commands: int) -> asyncio.Future[list[Any]]:
         """Answers of so many commands, errors among them as values. The future raises RedisError or OSError
         if not all were answered; then the connection is of no use any more."""
-        self._answers, self._expected = [], commands
-        self._flight = asyncio.get_running_loop().create_future()
+        self._expected = commands
+        self._flight = flight = asyncio.get_running_loop().create_future()
         if self.usable:
             self._transport.write(packed)
         else:
             self._fail(RedisConnectionError("the connection has ended"))
-        return self._flight
+        return flight
 
     def late(self) -> None:
         """Time is over for the flight."""
@@ -85,7 +85,6 @@ class Wire(asyncio.Protocol):
         return False  # close it
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._lost = True
         self._before.connection_lost(error)
         self._fail(error or RedisConnectionError("Redis has closed the connection"))
 

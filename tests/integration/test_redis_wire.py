@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 from hiredis import Reader
+from redis.asyncio.connection import Connection
 
 from fedsvc.errors import FedsvcError, QueueUnavailable
 from fedsvc.queue.link import Link
+from fedsvc.queue.wire import Wire
 
 Answer = Callable[[asyncio.StreamWriter], None]
 
@@ -156,6 +158,23 @@ async def test_an_answer_to_a_call_that_was_given_up_goes_to_nobody_else() -> No
         other = asyncio.ensure_future(_called(link))
         writers[0].write(b"+one\r\n")
         assert await other == b"PONG"
+
+
+async def test_a_connection_that_ends_before_it_is_used_makes_redis_unavailable_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def made_and_lost(wire: Wire, connection: Connection) -> None:
+        make(wire, connection)
+        wire._transport.abort()
+
+    make = Wire.__init__
+    async with speaking(PONG) as (link, speaker):
+        with monkeypatch.context() as patched:
+            patched.setattr(Wire, "__init__", made_and_lost)
+            with pytest.raises(QueueUnavailable, match="does not answer"):
+                await link.call("GET", "a")
+        assert await link.call("PING") == b"PONG"
+        assert speaker.connections == 2
 
 
 async def _called(link: Link) -> object:
