@@ -31,8 +31,8 @@ return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0
 
 
 _STATES: Final = {b"%d" % state: state for state in DeliveryState}
-#: outcomes in one entry of the log, at most: as many as are settled in one script
-_MANY: Final = 128
+#: outcomes in one entry of the log, at most: so many are settled in one script
+MANY: Final = 128
 #: of each of several that were delivered, see `lua/logged.lua`: sequence, size
 _HEAD: Final = struct.Struct(">QI")
 #: how many times as many entries are read at once as just before, at most: those that come may hold more
@@ -152,7 +152,7 @@ async def _read(
     """Outcomes past `after` until there are `limit` or no more: those that can be read, the number of the
     last, and how many that were. `next_of` gives entries past a number, so many at most."""
     read: list[Delivery | HostEvent] = []
-    last, count, wanted = after, 0, max(1, limit // _MANY)
+    last, count, wanted = after, 0, max(1, limit // MANY)
     while count < limit:
         entries = await next_of(last, wanted)
         some, last, many = _entries(partition, entries, last)

@@ -12,6 +12,7 @@ import structlog
 from fedsvc.domain.inbox import host_of
 from fedsvc.errors import FedsvcError, QueueUnavailable
 from fedsvc.queue.consumer import Consumer, Settled, Settlement
+from fedsvc.queue.outcomes import MANY
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.metrics import SETTLE_BATCH, SETTLE_SECONDS
 
@@ -20,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 class Settler:
     #: settlements in one script
-    BATCH: Final = 128
+    BATCH: Final = MANY
     #: seconds that the first of a partition waits for others while there is more in hand than can be sent: a
     #: script for one costs Redis as much as ten of a batch, and a host's slot that comes back sooner would
     #: have nothing sent sooner. Else its host's slot is worth more.

@@ -25,15 +25,22 @@ local function sequences_in(entry)
   return sequences, number - many + 1
 end
 
+-- Where each of several packed outcomes begins, and at last where they end.
+local function starts_of(heads)
+  local from = { 1 }
+  for nth = 1, math.floor(#heads / HEAD_SIZE) do
+    from[nth + 1] = from[nth] + struct.unpack('>I4', heads, HEAD_SIZE * nth - 3)
+  end
+  return from
+end
+
 -- The packed outcome with a number; nil if the log does not have it.
 local function logged(number)
   local entry = call('XRANGE', OUTCOMES, text(number) .. '-0', '+', 'COUNT', 1)[1]
   if not entry then return nil end
   local fields = entry[2]
   if fields[1] ~= 'many' then return number_of(entry) == number and fields[6] or nil end
-  local heads, from = fields[2], 1
-  local nth = number - number_of(entry) + outcomes_in(entry)
-  if nth < 1 then return nil end
-  for before = 1, nth - 1 do from = from + struct.unpack('>I4', heads, HEAD_SIZE * before - 3) end
-  return string.sub(fields[4], from, from - 1 + struct.unpack('>I4', heads, HEAD_SIZE * nth - 3))
+  local from, nth = starts_of(fields[2]), number - number_of(entry) + outcomes_in(entry)
+  if nth < 1 or not from[nth + 1] or not fields[4] then return nil end
+  return string.sub(fields[4], from[nth], from[nth + 1] - 1)
 end

@@ -52,17 +52,6 @@ for i = 1, total do sequences[i] = ARGV[WIDTH * i + 1] end
 prefetch(sequences)
 local names = hosts_of(sequences)
 
--- Of what was delivered, the nth: what ARGV[2] says of it, and its packed outcome.
-local from = {}
-local function delivered_outcome(nth)
-  for known = #from + 1, nth + 1 do
-    local before = known - 1
-    from[known] = before == 0 and 1 or from[before] + struct.unpack('>I4', ARGV[2], HEAD_SIZE * before - 3)
-  end
-  local head = string.sub(ARGV[2], HEAD_SIZE * (nth - 1) + 1, HEAD_SIZE * nth)
-  return head, string.sub(ARGV[3], from[nth], from[nth + 1] - 1)
-end
-
 -- What conclude does, for the nth of those that were delivered. What is counted is counted together, by message, and
 -- all of them are one entry of the log.
 local ended, ended_of = {}, {}
@@ -81,8 +70,11 @@ local function append_delivered()
   end
   if #heads ~= HEAD_SIZE * many then
     -- Others of those that were delivered were settled by somebody else.
-    local some_heads, some_outcomes = {}, {}
-    for i, nth in ipairs(ended) do some_heads[i], some_outcomes[i] = delivered_outcome(nth) end
+    local from, some_heads, some_outcomes = starts_of(heads), {}, {}
+    for i, nth in ipairs(ended) do
+      some_heads[i] = string.sub(heads, HEAD_SIZE * (nth - 1) + 1, HEAD_SIZE * nth)
+      some_outcomes[i] = string.sub(outcomes, from[nth], from[nth + 1] - 1)
+    end
     heads, outcomes = table.concat(some_heads), table.concat(some_outcomes)
   end
   call('XADD', OUTCOMES, text(first + many - 1), 'many', heads, 'o', outcomes)
