@@ -25,8 +25,6 @@ from fedsvc.queue.topology import Argument
 
 #: see `lua/settle.lua`
 _NUMBERS: Final = struct.Struct(">BBBBIBQQQ")
-#: see `lua/logged.lua`
-_HEAD: Final = struct.Struct(">QI")
 
 
 #: one that a newer version has learnt is as good as none
@@ -224,7 +222,7 @@ class Consumer:
             admitted = s.admitted
             packed = outcome.pack(s.outcome) if s.outcome is not None else b""
             if s.state is DeliveryState.DELIVERED:
-                heads.append(_HEAD.pack(admitted.id.sequence, len(packed)))
+                heads.append(outcome.HEAD.pack(admitted.id.sequence, len(packed)))
                 delivered.append(packed)
                 packed = b""
             args += (

@@ -6,6 +6,7 @@ appends it has the last word on both.
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 import orjson
@@ -13,6 +14,10 @@ import orjson
 from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
 from fedsvc.errors import QueueCorrupt
 
+#: of each of several that are one entry, see `lua/logged.lua`: sequence, size; and how many they are at most,
+#: since so many are settled in one script
+HEAD: Final = struct.Struct(">QI")
+MANY: Final = 128
 #: of the parts of a packed outcome
 _TYPES: Final = [*(str,) * 7, *(int,) * 4, str, int, int, str, str, list]
 #: the archive's columns hold no larger ones

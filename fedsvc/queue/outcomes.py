@@ -31,10 +31,6 @@ return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0
 
 
 _STATES: Final = {b"%d" % state: state for state in DeliveryState}
-#: outcomes in one entry of the log, at most: so many are settled in one script
-MANY: Final = 128
-#: of each of several that were delivered, see `lua/logged.lua`: sequence, size
-_HEAD: Final = struct.Struct(">QI")
 #: how many times as many entries are read at once as just before, at most: those that come may hold more
 _GROWTH: Final = 8
 
@@ -152,7 +148,7 @@ async def _read(
     """Outcomes past `after` until there are `limit` or no more: those that can be read, the number of the
     last, and how many that were. `next_of` gives entries past a number, so many at most."""
     read: list[Delivery | HostEvent] = []
-    last, count, wanted = after, 0, max(1, limit // MANY)
+    last, count, wanted = after, 0, max(1, limit // outcome.MANY)
     while count < limit:
         entries = await next_of(last, wanted)
         some, last, many = _entries(partition, entries, last)
@@ -197,7 +193,7 @@ def _delivered(
     """Add to `read` what an entry has of several that were delivered, past `after`. Returns how many."""
     try:
         _, packed, _, payloads = fields
-        heads = list(_HEAD.iter_unpack(packed))
+        heads = list(outcome.HEAD.iter_unpack(packed))
     except (ValueError, struct.error):
         heads, payloads = [], b""  # not written by us
     at, mine = 0, number - len(heads)

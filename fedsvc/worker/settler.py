@@ -12,7 +12,7 @@ import structlog
 from fedsvc.domain.inbox import host_of
 from fedsvc.errors import FedsvcError, QueueUnavailable
 from fedsvc.queue.consumer import Consumer, Settled, Settlement
-from fedsvc.queue.outcomes import MANY
+from fedsvc.queue.outcome import MANY
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.metrics import SETTLE_BATCH, SETTLE_SECONDS
 
