@@ -26,13 +26,10 @@ setup: $(STAMP) ## create .venv with everything in it
 demo: $(STAMP) ## real signed deliveries to local inboxes, with a summary
 	@$(BIN)/fedsvc demo
 
-# One process of tests more than there are cores, as much of what they do is to wait for processes that they start.
-TESTERS := $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
-
 # Modules are compiled once, by whoever is first, also where the environment forbids to keep what was compiled.
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP) ## every test
-	@$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not alone"
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not alone"
 	@$(BIN)/python -m pytest -m alone $$(grep -rl --include='test_*.py' 'mark\.alone' tests)
 
 fuzz: $(STAMP) ## 20,000 generated calls of a real server, and its parsers under atheris
