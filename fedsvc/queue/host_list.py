@@ -22,8 +22,8 @@ from fedsvc.queue.link import Link
 from fedsvc.queue.script import Script
 from fedsvc.queue.shared import Shared
 
-#: of what hosts.py calls _HOST: circuit, flags, failures, three lanes, latency, pause
-_PARTS: Final = struct.Struct(">BB3xH2xIII4xf16xd")
+#: of what hosts.py calls _HOST: latency, circuit, flags, failures, three lanes, pause
+_PARTS: Final = struct.Struct(">8xf32xBBxH2xIIId")
 
 
 class HostOrder(IntEnum):
@@ -102,7 +102,7 @@ class Snapshot:
         for name, packed in zip(hosts[::2], hosts[1::2], strict=True):
             if not is_host(packed):
                 continue
-            circuit, flags, failures, *lanes, latency, pause = _PARTS.unpack_from(packed)
+            latency, circuit, flags, failures, *lanes, pause = _PARTS.unpack_from(packed)
             host = name.decode()
             backlog = sum(lanes) + self._spilled[host]
             self._rows[host] = _Row(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Attempt, DeliveryId, Reason
@@ -18,7 +18,7 @@ from fedsvc.queue.topology import Argument
 
 #: as in lua/hosts.lua
 _TERMS: Final = struct.Struct(">HHHHdddddddddd")
-_HOST: Final = struct.Struct(">BBBHHHIIIffffdddddddddBdd")
+_HOST: Final = struct.Struct(">BHBffffdddBBBHHIIIdddddddd")
 _POLICY: Final = struct.Struct(">Hdd")
 #: sequence, then as in record.py: start after acceptance (ms), latency (ms), status, reason
 _ATTEMPT: Final = struct.Struct(">QIHHB")
@@ -29,6 +29,56 @@ FOR_EVER: Final = 10**15
 _REMEMBERED_MS: Final = 30 * 86_400_000
 #: in one partition; with more nothing is set right
 _MOST_IN_FLIGHT: Final = 5000
+
+
+class HostRecord(NamedTuple):
+    """The state of a host as it is packed in Redis; what it means is told in `lua/hosts.lua`. Times are
+    milliseconds since the epoch."""
+
+    calm: int = 1
+    flying: int = 0
+    dialect: int = 0
+    limit: float = 1.0
+    latency: float = 0.0
+    usual: float = 0.0
+    tokens: float = 0.0
+    filled: float = 0.0
+    success: float = 0.0
+    cut: float = 0.0
+    circuit: int = 0
+    flags: int = 0
+    turn: int = 0
+    failures: int = 0
+    opens: int = 0
+    lane1: int = 0
+    lane2: int = 0
+    lane3: int = 0
+    pause: float = 0.0
+    probe: float = 0.0
+    since: float = 0.0
+    failure: float = 0.0
+    recovered: float = 0.0
+    barrier: float = 0.0
+    spoke: float = 0.0
+    gone: float = 0.0
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Self:
+        """Raises struct.error if it is none, see `is_host`."""
+        return cls._make(_HOST.unpack(packed))
+
+    def pack(self) -> bytes:
+        """With `calm` as the other fields have it."""
+        calm = not (
+            self.circuit or self.flags or self.failures or self.opens or self.waiting
+            or self.pause or self.since or self.recovered or self.barrier or self.gone
+        )  # fmt: skip
+        return _HOST.pack(calm, *self[1:])
+
+    @property
+    def waiting(self) -> int:
+        """In its lanes."""
+        return self.lane1 + self.lane2 + self.lane3
 
 
 class Circuit(IntEnum):
@@ -187,24 +237,21 @@ def state_of(
         return HostState(
             host, Circuit.CLOSED, 0, 0, 1.0, 0, 0.0, 0, 0, 0, 0, 0, "", HostPolicy(), known=False
         )
-    (
-        circuit, flags, _turn, flying, failures, _opens, *lanes, limit, latency, _usual, _tokens, _filled,
-        pause, probe, since, success, failure, _recovered, _cut, _barrier, _dialect, _spoke, _gone,
-    ) = _HOST.unpack_from(packed)  # fmt: skip
-    state = circuit_of(circuit, flags, pause, now_ms)
+    h = HostRecord.unpack(packed)
+    state = circuit_of(h.circuit, h.flags, h.pause, now_ms)
     return HostState(
         host=host,
         circuit=state,
-        parked=sum(lanes) + spilled,
-        in_flight=flying,
-        limit=limit,
-        failures=failures,
-        latency_ms=latency,
-        next_probe_ms=int(probe) if state is Circuit.OPEN else 0,
-        down_since_ms=int(since),
-        last_success_ms=int(success),
-        last_failure_ms=int(failure),
-        paused_until_ms=int(pause) if pause > now_ms else 0,
+        parked=h.waiting + spilled,
+        in_flight=h.flying,
+        limit=h.limit,
+        failures=h.failures,
+        latency_ms=h.latency,
+        next_probe_ms=int(h.probe) if state is Circuit.OPEN else 0,
+        down_since_ms=int(h.since),
+        last_success_ms=int(h.success),
+        last_failure_ms=int(h.failure),
+        paused_until_ms=int(h.pause) if h.pause > now_ms else 0,
         pause_reason=reason.decode() if state is Circuit.PAUSED else "",
         policy=HostPolicy(*_POLICY.unpack(policy)) if policy else HostPolicy(),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from fedsvc.domain.inbox import partition_of
-from fedsvc.queue.hosts import _HOST
+from fedsvc.queue.hosts import HostRecord
 from servers.queue import Queue
 
 PAUSED, GONE = 1, 2
@@ -23,9 +23,10 @@ class MadeHost(NamedTuple):
     pause_ms: int = 0
 
     def packed(self) -> bytes:
-        before = (self.circuit, self.flags, 0, 0, self.failures, 0, 0, 0, self.backlog)
-        times = (0.0, self.pause_ms, *[0.0] * 7)
-        return _HOST.pack(*before, 1.0, self.latency_ms, 0.0, 0.0, *times, 0, 0.0, 0.0)
+        return HostRecord(
+            circuit=self.circuit, flags=self.flags, failures=self.failures, lane3=self.backlog,
+            latency=self.latency_ms, pause=self.pause_ms,
+        ).pack()  # fmt: skip
 
 
 def some_hosts(count: int, first: int = 0) -> list[MadeHost]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fedsvc.domain.delivery import DeliveryId, DeliveryState
 from fedsvc.domain.inbox import host_of
-from fedsvc.queue.hosts import _HOST
+from fedsvc.queue.hosts import HostRecord
 from fedsvc.queue.record import Finished, Record, unpack
 from servers.queue import PARTITIONS, Queue
 
@@ -65,7 +65,7 @@ async def _partition(queue: Queue, partition: int) -> Structure:
         else:
             assert record.state is DeliveryState.DEAD, record
             s.dead[int(name)] = record
-    hosts = {name.decode(): _HOST.unpack(packed) for name, packed in (await pairs("hosts")).items()}
+    hosts = {name.decode(): HostRecord.unpack(packed) for name, packed in (await pairs("hosts")).items()}
 
     def found(sequence: int, where: str) -> None:
         s.places.setdefault(sequence, []).append(where)
@@ -76,16 +76,17 @@ async def _partition(queue: Queue, partition: int) -> Structure:
         assert s.pending[int(name)].state in (DeliveryState.RETRY, DeliveryState.SCHEDULED)
         found(int(name), "retry")
     for host, state in hosts.items():
-        for lane in (1, 2, 3):
+        assert HostRecord.unpack(state.pack()) == state, f"{host} is calm, or is not"
+        for lane, counted_there in enumerate((state.lane1, state.lane2, state.lane3), 1):
             items = await call("LRANGE", f"{prefix}:lane:{lane}:{host}", 0, -1)
-            assert len(items) == state[5 + lane], f"{host} counts its lane {lane} wrong"
+            assert len(items) == counted_there, f"{host} counts its lane {lane} wrong"
             for sequence in {int(i) for i in items}:
                 waiting = s.pending.get(sequence)
                 # others have ended, or gone on, and left their name behind
                 if waiting and waiting.state is DeliveryState.PARKED and waiting.place == IN_LANE:
                     found(sequence, f"lane of {host}")
-        assert state[3] == s.in_flight[host], f"{host} counts what is in flight wrong"
-    shut = sum(sum(state[6:9]) for state in hosts.values() if state[0])
+        assert state.flying == s.in_flight[host], f"{host} counts what is in flight wrong"
+    shut = sum(state.waiting for state in hosts.values() if state.circuit)
     counted = await call("HGET", f"{prefix}:counters", "shut")
     assert int(counted or 0) == shut, "what waits for hosts that are down is counted wrong"
     followed = {k.decode(): int(v) for k, v in (await pairs("followed")).items()}

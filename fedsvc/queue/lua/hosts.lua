@@ -1,14 +1,14 @@
 -- The state of destination hosts, for scripts that admit, settle or steer. Loaded once a script, saved by
 -- save_hosts(), which also says when each host's lane is to be looked at again.
 --
--- A host is packed in the hash `hosts`; one that is not there has never been tried. `terms` are the limits that
--- all hosts share, as hosts.py packs them.
+-- A host is packed in the hash `hosts`; one that is not there has never been tried. It begins with a 1 if it is calm,
+-- and what is needed of one that is: see calm.lua. `terms` are the limits that all hosts share, as hosts.py packs them.
 
 local HOSTS, POLICIES, WAKE = P .. ':hosts', P .. ':policies', P .. ':wake'
 -- Of each host the attempts that failed last, newest first: sequence u64, then 9 bytes as in a record.
 local RECENT, RECENT_SIZE, RECENT_MOST = P .. ':recent', 17, 16
-local HOST = '>BBBI2I2I2I4I4I4ffffdddddddddBdd'
-local HOST_SIZE = 1 * 4 + 2 * 3 + 4 * 3 + 4 * 4 + 8 * 11
+local HOST = '>BI2BffffdddBBBI2I2I4I4I4dddddddd'
+local HOST_SIZE = 1 * 5 + 2 * 3 + 4 * 3 + 4 * 4 + 8 * 11
 local LANE = { 'lane1', 'lane2', 'lane3' }
 local CLOSED, OPEN, HALF_OPEN = 0, 1, 2
 local H_PAUSED, H_GONE, H_DOWN, H_POLICY = 1, 2, 4, 8
@@ -67,10 +67,14 @@ local function prefetch_hosts(names)
   end
 end
 
--- Hosts of these deliveries, in order, all of them loaded; false for what is no delivery.
+-- Hosts of these deliveries, in order, all of them loaded, as their records are; false for what is no delivery.
 local function hosts_of(sequences)
   local names = {}
-  for i = 1, #sequences do names[i] = host_of(fetch(sequences[i])) end
+  prefetch(sequences)
+  for i = 1, #sequences do
+    local record = records[sequences[i]]
+    names[i] = record and #record >= 28 and host_name(record, 29)
+  end
   prefetch_hosts(names)
   return names
 end
@@ -78,8 +82,8 @@ end
 -- State of one that is not known yet: few at a time until it has answered, for a host that hangs must not hold more.
 local fresh
 local function new_host()
-  fresh = fresh or struct.pack(HOST, 0, 0, 0, 0, 0, 0, 0, 0, 0, terms.start, 0, 0, terms.burst, NOW_MS,
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+  fresh = fresh or struct.pack(HOST, 1, 0, 0, terms.start, 0, 0, terms.burst, NOW_MS, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0)
   return fresh
 end
 
@@ -89,8 +93,8 @@ local function host(name)
   local packed = loaded[name]
   if packed == nil then packed = call('HGET', HOSTS, name) end
   if not packed or #packed ~= HOST_SIZE then packed = new_host() end
-  local circuit, flags, turn, flying, failures, opens, lane1, lane2, lane3, limit, latency, usual, tokens, filled,
-    pause, probe, since, success, failure, recovered, cut, barrier, dialect, spoke, gone = struct.unpack(HOST, packed)
+  local _, flying, dialect, limit, latency, usual, tokens, filled, success, cut, circuit, flags, turn, failures, opens,
+    lane1, lane2, lane3, pause, probe, since, failure, recovered, barrier, spoke, gone = struct.unpack(HOST, packed)
   -- All at once: a table that grows field by field costs as much as all else that is done for a host.
   h = {
     name = name, changed = calm[name] or false, max = terms.limit, rate = terms.rate, burst = terms.burst,
@@ -353,9 +357,11 @@ local function save_hosts()
         asleep[#asleep + 1] = name
       end
       batch[n + 1] = name
-      batch[n + 2] = struct.pack(HOST, h.circuit, h.flags, h.turn, h.flying, h.failures, h.opens,
-        h.lane1, h.lane2, h.lane3, h.limit, h.latency, h.usual, h.tokens, h.filled, h.pause, h.probe, h.since,
-        h.success, h.failure, h.recovered, h.cut, h.barrier, h.dialect, h.spoke, h.gone)
+      local other = h.circuit + h.flags + h.failures + h.opens + lanes(h) + h.pause + h.since + h.recovered + h.barrier
+        + h.gone
+      batch[n + 2] = struct.pack(HOST, other == 0 and 1 or 0, h.flying, h.dialect, h.limit, h.latency, h.usual,
+        h.tokens, h.filled, h.success, h.cut, h.circuit, h.flags, h.turn, h.failures, h.opens, h.lane1, h.lane2,
+        h.lane3, h.pause, h.probe, h.since, h.failure, h.recovered, h.barrier, h.spoke, h.gone)
       n = n + 2
       if shut(h) ~= h.shut then
         count('shut', shut(h) - h.shut)

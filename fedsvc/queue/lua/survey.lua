@@ -8,7 +8,8 @@
 -- packed policies, and with the first cursor only: what is in SQL, as spills.lua tells of it}. A host may come twice.
 
 local PAUSED, POLICY = 1, 8
-local function has_flag(packed, flag) return math.floor(string.byte(packed, 2) / flag) % 2 == 1 end
+local FLAGS = 46 -- where HOST has them, see hosts.lua
+local function has_flag(packed, flag) return math.floor(string.byte(packed, FLAGS) / flag) % 2 == 1 end
 
 local cursor, found = unpack(call('HSCAN', P .. ':hosts', ARGV[1], 'COUNT', ARGV[2]))
 local pauses, policies = {}, {}
@@ -20,7 +21,7 @@ local function add(list, key, name)
   end
 end
 for i = 1, #found, 2 do
-  if #found[i + 1] > 1 then
+  if #found[i + 1] >= FLAGS then
     if has_flag(found[i + 1], PAUSED) then add(pauses, ':pauses', found[i]) end
     if has_flag(found[i + 1], POLICY) then add(policies, ':policies', found[i]) end
   end
