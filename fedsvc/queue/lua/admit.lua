@@ -31,46 +31,35 @@ local function hand(stream, number, sequence, record, dialect)
   left = left - 1
 end
 
--- What comes out of a line while its host has no room goes straight to its lane. `planned`: how many of a host have
--- passed here and are not handed out yet; nobody who came before them waits.
-local planned = {}
-local function parks(sequence, record, name)
-  local before, free = planned[name] or 0, calm_room(name)
-  if not free then
-    local h, lane = host(name), priority_of(record)
-    free = h[LANE[lane]] == 0 and not spilled_first(h, lane, sequence) and room(h) or 0
-  end
-  if free > before then
-    planned[name] = before + 1
-    return false
-  end
-  park(host(name), sequence, record, false)
-  return true
-end
-
--- One off a ready stream goes to its host, or waits for it. Whether it goes.
-local function goes(stream, entry, sequence, record, name)
-  local before = planned[name] or 0
+-- Whether a delivery goes to its host now, and how that wants to be signed to; if not, it waits in the host's lane.
+local function goes(stream, sequence, record, name)
   local free, dialect = calm_room(name, stream == 1, true)
   if not free then
     -- Who came before goes first. A host that answers gets one urgent more than it has shown to take: it does not
     -- wait for the rest to end.
     local h, lane = host(name), priority_of(record)
     local spare = stream == 1 and h.success > 0 and 1 or 0
-    free = (h[LANE[lane]] == 0 or before > 0) and not spilled_first(h, lane, sequence) and room(h, spare) or 0
+    free = h[LANE[lane]] == 0 and not spilled_first(h, lane, sequence) and room(h, spare) or 0
     if free > 0 then
       depart(h)
       dialect = dialect_of(h)
     end
   end
-  if free <= 0 then
-    drop(stream, entry)
-    park(host(name), sequence, record, false)
-    return false
-  end
-  if before > 0 then planned[name] = before - 1 end
-  hand(stream, string.sub(entry, 1, string.find(entry, '-', 1, true) - 1), sequence, record, dialect)
-  return true
+  if free > 0 then return true, dialect end
+  park(host(name), sequence, record, false)
+  return false
+end
+
+-- Up to `share` deliveries out of lines, if the ready stream has no others; how many they are, and whether there are no
+-- more.
+local function from_lines(stream, share)
+  local entries, sequences, their_records, dialects, ended = refill(stream, share, terms.window, hosts_of, goes)
+  if #entries == 0 then return 0, ended end
+  -- Nothing else is in the stream but what is in flight: these are the very entries that are read.
+  local given = #take(stream, worker, #entries)
+  reads = reads + given
+  for i = 1, given do hand(stream, entries[i], sequences[i], their_records[i], dialects[i]) end
+  return given, ended
 end
 
 -- Up to `share` deliveries off a ready stream, which is filled from lines when it runs dry; how many it gave, and
@@ -86,7 +75,6 @@ local function from_stream(stream, share)
       local fields = entries[i][2]
       sequences[i] = fields and fields[2] or ''
     end
-    prefetch(sequences)
     local names = hosts_of(sequences)
     for i = 1, #entries do
       local sequence, entry = sequences[i], entries[i][1]
@@ -95,13 +83,20 @@ local function from_stream(stream, share)
         -- Not one of ours, or of a delivery that has gone on: nothing is owed for it.
         drop(stream, entry)
         count('strays', 1)
-      elseif goes(stream, entry, sequence, record, names[i]) then
-        given = given + 1
+      else
+        local so, dialect = goes(stream, sequence, record, names[i])
+        if so then
+          hand(stream, sub(entry, 1, string.find(entry, '-', 1, true) - 1), sequence, record, dialect)
+          given = given + 1
+        else
+          drop(stream, entry)
+        end
       end
     end
     if #entries < wanted then
-      local more_of_it, ended = refill(stream, wanted - #entries, terms.window, hosts_of, parks)
-      if more_of_it == 0 then return given, ended end
+      local more_given, ended = from_lines(stream, wanted - #entries)
+      given = given + more_given
+      if more_given == 0 then return given, ended end
     end
   end
   return given, false
@@ -243,7 +238,9 @@ flush()
 if ARGV[9] ~= '0' then
   local messages, seen, all = result[2], {}, ARGV[9] == '1'
   for i = 6, #result, 6 do
-    local number = (all or string.byte(result[i], 3) == 1) and text(message_of(result[i]))
+    local stream = result[i - 3]
+    local asked = all or stream == 1 or stream == WOKEN and string.byte(result[i], 3) == 1
+    local number = asked and text(message_of(result[i]))
     if number and not seen[number] then
       local message = call('HMGET', P .. ':message:' .. number, 'b', 'm')
       if message[1] and message[2] then

@@ -45,44 +45,60 @@ local function line_up(priority, origin, names)
   count('line:' .. priority, #names)
 end
 
--- Up to about `wanted` deliveries go on from lines to the ready stream, by turns; those that `parks(sequence,
--- record, host)` takes do not, for which `prepare(sequences)` comes first, which tells their hosts. How many did, and
--- whether there are no lines any more.
-local function refill(priority, wanted, window, prepare, parks)
-  if in_lines(priority) <= 0 then return 0, true end
+-- Up to `wanted` deliveries go on from lines to the end of the ready stream, by turns: those of which `goes(priority,
+-- sequence, record, host)` says so, which takes care of the others itself; after them the rest of the last turn, of
+-- which it was not asked. `prepare(sequences)` comes first, which reads their records and tells their hosts. Result, of those first ones: lists of their
+-- entries (numbers, as text), sequences, records, and what else `goes` says of them; and whether there are no lines any more.
+local function refill(priority, wanted, window, prepare, goes)
+  local entries, going, going_records, told = {}, {}, {}, {}
+  if in_lines(priority) <= 0 then return entries, going, going_records, told, true end
   local turns, quantum = turns_key(priority), math.min(QUANTUM, window)
-  local gone_on, looked = 0, 0
-  while gone_on < wanted and looked < 4 * wanted do
+  local looked = 0
+  local function enter(sequence, record, place)
+    local entry = text(place)
+    record = moved(record, S_READY, place)
+    store(sequence, record)
+    call('XADD', STREAM[priority], entry, 'd', sequence)
+    return entry, record
+  end
+  while #going < wanted and looked < 4 * wanted do
     local origin = call('LPOP', turns)
     if not origin then
       count('line:' .. priority, -in_lines(priority)) -- should it ever have been counted wrong
-      return gone_on, true
+      return entries, going, going_records, told, true
     end
     local key = line_key(priority, origin)
-    local names = call('LPOP', key, quantum) or {}
-    looked = looked + #names
-    prefetch(names)
-    local names_of_hosts = prepare(names)
-    local live, left = {}, 0
-    for i, name in ipairs(names) do
-      local record = fetch(name)
-      if is_record(record) and string.byte(record, 1) == S_READY and place_of(record) == IN_LINE then
+    local sequences = call('LPOP', key, quantum) or {}
+    looked = looked + #sequences
+    local names = prepare(sequences)
+    local before, left, rest = #going, 0, {}
+    for i = 1, #sequences do
+      local sequence, name = sequences[i], names[i]
+      local record = fetch(sequence)
+      if name and string.byte(record, 1) == S_READY and place_of(record) == IN_LINE then
         left = left + 1
-        if not parks(name, record, names_of_hosts[i]) then live[#live + 1] = name end
+        local n = #going + 1
+        if n > wanted then
+          rest[#rest + 1] = sequence
+        else
+          local so, more = goes(priority, sequence, record, name)
+          if so then going[n], going_records[n], told[n] = sequence, record, more end
+        end
       end
     end
     if left > 0 then count('line:' .. priority, -left) end
-    if #live > 0 then
-      local first = allocate(#live)
-      for i, name in ipairs(live) do
-        store(name, moved(fetch(name), S_READY, first + i - 1))
-        append(priority, first + i - 1, name)
+    local many = #going - before
+    if many > 0 then
+      local first = allocate(many + #rest)
+      for i = 1, many do
+        local n = before + i
+        entries[n], going_records[n] = enter(going[n], going_records[n], first + i - 1)
       end
-      gone_on = gone_on + #live
+      for i, sequence in ipairs(rest) do enter(sequence, fetch(sequence), first + many + i - 1) end
     end
-    if #names == quantum and call('EXISTS', key) == 1 then call('RPUSH', turns, origin) end
+    if #sequences == quantum and call('EXISTS', key) == 1 then call('RPUSH', turns, origin) end
   end
-  return gone_on, false
+  return entries, going, going_records, told, false
 end
 
 -- Forget lines in which nobody stands any more.

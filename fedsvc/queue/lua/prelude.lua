@@ -87,7 +87,8 @@ local function extend(key, present, part)
 end
 local function prefetch(sequences)
   local missing = {}
-  for _, sequence in ipairs(sequences) do
+  for i = 1, #sequences do
+    local sequence = sequences[i]
     if records[sequence] == nil then missing[#missing + 1] = sequence end
   end
   for from = 1, #missing, MANY do
