@@ -216,16 +216,18 @@ class Consumer:
 
         Repeating it after QueueUnavailable is safe: what was done is passed over.
         """
-        args: list[Argument] = [self._terms, b"", b""]
-        heads, delivered = [], []
+        heads, delivered, numbers, more = [], [], [], []
+        args: list[Argument] = [self._terms, b"", b"", b""]
         for s in settlements:
             admitted = s.admitted
             packed = outcome.pack(s.outcome) if s.outcome is not None else b""
             if s.state is DeliveryState.DELIVERED:
                 heads.append(outcome.HEAD.pack(admitted.id.sequence, len(packed)))
                 delivered.append(packed)
-                packed = b""
-            args += (
+            else:
+                more.append(s.record.pack(admitted.id.accepted_ms) if s.record is not None else b"")
+                more.append(packed)
+            numbers.append(
                 _NUMBERS.pack(
                     s.state,
                     admitted.stream,
@@ -236,13 +238,11 @@ class Consumer:
                     s.pause_ms,
                     admitted.entry,
                     s.due_ms,
-                ),
-                admitted.entry,
-                admitted.id.sequence,
-                s.record.pack(admitted.id.accepted_ms) if s.record is not None else b"",
-                packed,
+                )
             )
-        args[1:3] = b"".join(heads), b"".join(delivered)
+            args += admitted.entry, admitted.id.sequence
+        args[1:4] = b"".join(heads), b"".join(delivered), b"".join(numbers)
+        args += more
         woken, *passed_over = await self._run(self._settle, partition, args)
         told = passed_over.pop() if passed_over and isinstance(passed_over[-1], list) else []
         circuits = tuple(

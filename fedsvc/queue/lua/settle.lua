@@ -5,15 +5,14 @@
 -- ARGV[1]  packed terms of all hosts
 -- ARGV[2]  of each that was delivered, in order: sequence u64, size of its packed outcome u32
 -- ARGV[3]  these outcomes, nothing between them
--- ARGV[4...] in groups of 5, for each delivery:
---   packed numbers: state u8 (what becomes of it: 4 retry, 6 delivered, 7 dead, 8 cancelled, 9 superseded,
---     10 expired), stream of its entry u8, attempted u8 (1 if an attempt was made), signal u8 (how the answer bears
---     on the host, see hosts.lua), latency u32 (ms), dialect u8 (how it wants to be signed to, if learnt), pause u64
---     (ms that the host wants to be left alone), number of its entry u64, due u64 (ms, for a retry)
---   number of its entry, as text
---   sequence
---   record     for a retry or dead letter: the whole new record
---   payload    packed outcome, for all but a retry and what was delivered
+-- ARGV[4]  packed numbers, for each delivery: state u8 (what becomes of it: 4 retry, 6 delivered, 7 dead, 8 cancelled,
+--          9 superseded, 10 expired), stream of its entry u8, attempted u8 (1 if an attempt was made), signal u8 (how
+--          the answer bears on the host, see hosts.lua), latency u32 (ms), dialect u8 (how it wants to be signed to, if
+--          learnt), pause u64 (ms that the host wants to be left alone), number of its entry u64, due u64 (ms, for a
+--          retry)
+-- ARGV[5...] for each delivery: number of its entry, as text, and sequence
+-- then for each that was not delivered, in order: record, for a retry or dead letter the whole new one, else '';
+--          and packed outcome, for all but a retry
 --
 -- An entry that is no longer in flight was settled by somebody else: it is passed over, so that each
 -- delivery moves exactly once.
@@ -21,7 +20,8 @@
 -- Result: {1 if hosts have room again for what waits in their lanes, indexes (0-based) of those passed over, and
 -- if circuits have opened or closed a list of host, 'opened' or 'closed', ...}.
 
-local WIDTH = 5
+local NUMBERS, NUMBERS_SIZE = '>BBBBI4BI8I8', 33
+local FIRST = 5
 
 -- What failed lately, for those who look at a host. Nothing is kept of what was delivered: SQL has it.
 local failed = {}
@@ -45,11 +45,10 @@ local WELL = ANSWERED + TOOK
 
 read_terms(ARGV[1])
 local result = { 0 }
-local total = (#ARGV - 3) / WIDTH
+local total = #ARGV[4] / NUMBERS_SIZE
 
 local sequences, delivered, landed_already = {}, {}, {}
-for i = 1, total do sequences[i] = ARGV[WIDTH * i + 1] end
-prefetch(sequences)
+for i = 1, total do sequences[i] = ARGV[FIRST + 2 * i - 1] end
 local names = hosts_of(sequences)
 
 -- What conclude does, for the nth of those that were delivered. What is counted is counted together, by message, and
@@ -65,9 +64,7 @@ local function append_delivered()
   local many, heads, outcomes = #ended, ARGV[2], ARGV[3]
   if many == 0 then return end
   local first = allocate(many)
-  for i, nth in ipairs(ended) do
-    records[delivered[nth]] = struct.pack('>BI8', S_DELIVERED, first + i - 1)
-  end
+  for i = 1, many do records[delivered[ended[i]]] = pack('>BI8', S_DELIVERED, first + i - 1) end
   if #heads ~= HEAD_SIZE * many then
     -- Others of those that were delivered were settled by somebody else.
     local from, some_heads, some_outcomes = starts_of(heads), {}, {}
@@ -88,9 +85,9 @@ local function append_delivered()
 end
 
 -- What an answer tells of a host that needs a closer look, and what becomes of the delivery then.
-local function closely(at, nth, name, sequence, stored, state, attempted, signal, latency, dialect, pause)
-  local due = struct.unpack('>I8', ARGV[at], 26)
-  local record, payload = ARGV[at + 3], ARGV[at + 4]
+local function closely(at, record, payload, nth, name, sequence, stored, state, attempted, signal, latency, dialect,
+  pause)
+  local due = struct.unpack('>I8', ARGV[4], at + 25)
   local h = host(name)
   local was_closed = h.circuit == CLOSED
   landed(h, signal, latency, pause)
@@ -124,21 +121,23 @@ local function closely(at, nth, name, sequence, stored, state, attempted, signal
   end
 end
 
-local tried, nth = 0, 0
+local tried, nth, numbers, at, more = 0, 0, ARGV[4], 1, FIRST + 2 * total
 for i = 1, total do
-  local at = WIDTH * i - 1
-  local state, stream, attempted, signal, latency, dialect, pause, number =
-    struct.unpack('>BBBBI4BI8I8', ARGV[at])
-  local entry, sequence = ARGV[at + 1], sequences[i]
+  local state, stream, attempted, signal, latency, dialect, pause, number = unpacked(NUMBERS, numbers, at)
+  local entry, sequence = ARGV[FIRST + 2 * i - 2], sequences[i]
+  local record, payload = '', ''
   if state == S_DELIVERED then
     nth = nth + 1
     delivered[nth] = sequence
+  else
+    record, payload = ARGV[more], ARGV[more + 1]
+    more = more + 2
   end
   local stored = fetch(sequence)
   -- It may have ended since its host was looked for: one delivery can be among them twice.
   local name = is_record(stored) and names[i]
   local was, message, place
-  if name then was, message, place = struct.unpack('>BxxxxxxxxxI8I8', stored) end
+  if name then was, message, place = unpacked('>BxxxxxxxxxI8I8', stored) end
   -- Its record names the entry by which it is in flight. One that makes no sense names none.
   if landed_already[entry] or (place ~= number or was ~= S_READY) and not (name and in_flight(stream, entry)) then
     if not name then drop(stream, entry) end
@@ -151,9 +150,10 @@ for i = 1, total do
     if state == S_DELIVERED and signal == WELL and dialect + pause == 0 and calm_landed(name, latency) then
       conclude_delivered(nth, sequence, stored, message)
     else
-      closely(at, nth, name, sequence, stored, state, attempted, signal, latency, dialect, pause)
+      closely(at, record, payload, nth, name, sequence, stored, state, attempted, signal, latency, dialect, pause)
     end
   end
+  at = at + NUMBERS_SIZE
 end
 append_delivered()
 if tried > 0 then tally('t', tried) end
