@@ -129,8 +129,8 @@ def state(dice: random.Random) -> bytes:
         tokens=dice.choice(TOKENS), filled=dice.choice([NOW_MS, NOW_MS + 50, ago(3000), ago(10**7)]),
         pause=seldom(ago(10**6), NOW_MS + 20), probe=dice.choice([0, 0, ago(10**6), NOW_MS + 500]),
         since=seldom(ago(10**6)), success=dice.choice([0, ago(10**6), ago(10**6)]),
-        failure=dice.choice([0, ago(10**8)]), recovered=seldom(ago(20_000)), cut=dice.choice([0, 0, ago(2000)]),
-        barrier=seldom(ago(1000) * 1000, float(NOW_MS + 10**6) * 1000),
+        failure=dice.choice([0, ago(10**8)]), recovered=seldom(ago(20_000)),
+        cut=dice.choice([0, 0, ago(2000)]), barrier=seldom(ago(1000) * 1000, float(NOW_MS + 10**6) * 1000),
         dialect=dice.choice([0, 0, 0, 1, 2]), spoke=ago(10**11), gone=seldom(ago(10**6)),
     ).pack()  # fmt: skip
 

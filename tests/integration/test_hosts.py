@@ -305,8 +305,8 @@ async def test_what_hosts_have_in_flight_is_set_right_if_it_was_ever_wrong(queue
     await queue.enqueue("1")
     await queue.enqueue("2")
     assert len(await queue.admit(100)) == 2
-    packed = await queue.link.call("HGET", f"{prefix}:hosts", HOST)
-    await queue.link.call("HSET", f"{prefix}:hosts", HOST, HostRecord.unpack(packed)._replace(flying=8).pack())
+    host = HostRecord.unpack(await queue.link.call("HGET", f"{prefix}:hosts", HOST))
+    await queue.link.call("HSET", f"{prefix}:hosts", HOST, host._replace(flying=8).pack())
     assert (await queue.hosts.get(HOST)).in_flight == 8
     assert await queue.hosts.audit(queue.partition_of(0)) == (1, 0, 0)
     assert (await queue.hosts.get(HOST)).in_flight == 2
