@@ -127,16 +127,19 @@ class Producer:
             duplicates += len(answer[1])
         return FannedOut(len(inboxes) - duplicates, duplicates)
 
-    async def knows(self, message: Message, inboxes: Sequence[Place], terms: Terms, *, fan_out: bool) -> bool:
-        """Whether a call of this request id was accepted, at least in part. Raises QueueUnavailable."""
+    async def known(
+        self, message: Message, inboxes: Sequence[Place], terms: Terms, *, fan_out: bool
+    ) -> list[bool]:
+        """Of each part of a call, whether one of this request id was accepted; of one without a request id
+        nothing. Raises QueueUnavailable."""
         if not terms.request_id:
-            return False
+            return []
         parts = self._parts(inboxes) if fan_out else [(inboxes[0].partition, inboxes, "")]
         names = (
             self._keys.partition(partition).request(_request(message, terms, part))
             for partition, _, part in parts
         )
-        return any(await asyncio.gather(*(self._link.call("EXISTS", name) for name in names)))
+        return [bool(n) for n in await asyncio.gather(*(self._link.call("EXISTS", name) for name in names))]
 
     def _parts(self, inboxes: Sequence[Place]) -> list[tuple[int, Sequence[Place], str]]:
         """Partition, inboxes and name of each part of a fan-out."""

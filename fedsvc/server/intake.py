@@ -15,7 +15,7 @@ from fedsvc.domain.activity import parse_activity
 from fedsvc.domain.delivery import Priority
 from fedsvc.domain.inbox import origin_of, parse_inbox
 from fedsvc.domain.integrity import with_proof
-from fedsvc.domain.keys import PrivateKey, PrivateKeyCache, belongs, load_private_key
+from fedsvc.domain.keys import PrivateKey, PrivateKeyCache, belongs, load_private_key, registered_name
 from fedsvc.domain.message import CONTENT_TYPE, Message
 from fedsvc.domain.relations import Relation
 from fedsvc.errors import HandlerFailed, InvalidActivity, InvalidInbox, InvalidInput, InvalidKey
@@ -56,6 +56,8 @@ class Submission:
     #: what the call brought; None if it named a registered one
     key: PrivateKey | None
     terms: Terms
+    #: it named a registered key that is none, or is to be deleted
+    keyless: InvalidKey | None = None
 
     @property
     def in_s(self) -> float:
@@ -67,11 +69,27 @@ class Submission:
         """It must not be tried any more."""
         return 0 < self.terms.expire_ms <= time.time() * 1000
 
+    @property
+    def doubtful(self) -> bool:
+        """It can only be taken if it repeats a call: see `check_repeated`."""
+        return self.keyless is not None or self.late
+
 
 class _Head(NamedTuple):
     id: str
     type: str
     actor: str
+
+
+class _Key(NamedTuple):
+    """What a call is to be signed with."""
+
+    #: what it brought, if it did
+    brought: PrivateKey | None
+    #: in the key store
+    name: str
+    #: it named a registered one that is none, or is to be deleted
+    problem: InvalidKey | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +124,8 @@ class Intake:
 
     async def submission(self, request: Any, request_id: str = "") -> Submission:
         """Of a QueueActivityRequest or FanOutActivityRequest, which has this request id if it brings none
-        of its own. Raises InvalidInput, HandlerFailed, PermissionDenied, and QueueUnavailable if a registered
-        key cannot be looked up."""
+        of its own. One that is `doubtful` is to be checked. Raises InvalidInput, HandlerFailed,
+        PermissionDenied, and QueueUnavailable if a registered key cannot be looked up."""
         known = caller()
         # Each look at a field of a request copies it, or makes an object that stands for it.
         body, options, given = request.activity, request.options, request.signing_key
@@ -126,10 +144,12 @@ class Intake:
         self._limits.check_size(origin, len(body))
         if not belongs(key_id, head.actor):
             self._warn(key_id, head.actor)
-        key, key_name = await self._key(given)
+        signing = key, key_name, keyless = await self._key(given)
+        if keyless is not None and not request_id:
+            raise keyless  # a call without a name repeats none
         source = ""
         if options.integrity_proof:
-            body, source = await self._proven(request, key or await self._store.fetch(key_name))
+            body, source = await self._proven(request, signing)
         elif options.HasField("proof_key"):
             raise InvalidInput("options.proof_key", "is of no use without options.integrity_proof")
         message = Message(
@@ -149,12 +169,16 @@ class Intake:
             source=source,
         )
         annotate(activity=head.id, activity_type=head.type, origin=origin)
-        return Submission(message, key, terms)
+        return Submission(message, key, terms, keyless)
 
-    async def check_late(self, submission: Submission, places: Sequence[Place], *, fan_out: bool) -> None:
-        """What is late is refused, unless it repeats a call that was accepted: that gets the first answer,
-        and what it finishes expires at once. Raises InvalidInput, QueueUnavailable."""
-        if not await self._producer.knows(submission.message, places, submission.terms, fan_out=fan_out):
+    async def check_repeated(self, submission: Submission, places: Sequence[Place], *, fan_out: bool) -> None:
+        """What is late or has no key is refused, unless it repeats a call that was accepted: that gets the
+        first answer. One that is late may also finish what broke half-way, which expires at once; one without
+        its key may not. Raises InvalidInput, QueueUnavailable."""
+        parts = await self._producer.known(submission.message, places, submission.terms, fan_out=fan_out)
+        if submission.keyless is not None and not (parts and all(parts)):
+            raise submission.keyless
+        if submission.late and not any(parts):
             raise InvalidInput("options.expire_time", "has passed already")
 
     def _warn(self, key_id: str, actor: str) -> None:
@@ -193,17 +217,20 @@ class Intake:
             raise
         return _Head(activity.id, activity.type, activity.actor), rules
 
-    async def _proven(self, request: Any, key: PrivateKey) -> tuple[bytes, str]:
-        """The activity with its proof, and what names it: a proof tells its time, so that the same call, come
-        again, would make another one."""
+    async def _proven(self, request: Any, chosen: _Key) -> tuple[bytes, str]:
+        """The activity with its proof, by this key unless the call names another for it, and what names it: a
+        proof tells its time, so that the same call, come again, would make another one. Without the key
+        nobody can tell whether it is the same."""
         method, options = request.signing_key.key_id, request.options
         if options.HasField("proof_key"):
             method = options.proof_key.key_id
             origin_of(method, field="options.proof_key.key_id")
             if origin_of(method) != origin_of(request.signing_key.key_id):
                 raise InvalidKey("options.proof_key.key_id", "is of another host than signing_key.key_id")
-            own, name = await self._key(options.proof_key, "options.proof_key")
-            key = own or await self._store.fetch(name)
+            chosen = await self._key(options.proof_key, "options.proof_key")
+        if chosen.problem is not None:
+            raise chosen.problem
+        key = chosen.brought or await self._store.fetch(chosen.name)
         arguments = (request.activity, key, method, int(time.time()))
         if len(request.activity) <= _QUICKLY_PROVEN:
             body = with_proof(*arguments)
@@ -242,18 +269,17 @@ class Intake:
                 places[place.url] = place
         return list(places.values()), rejected, len(inboxes) - len(places) - len(rejected)
 
-    async def _key(self, given: Any, field: str = "signing_key") -> tuple[PrivateKey | None, str]:
-        """Of a SigningKey: the key that the call brought, if it did, and the name of the one to sign with."""
-        pem = given.private_key_pem
-        if not pem:
-            registered = await self._registry.usable(given.key_id)
-            if registered is None:
-                raise InvalidKey(
-                    f"{field}.private_key_pem", "is required: no key of this key_id is registered"
-                )
-            return None, registered.name
-        key = await self.checked(pem)
-        return key, key.fingerprint
+    async def _key(self, given: Any, field: str = "signing_key") -> _Key:
+        """Of a SigningKey."""
+        pem, problem = given.private_key_pem, None
+        if pem:
+            key = await self.checked(pem)
+            return _Key(key, key.fingerprint, None)
+        if await self._registry.usable(given.key_id) is None:
+            problem = InvalidKey(
+                f"{field}.private_key_pem", "is required: no key of this key_id is registered"
+            )
+        return _Key(None, registered_name(given.key_id), problem)
 
     async def checked(self, pem: str) -> PrivateKey:
         """A private key, valid and known from then on. Raises InvalidKey."""

@@ -20,6 +20,7 @@ from servers.queue import Queue
 
 from fedsvc.server.app import SERVICES
 from fedsvc.v1 import delivery_service_pb2 as pb
+from fedsvc.v1 import key_service_pb2 as keys_pb
 from fedsvc.v1 import operations_service_pb2, types_pb2
 
 
@@ -39,6 +40,11 @@ async def test_a_fan_out_takes_what_is_good_and_tells_the_rest_by_index(
         (1, "nonsense", "inboxes[1]"),
         (4, "ftp://c.example/", "inboxes[4]"),
     ]
+
+
+def ed25519_pem() -> str:
+    key = ed25519.Ed25519PrivateKey.generate()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 async def test_a_call_that_is_repeated_under_its_name_gets_the_first_answer(
@@ -97,6 +103,51 @@ async def test_a_fan_out_that_broke_half_way_is_finished_after_its_expiry(
     monkeypatch.setattr("fedsvc.server.intake.time", SimpleNamespace(time=lambda: time.time() + 3600))
     again = await server.delivery.FanOutActivity(fan)
     assert again.accepted + again.duplicates == first.accepted == 20
+
+
+async def test_a_call_that_is_repeated_after_its_key_was_deleted_gets_the_first_answer(
+    server: Front, request_of: Any, rsa_pem: str
+) -> None:
+    await server.keys.PutKey(keys_pb.PutKeyRequest(key_id=KEY_ID, private_key_pem=rsa_pem))
+    request = request_of(pem="", request_id="single")
+    named, unnamed = (request_of(pem="", activity=ACTIVITY | {"id": f"https://me.example/{n}"}) for n in "23")
+    inboxes = [f"https://h{n}.example/inbox" for n in range(20)]
+    fan = fan_out(named, inboxes, "fan")
+    batch = pb.QueueActivitiesRequest(requests=[unnamed], request_id="batch")
+    first = await server.delivery.QueueActivity(request)
+    first_fan = await server.delivery.FanOutActivity(fan)
+    first_batch = await server.delivery.QueueActivities(batch)
+    proof_key = pb.SigningKey(key_id=f"{KEY_ID}-2", private_key_pem=ed25519_pem())
+    proof = {"integrity_proof": True, "proof_key": proof_key}
+    proven = request_of(pem="", request_id="proven", inbox="https://p.example/inbox", **proof)
+    first_proven = await server.delivery.QueueActivity(proven)
+    deleted = await server.keys.DeleteKey(keys_pb.DeleteKeyRequest(key_id=KEY_ID, when_unused=True))
+    assert deleted.deferred
+    assert await server.delivery.QueueActivity(request) == first
+    assert await server.delivery.FanOutActivity(fan) == first_fan
+    assert await server.delivery.QueueActivities(batch) == first_batch
+    assert await server.delivery.QueueActivity(proven) == first_proven
+    proven.options.proof_key.private_key_pem = ""
+    await refused(server.delivery.QueueActivity(proven), "options.proof_key.private_key_pem", "INVALID_KEY")
+    for name in ("", "another", "fan"):
+        request.request_id = name
+        await refused(server.delivery.QueueActivity(request), "signing_key.private_key_pem", "INVALID_KEY")
+    fan.request_id = "single"
+    await refused(server.delivery.FanOutActivity(fan), "signing_key.private_key_pem", "INVALID_KEY")
+    stats = await server.operations.GetQueueStats(operations_service_pb2.GetQueueStatsRequest())
+    assert (stats.accepted, stats.conserved) == (23, True)
+
+
+async def test_a_fan_out_that_broke_half_way_is_not_finished_without_its_key(
+    server: Front, queue: Queue, request_of: Any, rsa_pem: str
+) -> None:
+    await server.keys.PutKey(keys_pb.PutKeyRequest(key_id=KEY_ID, private_key_pem=rsa_pem))
+    fan = fan_out(request_of(pem=""), [f"https://h{n}.example/inbox" for n in range(20)], "fan")
+    await server.delivery.FanOutActivity(fan)
+    (lost, *_) = await queue.link.call("KEYS", f"{queue.settings.namespace}:*:request:*")
+    await queue.link.call("DEL", lost)
+    await server.keys.DeleteKey(keys_pb.DeleteKeyRequest(key_id=KEY_ID, when_unused=True))
+    await refused(server.delivery.FanOutActivity(fan), "signing_key.private_key_pem", "INVALID_KEY")
 
 
 async def test_the_key_of_a_call_outlives_what_it_is_scheduled_for(
@@ -172,11 +223,7 @@ _TERMS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("term", [field.name for field in pb.DeliveryOptions.DESCRIPTOR.fields])
 async def test_a_name_that_belongs_to_a_call_on_other_terms_is_refused(server: Front, term: str) -> None:
-    pem = (
-        ed25519.Ed25519PrivateKey.generate()
-        .private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        .decode()
-    )
+    pem = ed25519_pem()
     terms = _TERMS[term]
     if "proof_key" in terms:
         terms["proof_key"].private_key_pem = pem

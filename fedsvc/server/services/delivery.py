@@ -137,8 +137,8 @@ class DeliveryService(DeliveryServiceServicer):
         async with self._quota.room(origin, len(request.inboxes), caller()) as room:
             self._limits.deliveries(caller(), origin, len(request.inboxes))
             places, rejected, twice = await self._intake.places(request.inboxes)
-            if submission.late:
-                await self._intake.check_late(submission, places, fan_out=True)
+            if submission.doubtful:
+                await self._intake.check_repeated(submission, places, fan_out=True)
             accepted = duplicates = 0
             if places:
                 if submission.key is not None:
@@ -266,8 +266,8 @@ class DeliveryService(DeliveryServiceServicer):
         try:
             place = self._intake.place(request.inbox)
             submission = await self._intake.submission(request, request_id)
-            if submission.late:
-                await self._intake.check_late(submission, [place], fan_out=False)
+            if submission.doubtful:
+                await self._intake.check_repeated(submission, [place], fan_out=False)
             return submission, place
         except InvalidInput:
             REJECTED.inc()
