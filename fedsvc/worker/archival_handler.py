@@ -70,6 +70,8 @@ class ArchivalHandler:
         #: partitions whose lease is ours; of these, others' that we stay with until all of them is archived
         self._led: frozenset[int] = frozenset()
         self._adopted: frozenset[int] = frozenset()
+        #: of each partition, the number up to which was told: what Redis could not be told is read again
+        self._told: dict[int, int] = {}
         self._metrics = Metrics()
         self._tell = log.info if settings.log_deliveries else log.debug
         self._heard = -self.PING_EVERY
@@ -124,7 +126,8 @@ class ArchivalHandler:
             *(self._outcomes.commit(b.partition, b.after, b.last, b.count) for b in batches if b.count),
             return_exceptions=True,
         )
-        self._tell_of(entries)
+        for batch in batches:
+            self._tell_of(batch, whole=batch.partition not in behind)
         for problem in (*leads, *resigned, *read, *committed):
             if isinstance(problem, BaseException):
                 raise problem
@@ -136,14 +139,20 @@ class ArchivalHandler:
             *(self._outcomes.resign(p, self._affinity.name) for p in partitions), return_exceptions=True
         )
 
-    def _tell_of(self, entries: list[Delivery | HostEvent]) -> None:
-        """What nobody else has told: what happened in Redis, without a worker's doing."""
-        for entry in entries:
+    def _tell_of(self, batch: _Batch, whole: bool) -> None:
+        """What nobody else has told, nor this one before: what happened in Redis, without a worker's doing.
+        `whole`: the log has no more than this."""
+        told = self._told.get(batch.partition, 0)
+        if whole and batch.last < told:
+            told = 0  # a Redis that came back empty, with its clock set back
+        for entry in batch.entries:
             if isinstance(entry, HostEvent):
-                _tell_event(entry)
-            elif entry.reason in BY_ITSELF and entry.state.is_terminal:
+                if entry.number > told:
+                    _tell_event(entry)
+            elif entry.outcome > told and entry.reason in BY_ITSELF and entry.state.is_terminal:
                 self._metrics.ended(entry)
                 _tell_end(entry, self._tell)
+        self._told[batch.partition] = max(told, batch.last)
 
     async def _read_all(self, partitions: list[int]) -> tuple[list[_Batch | BaseException], frozenset[int]]:
         """A batch of each partition, or what was the matter with it; and those that have more."""

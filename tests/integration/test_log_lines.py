@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from fedsvc.archive.archive import Archive
 from fedsvc.archive.engine import create_engine
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import DeliveryState, Reason
+from fedsvc.errors import QueueUnavailable
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.consumer import Settlement, Signal
+from fedsvc.queue.outcomes import OutcomeLog
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.worker import tally
 from fedsvc.worker.affinity import Affinity
@@ -65,23 +68,28 @@ async def settled(queue: Queue, *settlements: Settlement) -> list[Any]:
     return [log for log in logs if not log["event"].startswith("loop_")]
 
 
-async def archived(queue: Queue) -> list[Any]:
-    """What the archival handler logs of all that has happened."""
+@asynccontextmanager
+async def archiver(queue: Queue) -> AsyncIterator[ArchivalHandler]:
     archive = Archive(create_engine(queue.settings))
     try:
-        handler = ArchivalHandler(
+        yield ArchivalHandler(
             queue.settings,
             queue.outcomes,
             archive,
             Beats("archive"),
             Affinity("a", queue.settings.partitions),
         )
+    finally:
+        await archive.close()
+
+
+async def archived(queue: Queue) -> list[Any]:
+    """What the archival handler logs of all that has happened."""
+    async with archiver(queue) as handler:
         with capture_logs() as logs:
             while await handler.round():
                 pass
         return logs
-    finally:
-        await archive.close()
 
 
 async def failing(queue: Queue, number: int) -> Settlement:
@@ -180,6 +188,53 @@ async def test_what_ends_without_a_worker_is_told_by_the_archiver(queue: Queue) 
     (dead,) = await archived(queue)
     assert (dead["event"], dead["log_level"], dead["reason"]) == ("dead_letter", "warning", "MAX_AGE")
     assert await archived(queue) == [], "once"
+
+
+async def test_what_is_archived_twice_as_redis_was_away_is_told_and_counted_once(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = OutcomeLog.commit
+
+    async def unheard(self: OutcomeLog, *archived: int) -> None:
+        raise QueueUnavailable("Redis is away")
+
+    async def unanswered(self: OutcomeLog, *archived: int) -> None:
+        await commit(self, *archived)
+        raise QueueUnavailable("Redis is away")
+
+    before, told = ended(DeliveryState.CANCELLED), []
+    for number in range(2):
+        await queue.enqueue(f"bad{number}")
+        (admitted,) = await queue.admit(1)
+        await queue.fail(admitted, wait_ms=DAY_MS)
+        await queue.pass_time(3_600_000)
+    async with archiver(queue) as handler:
+        for breaking in (unheard, unanswered):
+            cancelled = await queue.enqueue(breaking.__name__)
+            await Canceller(queue.link, queue.keys, queue.settings).cancel([cancelled.id])
+            with monkeypatch.context() as patch, capture_logs() as logs:
+                patch.setattr(OutcomeLog, "commit", breaking)
+                with pytest.raises(QueueUnavailable):
+                    await handler.round()
+                patch.undo()
+                await handler.round()
+            told += [log["event"] for log in logs]
+    assert told == ["host_down", "cancelled_delivery", "cancelled_delivery"]
+    assert ended(DeliveryState.CANCELLED) == before + 2
+
+
+async def test_what_ends_in_a_queue_that_begins_anew_is_told(queue: Queue) -> None:
+    """Its numbers may be smaller than those of what was told."""
+    async with archiver(queue) as handler:
+        for now_ms in (0, -DAY_MS):
+            for key in await queue.link.call("KEYS", f"{queue.settings.namespace}:*"):
+                await queue.link.call("DEL", key)
+            await queue.pass_time(now_ms)
+            cancelled = await queue.enqueue("taken back")
+            await Canceller(queue.link, queue.keys, queue.settings).cancel([cancelled.id])
+            with capture_logs() as logs:
+                await handler.round()
+            assert [log["event"] for log in logs] == ["cancelled_delivery"]
 
 
 def test_a_loop_that_fails_is_told_once_until_it_works_again() -> None:
