@@ -156,9 +156,10 @@ class Spill:
         """Which batches of those that SQL holds nobody will ever ask for: what spilled or brought them back
         broke off long ago. None of a queue that has lost its memory: they may be all that is left of it."""
         keys = self._keys.partition(partition)
-        known, last = await asyncio.gather(
-            self._link.call("HKEYS", keys.spills), self._link.call("GET", keys.sequence)
-        )
-        held = {int(n) for n in known}
+        away, last = await asyncio.gather(self.away(partition), self._link.call("GET", keys.sequence))
         now_us = int(last or 0)
-        return [n for n in numbers if n not in held and n < now_us - _GIVEN_UP_US]
+        return [n for n in numbers if n not in away and n < now_us - _GIVEN_UP_US]
+
+    async def away(self, partition: int) -> set[int]:
+        """All batches that are in SQL, as Redis knows it."""
+        return {int(n) for n in await self._link.call("HKEYS", self._keys.partition(partition).spills)}

@@ -47,7 +47,7 @@ class Spiller:
         self._rounds = Rounds(affinity, self.WHOLE)
         self._tidied = 0.0
         self._unasked: set[tuple[int, int]] = set()
-        #: batches that SQL did not have, and when that was seen first
+        #: batches that SQL did not have, and when that was seen first, until they are back
         self._missing: dict[tuple[int, int], float] = {}
 
     async def run(self) -> None:
@@ -136,6 +136,10 @@ class Spiller:
 
     async def tidy(self) -> None:
         """Delete what nobody asked for at the last look, and does not now. Raises as `round` does."""
+        for partition in {partition for partition, _ in self._missing}:
+            away = await self._spill.away(partition)
+            for missing in [m for m in self._missing if m[0] == partition and m[1] not in away]:
+                del self._missing[missing]
         unasked = set()
         for partition in sorted(self._affinity.own):
             held = await self._store.batches(partition)

@@ -238,6 +238,30 @@ async def test_a_batch_that_sql_has_lost_keeps_others_waiting_for_some_minutes_o
     assert await desk.recover() == sent[1:]
 
 
+async def test_a_batch_that_sql_lacked_is_remembered_for_no_longer_than_it_is_away(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.down(300)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    desk.memory.note(EMPTY)
+    read = desk.store.read
+
+    async def lost(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(desk.store, "read", lost)
+    await desk.recover()
+    await desk.spiller.tidy()
+    ((partition, number),) = desk.spiller._missing
+    monkeypatch.setattr(desk.store, "read", read)
+    other = Desk(desk.queue, desk.store)  # another worker, which brings it back
+    assert await other.spiller.round()
+    assert number not in await desk.spill.due(partition, Spiller.FEW)
+    await desk.spiller.tidy()
+    assert desk.spiller._missing == {}
+
+
 async def test_a_batch_that_changed_meanwhile_stays(desk: Desk) -> None:
     sent = await desk.down(200)
     batch = await desk.spill.next_batch(desk.queue.partition_of(0))
