@@ -14,22 +14,28 @@ URLS: Final = {"redis_url": "redis_url_file", "database_url": "database_url_file
 
 
 def read_file(variable: str, name: str) -> bytes:
-    """What the file `name` holds. Raises ConfigurationError about `variable`."""
+    """What the file `name` holds. Raises ConfigurationError about `variable`, without the name: it may be the
+    secret itself, put there by mistake."""
     try:
         return Path(name).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: the name has a NUL
-        raise ConfigurationError(variable, f"cannot be read: {type(error).__name__}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(variable, f"cannot be read: {_why(error)}") from None
 
 
 def read_setting(variable: str, name: str) -> str:
-    """What the file `name` says, without white space around. Raises ConfigurationError about `variable`."""
+    """What the file `name` says, without white space around. Raises as `read_file`."""
     try:
-        text = Path(name).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(variable, f"cannot be read: {type(error).__name__}") from None
-    if not text.strip():
+        text = read_file(variable, name).decode().strip()
+    except UnicodeDecodeError:
+        raise ConfigurationError(variable, "is not text in UTF-8") from None
+    if not text:
         raise ConfigurationError(variable, "is empty")
-    return text.strip()
+    return text
+
+
+def _why(error: OSError | ValueError) -> str:
+    """ValueError: the name has a NUL."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def urls_from_files(
@@ -62,8 +68,7 @@ def check_authorities(variable: str, ca_file: str) -> None:
     except ssl.SSLError:  # an OSError too; what OpenSSL says of it helps nobody
         raise ConfigurationError(variable, f"{ca_file} holds no certificates in PEM") from None
     except (OSError, ValueError) as error:
-        problem = getattr(error, "strerror", None) or str(error)
-        raise ConfigurationError(variable, f"{ca_file} cannot be read: {problem}") from None
+        raise ConfigurationError(variable, f"{ca_file} cannot be read: {_why(error)}") from None
 
 
 def check_own_certificate(

@@ -217,7 +217,7 @@ def test_a_bad_url_is_refused_without_showing_the_password(url: str) -> None:
             "{cert} is no certificate in PEM with its key in {other}",
         ),
         ("ssl_certfile={ca}", "{ca} is no certificate in PEM with its key"),
-        ("ssl_certfile=/nonexistent", "cannot be read: FileNotFoundError"),
+        ("ssl_certfile=/nonexistent", "cannot be read: No such file or directory"),
         ("ssl_keyfile={other}", "ssl_keyfile needs ssl_certfile beside it"),
         ("ssl_ca_certs=/nonexistent", "/nonexistent cannot be read: No such file or directory"),
         ("ssl_ca_certs={locked}", "{locked} holds no certificates in PEM"),

@@ -202,6 +202,31 @@ def test_a_url_comes_from_the_variable_or_the_file_and_never_from_both(tmp_path:
         assert refused.value.setting == variable
 
 
+@pytest.mark.parametrize("setting", ["FEDSVC_REDIS_URL_FILE", "FEDSVC_TOKENS_FILE"])
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "is empty"),
+        (b"\xff", "is not text in UTF-8"),
+        (None, "cannot be read: No such file or directory"),
+        ("\0", "cannot be read: embedded null byte"),
+    ],
+)
+def test_a_file_that_says_no_setting_is_told_by_the_setting_that_names_it(
+    tmp_path: Path, setting: str, content: bytes | str | None, problem: str
+) -> None:
+    file = tmp_path / "value"
+    name = str(file)
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        name += content
+    with pytest.raises(ConfigurationError) as refused:
+        Settings.from_environment({setting: name}).secret("tokens")
+    # Somebody may have written the value itself in place of the file's name.
+    assert (refused.value.setting, refused.value.problem) == (setting, problem)
+
+
 def test_where_nothing_is_said_nothing_speaks_of_health_alone() -> None:
     assert Settings.from_environment({}).health_listen is None
     assert Settings.from_environment({"FEDSVC_HEALTH_LISTEN": ""}).health_listen is None
