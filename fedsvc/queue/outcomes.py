@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -84,11 +83,18 @@ class OutcomeLog:
     ) -> tuple[list[Delivery | HostEvent], int, int]:
         """As `read`, with the events."""
         name = self._keys.partition(partition).outcomes
-
-        async def next_of(last: int, count: int) -> Any:
-            return await self._link.call("XRANGE", name, f"{last + 1}-0", "+", "COUNT", count)
-
-        return await _read(partition, after, limit, next_of)
+        read: list[Delivery | HostEvent] = []
+        last, count, wanted = after, 0, max(1, limit // outcome.MANY)
+        while count < limit:
+            entries = await self._link.call("XRANGE", name, f"{last + 1}-0", "+", "COUNT", wanted)
+            some, last, many = _entries(partition, entries, last)
+            read += some
+            count += many
+            if len(entries) < wanted:
+                break
+            # as many as hold the rest, if they hold as much as these
+            wanted = max(1, min(_GROWTH * wanted, (limit - count) * wanted // max(many, 1)))
+        return read, last, count
 
     async def newest(self, partition: int, limit: int) -> list[Delivery]:
         """The last `limit` outcomes, oldest first, of as many entries at most."""
@@ -112,19 +118,13 @@ class OutcomeLog:
         return int((await self._link.run(self._follow, prefix, [-1, 0]))[1])
 
     async def follow(self, partition: int, after: int, limit: int) -> Followed:
-        """The log past `after`, `limit` outcomes or a few more, if Redis still has all of that."""
+        """The log past `after`, if Redis still has all of that: `limit` outcomes, or what the last entry has
+        more."""
         prefix = self._keys.partition(partition).prefix
-        known: list[int] = []
-
-        async def next_of(last: int, count: int) -> Any:
-            trimmed, end, entries = await self._link.run(self._follow, prefix, [last, count])
-            known[:] = known or (int(trimmed), int(end))
-            return entries
-
-        read, last, _ = await _read(partition, after, limit, next_of)
-        trimmed, end = known
+        trimmed, end, entries = await self._link.run(self._follow, prefix, [after, limit])
+        read, last, _ = _entries(partition, entries, after)
         # A Redis that came back empty begins anew: what it gives has smaller numbers than what it had.
-        return Followed(read, last, trimmed, end < after)
+        return Followed(read, last, int(trimmed), int(end) < after)
 
     async def commit(self, partition: int, after: int, number: int, count: int) -> None:
         """The archive has committed what `read` gave: `count` outcomes past `after`, up to `number`."""
@@ -140,25 +140,6 @@ class OutcomeLog:
         """End dead letters that are older than FEDSVC_DEAD_LETTER_RETENTION. Returns how many."""
         prefix = self._keys.partition(partition).prefix
         return int(await self._link.run(self._bury, prefix, [self._dead_ms, limit]))
-
-
-async def _read(
-    partition: int, after: int, limit: int, next_of: Callable[[int, int], Awaitable[Any]]
-) -> tuple[list[Delivery | HostEvent], int, int]:
-    """Outcomes past `after` until there are `limit` or no more: those that can be read, the number of the
-    last, and how many that were. `next_of` gives entries past a number, so many at most."""
-    read: list[Delivery | HostEvent] = []
-    last, count, wanted = after, 0, max(1, limit // outcome.MANY)
-    while count < limit:
-        entries = await next_of(last, wanted)
-        some, last, many = _entries(partition, entries, last)
-        read += some
-        count += many
-        if len(entries) < wanted:
-            break
-        # as many as hold the rest, if they hold as much as these
-        wanted = max(1, min(_GROWTH * wanted, (limit - count) * wanted // max(many, 1)))
-    return read, last, count
 
 
 def _entries(partition: int, entries: Any, after: int) -> tuple[list[Delivery | HostEvent], int, int]:

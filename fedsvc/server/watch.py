@@ -109,7 +109,7 @@ class Watchers:
     #: seconds: between two looks when there was nothing new, and between two signs of life
     pause: float = 0.25
     heartbeat: float = 10.0
-    #: entries of one partition read at a time
+    #: outcomes of one partition read at a time; some hundred more if they are one entry of the log
     limit: int = 200
 
     async def watch(self, cursor: str, takes: Filter) -> AsyncGenerator[Seen, None]:

@@ -10,6 +10,7 @@ import pytest
 from servers.queue import HOUR_MS, Queue
 
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Reason
+from fedsvc.domain.events import HostEvent
 from fedsvc.queue.consumer import Admitted, Settled, Signal
 
 DAY_MS = 24 * HOUR_MS
@@ -143,6 +144,24 @@ async def test_however_few_are_read_at_a_time_none_is_missed_or_counted_twice(
     assert (stats.counter("outcomes"), stats.counter("archived")) == (len(whole), len(whole))
 
 
+@pytest.mark.parametrize("limit", [1, 8, 50, 1000])
+async def test_who_follows_never_holds_more_than_an_entry_too_many(queue: Queue, limit: int) -> None:
+    partition = queue.partition_of(0)
+    for _ in range(3):
+        await delivered(queue, 1)
+        for _ in range(8):
+            await delivered(queue, 20)
+    whole = await logged(queue)
+    assert len(whole) == 3 * 161
+    read: list[Delivery | HostEvent] = []
+    after = 0
+    while (followed := await queue.outcomes.follow(partition, after, limit)).entries:
+        assert min(limit, len(whole) - len(read)) <= len(followed.entries) < limit + 20
+        read += followed.entries
+        after = followed.last
+    assert read == whole
+
+
 async def test_an_archiver_that_was_overtaken_counts_the_rest_alone(queue: Queue) -> None:
     partition = queue.partition_of(0)
     await delivered(queue, 10)
@@ -214,7 +233,7 @@ async def test_what_is_no_entry_of_several_is_passed_over(
     after = await delivered(queue, 2)
     found, last, count = await queue.outcomes.read(partition, 0, 1000)
     assert ids(found) == ids(before + after)
-    followed = await queue.outcomes.follow(partition, 0, 1000)
+    followed = await queue.outcomes.follow(partition, 0, 100_000)
     assert [each.id for each in followed.entries if isinstance(each, Delivery)] == ids(found)
     assert ids(await queue.outcomes.newest(partition, 1000)) == ids(found)
     assert [(await queue.get(each.id)).id for each in found] == ids(found)
