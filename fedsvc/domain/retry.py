@@ -8,11 +8,12 @@ second, and they must stay spread out also once the longest delay is reached, wh
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from fedsvc.domain.classify import Outcome, Verdict
-from fedsvc.domain.delivery import Reason
+from fedsvc.domain.delivery import MAX_HISTORY, Attempt, Reason
 
 #: a policy's retries, at most
 MAX_RETRIES: Final = 100
@@ -20,7 +21,7 @@ MAX_RETRIES: Final = 100
 JITTER: Final = 0.2
 #: retries after a 401 or 403: the remote may have failed to fetch our key, but a block stays a block
 UNAUTHORIZED_RETRIES: Final = 3
-#: seconds, before FEDSVC_RETRY_SCALE, for which a name may not exist: a registration that lapsed, or name
+#: seconds, before FEDSVC_RETRY_SCALE, for which a name may be missing: a registration that lapsed, or name
 #: servers that were set up wrongly, are put right within a day
 NAME_GRACE_S: Final = 86_400.0
 #: a last try is made this long before the end of a delivery's time (or a tenth of it, if shorter)
@@ -72,6 +73,18 @@ def delay_ms(policy: RetryPolicy, attempts_made: int, *, scale: float = 1.0, jit
     return int(delay * (1 - JITTER * jitter) * 1000)
 
 
+def missing_since(history: Sequence[Attempt], begun_ms: int, now_ms: int) -> int:
+    """When a name that does not exist now was first missed, as far as a delivery's attempts tell. `begun_ms`:
+    when its time began, as it was accepted, to be sent, or replayed; what was before does not count."""
+    since_ms = now_ms
+    for attempt in reversed(history):
+        if attempt.reason is not Reason.DNS_NOT_FOUND:
+            return max(since_ms, begun_ms)
+        since_ms = attempt.time_ms
+    # Past so many, the oldest are not known any more.
+    return max(since_ms, begun_ms) if len(history) < MAX_HISTORY else begun_ms
+
+
 def decide(
     policy: RetryPolicy,
     verdict: Verdict,
@@ -81,14 +94,16 @@ def decide(
     accepted_ms: int,
     expire_ms: int,
     max_retry_ms: int,
+    missing_ms: int = 0,
     scale: float = 1.0,
     jitter: float = 0.0,
 ) -> Decision:
-    """What follows a failed attempt. `attempts_made` (from 1) includes it; `expire_ms` 0 is never.
+    """What follows a failed attempt. `attempts_made` (from 1) includes it; `expire_ms` 0 is never;
+    `missing_ms` matters if a name does not exist: see `missing_since`.
 
     - A permanent verdict is given up with its own reason, as is a refusal (401, 403) after
       UNAUTHORIZED_RETRIES; other verdicts when the retries are used up (RETRIES_EXHAUSTED), but a name
-      that does not exist not before NAME_GRACE_S.
+      that does not exist not before it has been missing for NAME_GRACE_S.
     - Retry-After is a lower bound: never sooner than the remote asks, nor than our own backoff. It is
       spread out upwards a little, so that what a host held back does not return in one instant.
     - A try that would fall past the end of the delivery's time (its age limit or its expiry) is
@@ -105,7 +120,7 @@ def decide(
         if attempts_made > min(UNAUTHORIZED_RETRIES, policy.retries):
             return GiveUp(verdict.reason)
     elif attempts_made > policy.retries and not (
-        verdict.reason is Reason.DNS_NOT_FOUND and now_ms - accepted_ms < NAME_GRACE_S * 1000 * scale
+        verdict.reason is Reason.DNS_NOT_FOUND and now_ms - missing_ms < NAME_GRACE_S * 1000 * scale
     ):
         return GiveUp(Reason.RETRIES_EXHAUSTED)
 

@@ -13,7 +13,7 @@ from fedsvc.domain.classify import Outcome, Verdict, words
 from fedsvc.domain.delivery import Attempt, DeliveryState, Reason
 from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import UNKNOWN, Message
-from fedsvc.domain.retry import DEFAULT_POLICY, GiveUp, RetryAt, decide
+from fedsvc.domain.retry import DEFAULT_POLICY, GiveUp, RetryAt, decide, missing_since
 from fedsvc.errors import HandlerFailed
 from fedsvc.handlers.registry import Registry
 from fedsvc.queue.consumer import NO_SIGNAL, Admitted, Clock, Settlement, Signal
@@ -77,6 +77,7 @@ class Judge:
         self._clock = clock
         self._random = random
         self._scale = settings.retry_scale
+        self._max_retry_ms = settings.max_retry_duration * 1000
 
     def tried(self, admitted: Admitted, message: Message, tried: Tried, started_ms: int) -> Settlement:
         """After an attempt."""
@@ -144,15 +145,21 @@ class Judge:
             except HandlerFailed as error:
                 log.error("handler_failed", handler=error.handler, exc_info=error.__cause__)
                 verdict = Verdict(Outcome.PERMANENT, Reason.HANDLER_ERROR, verdict.status, detail=str(error))
+        now_ms, accepted_ms, missing_ms = self._clock.now_ms(), admitted.id.accepted_ms, 0
+        if verdict.reason is Reason.DNS_NOT_FOUND:
+            # Where the caller's expiry is the deadline, that does not tell when its time began.
+            begun_ms = accepted_ms if record.expires else max(accepted_ms, deadline_ms - self._max_retry_ms)
+            missing_ms = missing_since(record.history, begun_ms, now_ms)
         decision = decide(
             policy,
             verdict,
             record.tries + 1,
-            now_ms=self._clock.now_ms(),
-            accepted_ms=admitted.id.accepted_ms,
+            now_ms=now_ms,
+            accepted_ms=accepted_ms,
             expire_ms=record.expire_ms,
             # past the caller's expiry, where there is one, so that it is that which ends the delivery
-            max_retry_ms=deadline_ms - admitted.id.accepted_ms + record.expires,
+            max_retry_ms=deadline_ms - accepted_ms + record.expires,
+            missing_ms=missing_ms,
             scale=self._scale,
             jitter=self._random(),
         )

@@ -46,6 +46,7 @@ def decided(verdict: Verdict = FAILED, attempts: int = 1, after_ms: int = 0, **c
         "accepted_ms": ACCEPTED,
         "expire_ms": 0,
         "max_retry_ms": 2 * DAY,
+        "missing_ms": ACCEPTED,
     } | changes
     return decide(arguments.pop("policy", DEFAULT_POLICY), verdict, attempts, **arguments)
 
@@ -143,6 +144,9 @@ def test_a_name_that_does_not_exist_is_not_given_up_before_a_day() -> None:
     assert isinstance(decided(missing, attempts=11, after_ms=23 * HOUR), RetryAt)
     assert decided(missing, attempts=11, after_ms=24 * HOUR) == GiveUp(Reason.RETRIES_EXHAUSTED)
     assert decided(missing, attempts=1, after_ms=48 * HOUR) == GiveUp(Reason.MAX_AGE)
+    assert isinstance(
+        decided(missing, attempts=11, after_ms=25 * HOUR, missing_ms=ACCEPTED + 2 * HOUR), RetryAt
+    )
 
 
 def test_the_day_that_a_name_is_given_is_scaled_as_delays_are() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -125,6 +125,35 @@ def test_the_last_retry_is_followed_by_a_dead_letter(judge: Judge) -> None:
     assert last.outcome is not None
     assert last.outcome.reason is Reason.RETRIES_EXHAUSTED
     assert last.outcome.history[-1].reason is Reason.SERVER_ERROR
+
+
+MISSING, BUSY = Reason.DNS_NOT_FOUND, Reason.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("begun_h", "before", "state"),
+    [
+        (30, [(BUSY, 29)] * 5, DeliveryState.RETRY),
+        (30, [(MISSING, 29), (BUSY, 28), (MISSING, 23), (MISSING, 9)], DeliveryState.RETRY),
+        (30, [(BUSY, 28), (MISSING, 24), (MISSING, 9)], DeliveryState.DEAD),
+        (30, [(MISSING, 29)] * 5, DeliveryState.DEAD),
+        # Of the oldest attempts nothing is known any more.
+        (30, [(MISSING, 15)] * 16, DeliveryState.DEAD),
+        (23, [(MISSING, 15)] * 16, DeliveryState.RETRY),
+        # replayed, or accepted long before it was to be sent
+        (1, [(MISSING, 29)] * 16, DeliveryState.RETRY),
+        (1, [(MISSING, 29)] * 5, DeliveryState.RETRY),
+    ],
+)
+def test_a_name_has_a_day_from_when_it_was_first_missed(
+    judge: Judge, begun_h: int, before: list[tuple[Reason, int]], state: DeliveryState
+) -> None:
+    hour = 3_600_000
+    delivery = admitted(LIKE_RETRIES, deadline_ms=NOW_MS + (48 - begun_h) * hour)
+    history = tuple(Attempt(NOW_MS - hours * hour, 1, 0, reason) for reason, hours in before)
+    accepted = DeliveryId(1, (NOW_MS - 30 * hour) * 1000)
+    delivery = replace(delivery, id=accepted, record=replace(delivery.record, history=history))
+    assert judged(judge, Verdict(Outcome.RETRY, MISSING), delivery).state is state
 
 
 @pytest.mark.parametrize(
