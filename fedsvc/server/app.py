@@ -241,7 +241,7 @@ class Server:
             history = History(link, stats, outcomes, settings.partitions)
             calls = Calls(limits, delivery=delivery, operations=operations, keys=key_service)
             pages = dashboard.pages(settings, tokens, calls, history, monitor)
-            figures = QueueMetrics(link, stats, host_list)
+            figures = QueueMetrics(link, stats, host_list, settings)
             runner, http_at = await http_door.listen(
                 http.application(monitor, REGISTRY, figures.depth, pages), settings.http_listen
             )

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from fedsvc.config import Settings
 from fedsvc.errors import FedsvcError
 from fedsvc.queue.host_list import HostList
 from fedsvc.queue.hosts import Circuit
@@ -30,6 +31,9 @@ class Seen:
     #: hosts by state of their circuit, and those with a lane in which something waits
     circuits: Mapping[Circuit, int]
     lanes: int
+    #: shares of Redis's memory
+    warning: float
+    critical: float
 
 
 class QueueMetrics(Collector):
@@ -46,11 +50,13 @@ class QueueMetrics(Collector):
         link: Link,
         stats: StatsReader,
         hosts: HostList,
+        settings: Settings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link = link
         self._stats = stats
         self._hosts = hosts
+        self._thresholds = settings.memory_warning, settings.memory_critical
         self._clock = clock
         self._at = self._hosts_at = float("-inf")
         self._circuits: Mapping[Circuit, int] = {}
@@ -77,7 +83,7 @@ class QueueMetrics(Collector):
             snapshot = await self._hosts.snapshot()
             self._circuits, self._lanes = snapshot.circuits(), snapshot.lanes()
             self._hosts_at = self._clock()
-        self._seen = Seen(stats, info, self._circuits, self._lanes)
+        self._seen = Seen(stats, info, self._circuits, self._lanes, *self._thresholds)
         self._at = self._clock()
 
     def describe(self) -> Iterator[Metric]:
@@ -190,4 +196,14 @@ def _families(seen: Seen | None) -> list[Metric]:
         ),
         gauge("redis_used_bytes", "Memory that Redis uses.", lambda s: s.info.used_memory),
         gauge("redis_max_bytes", "Memory that Redis may use; 0 for no limit.", lambda s: s.info.max_memory),
+        gauge(
+            "redis_warning_bytes",
+            "Memory from which on backlogs go to SQL, by FEDSVC_MEMORY_WARNING; 0 for no limit.",
+            lambda s: int(s.info.max_memory * s.warning),
+        ),
+        gauge(
+            "redis_critical_bytes",
+            "Memory from which on new work is refused, by FEDSVC_MEMORY_CRITICAL; 0 for no limit.",
+            lambda s: int(s.info.max_memory * s.critical),
+        ),
     ]

@@ -8,7 +8,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from servers.front import front
 from servers.hosts import put, some_hosts
-from servers.queue import Queue
+from servers.queue import Queue, open_queue
+from servers.valkey import ValkeyServer
 
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Priority, Reason
@@ -34,7 +35,7 @@ class Scraped:
     def __init__(self, queue: Queue) -> None:
         self.now = 1000.0
         hosts = HostList(queue.link, queue.keys, queue.settings)
-        self.metrics = QueueMetrics(queue.link, queue.stats, hosts, lambda: self.now)
+        self.metrics = QueueMetrics(queue.link, queue.stats, hosts, queue.settings, lambda: self.now)
         self.registry = CollectorRegistry()
         self.registry.register(self.metrics)
 
@@ -75,6 +76,23 @@ async def test_figures_of_the_queue_are_told(queue: Queue) -> None:
     used = scraped.value("redis_used_bytes")
     assert used is not None
     assert used > 100_000
+
+
+@pytest.mark.parametrize(
+    ("limit", "warning", "critical"), [(0, 0, 0), (1_000_000_000, 500_000_000, 900_000_000)]
+)
+async def test_from_which_on_memory_is_short_is_told_as_the_settings_have_it(
+    valkey: ValkeyServer, namespace: str, limit: int, warning: int, critical: int
+) -> None:
+    async with open_queue(valkey.url, namespace, FEDSVC_MEMORY_WARNING="0.5") as queue:
+        scraped = Scraped(queue)
+        await queue.link.call("CONFIG", "SET", "maxmemory", limit)
+        try:
+            await scraped.metrics.look()
+        finally:
+            await queue.link.call("CONFIG", "SET", "maxmemory", 0)
+    told = [scraped.value(f"redis_{name}_bytes") for name in ("max", "warning", "critical")]
+    assert told == [limit, warning, critical]
 
 
 async def test_old_figures_are_not_told(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
