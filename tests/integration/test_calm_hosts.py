@@ -145,7 +145,7 @@ async def about(queue: StillQueue) -> dict[str, Any]:
         if rate > 0:
             full = min(burst, max(0, h.tokens) + rate * max(0, now_ms - h.filled) / 1000)
             h = h._replace(tokens=full, filled=now_ms)
-        about_right = {
+        about_right: dict[str, Any] = {
             name: pytest.approx(getattr(h, name), rel=1e-5, abs=1e-5)
             for name in ("limit", "latency", "usual", "tokens")
         }

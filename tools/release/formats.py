@@ -33,7 +33,9 @@ OUTCOME = Delivery(
     expire_ms=1_764_072_800_000, ordering_key="o", request_id="r", outcome=1_763_900_000_000_009,
     completed_ms=1_763_900_000_000, history=_HISTORY,
 )  # fmt: skip
-HOST = (1, 2, 3, 4, 5, 6, 7, 8, 9, 1.5, 2.5, 3.5, 4.5, *(float(n) for n in range(100, 109)), 1, 109.0, 110.0)
+HOST = hosts.HostRecord._make(
+    [0, 2, 3, 1.5, 2.5, 3.5, 4.5, 100.0, 101.0, 102.0, *range(1, 9), *(float(n) for n in range(103, 111))]
+)
 POLICY = (3, 50.0, 5.0)
 
 
@@ -45,7 +47,7 @@ def golden() -> dict[str, Any]:
         "message": MESSAGE.pack().decode(),
         "message identity": MESSAGE.identity().hex(),
         "outcome": outcome.pack(OUTCOME).decode(),
-        "host": hosts._HOST.pack(*HOST).hex(),
+        "host": HOST.pack().hex(),
         "host policy": hosts._POLICY.pack(*POLICY).hex(),
         "states": {state.name: state.value for state in DeliveryState},
         "priorities": {priority.name: priority.value for priority in Priority},

@@ -137,19 +137,19 @@ for i = 1, total do
   -- It may have ended since its host was looked for: one delivery can be among them twice.
   local name = is_record(stored) and names[i]
   local was, message, place
-  if name then was, message, place = unpacked('>BxxxxxxxxxI8I8', stored) end
+  if name then was, message, place = string.byte(stored), unpacked('>I8I8', stored, 11) end
   -- Its record names the entry by which it is in flight. One that makes no sense names none.
   if landed_already[entry] or (place ~= number or was ~= S_READY) and not (name and in_flight(stream, entry)) then
     if not name then drop(stream, entry) end
     result[#result + 1] = i - 1
   else
     drop(stream, entry)
-    landed_already[entry] = true
     if stream == WOKEN then count('woken:' .. priority_of(stored), -1) end
     tried = tried + attempted
     if state == S_DELIVERED and signal == WELL and dialect + pause == 0 and calm_landed(name, latency) then
       conclude_delivered(nth, sequence, stored, message)
     else
+      landed_already[entry] = true -- what was delivered is no record any more
       closely(at, record, payload, nth, name, sequence, stored, state, attempted, signal, latency, dialect, pause)
     end
   end
