@@ -165,7 +165,7 @@ def definition_from_json(id: str, text: str | bytes) -> Schedule:
     if given["fan_out"]:
         activity, inboxes, key_id, priority = given["fan_out"]
         chosen = None if priority is None else Priority(priority)
-        fan_out = FanOutTemplate(activity.encode(), tuple(inboxes), key_id, chosen)
+        fan_out = FanOutTemplate(str.encode(activity), tuple(inboxes), key_id, chosen)
     return Schedule(
         id,
         Recurrence(*given["recurrence"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import structlog
 
@@ -20,14 +20,6 @@ log = structlog.get_logger(__name__)
 _FIELDS: Final = ("definition", "version", "paused", "next", "last", "error", "running")
 #: bytes of what is kept of an error
 _LONGEST: Final = 512
-
-
-class Due(NamedTuple):
-    """A schedule whose time has come: to run, or to be taken up where somebody has left it."""
-
-    schedule: Schedule
-    #: milliseconds since the epoch by Redis's clock
-    now_ms: int
 
 
 class Schedules:
@@ -73,11 +65,14 @@ class Schedules:
             raise _missing(id)
 
     async def get(self, id: str) -> Schedule:
-        """Raises NotFound."""
+        """Raises NotFound, also for one that cannot be read."""
         raw = await self._link.call("HMGET", self._key(id), *_FIELDS)
         if raw[0] is None:
             raise _missing(id)
-        return _schedule(id, raw)
+        found = self._read(id, raw)
+        if found is None:
+            raise NotFound(f"there is no schedule {id} that this version can read")
+        return found
 
     async def page(self, *, after: str, limit: int) -> tuple[list[Schedule], str]:
         """Up to `limit` by id, past that one, less those that cannot be read; and the id past which the next
@@ -102,16 +97,19 @@ class Schedules:
         found = await asyncio.gather(
             *(self._link.call("HMGET", self._key(id.decode()), *_FIELDS) for id in ids)
         )
-        schedules = []
-        for id, raw in zip((id.decode() for id in ids), found, strict=True):
-            try:
-                if raw[0] is not None:
-                    schedules.append(_schedule(id, raw))
-            except (ValueError, KeyError, TypeError) as error:
-                if id not in self._told:
-                    self._told.add(id)
-                    log.warning("schedule_unreadable", schedule=id, error=type(error).__name__)
-        return schedules
+        read = (
+            self._read(id.decode(), raw) for id, raw in zip(ids, found, strict=True) if raw[0] is not None
+        )
+        return [schedule for schedule in read if schedule is not None]
+
+    def _read(self, id: str, raw: Sequence[Any]) -> Schedule | None:
+        try:
+            return _schedule(id, raw)
+        except (ValueError, KeyError, TypeError) as error:
+            if id not in self._told:
+                self._told.add(id)
+                log.warning("schedule_unreadable", schedule=id, error=type(error).__name__)
+            return None
 
     async def begin(self, schedule: Schedule, owner: str, lease_ms: int, time_ms: int, next_ms: int) -> bool:
         """Have the run of this time in hand for so long. False if somebody else has, or the schedule was

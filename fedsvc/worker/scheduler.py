@@ -49,7 +49,7 @@ class Scheduler:
         self._name = name
         self._full = full
         self._runs: dict[str, asyncio.Task[None]] = {}
-        #: schedules that cannot be run here, of which that was told
+        #: schedules of which it cannot be told here when they run, and of which that was said
         self._told: set[str] = set()
 
     async def run(self) -> None:
@@ -76,7 +76,9 @@ class Scheduler:
                     return
                 try:
                     time_ms = await self._taken(schedule, now_ms)
-                except (ValueError, KeyError, OSError) as error:  # its time zone is not known on this machine
+                except QueueUnavailable:
+                    raise
+                except Exception as error:  # noqa: BLE001  whoever wrote it
                     self._tell_unusable(schedule, error)
                     continue
                 if time_ms:

@@ -212,17 +212,45 @@ async def test_redis_going_away_in_a_run_is_no_end_of_it(site: Site) -> None:
     assert (await site.schedules.get("a")).running_ms == 0
 
 
-async def test_one_that_cannot_be_read_keeps_no_other_from_running(site: Site) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": 99},
+        {"fan_out": [{"id": "a"}, [], "k", None]},
+        {"recurrence": ["0 4 * * SOMEDAY", "UTC", 0, 0]},
+        {"recurrence": ["", "UTC", 0, 0]},
+        {"recurrence": ["", "UTC", "1 month", 0]},
+    ],
+    ids=["task", "activity", "cron", "no interval", "interval"],
+)
+async def test_one_that_cannot_be_read_or_run_keeps_no_other_from_running(
+    site: Site, changes: dict[str, Any]
+) -> None:
     """As a later version may write it, while some workers are not of that version yet."""
     for id in ("a", "b"):
         made = await site.make(id)
     name = f"{site.queue.keys.schedules}:id:a"
     definition = orjson.loads(await site.queue.link.call("HGET", name, "definition"))
-    await site.queue.link.call("HSET", name, "definition", orjson.dumps(definition | {"task": 99}))
+    await site.queue.link.call("HSET", name, "definition", orjson.dumps(definition | changes))
     site.now_ms = made.next_run_ms
-    await site.look(site.worker("x"))
+    worker = site.worker("x")
+    with capture_logs() as logs:
+        await site.look(worker)
+        await site.look(worker)
     assert site.ran == [("b", made.next_run_ms)]
+    told = [line for line in logs if line["log_level"] in ("warning", "error")]
+    assert [line["schedule"] for line in told] == ["a"], "once"
+
+
+async def test_one_that_cannot_be_read_is_not_listed_nor_got_but_can_be_deleted(site: Site) -> None:
+    for id in ("a", "b"):
+        await site.make(id)
+    await site.queue.link.call("HSET", f"{site.queue.keys.schedules}:id:a", "definition", "")
     assert [each.id for each in (await site.schedules.page(after="", limit=10))[0]] == ["b"]
+    with pytest.raises(NotFound, match="no schedule a that this version can read"):
+        await site.schedules.get("a")
+    await site.schedules.delete("a")
+    await site.make("a")
 
 
 async def test_as_many_at_the_front_as_are_read_at_once_keep_no_other_from_running(site: Site) -> None:

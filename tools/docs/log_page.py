@@ -113,7 +113,10 @@ EVENTS: Final[dict[str, str]] = {
     "schedule_left_out": "A run was missed, and the schedule says to leave it out.",
     "schedule_ran": "A run of a schedule has ended, at level warning if it failed.",
     "schedule_unreadable": "A schedule of a later version, or of nobody, is passed over; others run.",
-    "schedule_unusable": "This machine does not know the time zone of a schedule; others run.",
+    "schedule_unusable": (
+        "This machine does not know the time zone of a schedule, or this version its cron expression; others "
+        "run."
+    ),
     "schedule_waits": "Redis went away during a run; a worker takes it up again.",
     "serving": "The server can do its work.",
     "settle_refused": (
