@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -94,10 +96,11 @@ async def test_bytes_and_text_travel_as_they_are(activity: bytes | str) -> None:
     assert servicer.requests[0].activity == (activity if isinstance(activity, bytes) else activity.encode())
 
 
-async def test_a_dict_travels_as_compact_json_in_utf_8() -> None:
+@pytest.mark.parametrize("activity", [ACTIVITY, MappingProxyType(ACTIVITY)])
+async def test_a_mapping_travels_as_compact_json_in_utf_8(activity: Mapping[str, Any]) -> None:
     servicer = Failing()
     async with served(servicer) as target, AsyncFedsvcClient(target) as client:
-        await client.queue_activity(ACTIVITY, "https://a.example/inbox", **CALL)
+        await client.queue_activity(activity, "https://a.example/inbox", **CALL)
     assert servicer.requests[0].activity.endswith('"object":"ü"}'.encode())
     assert b": " not in servicer.requests[0].activity
 

@@ -278,7 +278,7 @@ def test_piefed_is_told_what_it_acts_on_today(script: Scripted) -> None:
         dead(2, '{"error":"person_is_banned_from_site"}', 400),
         dead(3, "person_is_banned_from_site" + "[" * 1000, 400),
         dead(4, '{"error":"community_has_no_followers"}', 400),
-        dead(5, "<!DOCTYPE html> community_has_no_followers person_is_banned_from_site", 400),
+        dead(5, "<!doctype HTML> community_has_no_followers person_is_banned_from_site", 400),
         dead(7, f"{BANNED} (the activity has 70000 bytes, and some servers take 65536 at most)", 400),
         dead(6, "not here"),
     ]

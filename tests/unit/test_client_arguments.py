@@ -36,6 +36,7 @@ WELL: dict[str, Any] = {
     "schedule": Schedule(**NIGHTLY, task="CLEANUP"),
     "schedule_id": "1",
 }
+GOOD: dict[str, Any] = {"activity": {}, "destination": "https://a.example/inbox"}
 #: what is only looked at by the client itself: anything is true or not
 UNTYPED = {"heartbeats"}
 
@@ -125,6 +126,26 @@ async def test_a_number_that_cannot_travel_is_named(client: Any, call: str, name
         ("list_hosts", {"order": "soon"}, "order: 'soon' is not an order"),
         ("watch_outcomes", {"event_types": "soon"}, "event_types: 'soon' is not a type of event"),
         ("queue_activities", {"items": {"activity": {}}}, "items must be several dicts, not dict"),
+        ("queue_activities", {"items": [GOOD, {}]}, r"items\[1\] has no activity"),
+        (
+            "queue_activities",
+            {"items": [GOOD, GOOD | {5: 1, "x": 1}]},
+            r"items\[1\] has 5, which is no option",
+        ),
+        (
+            "queue_activities",
+            {"items": [GOOD, GOOD | {"activity": 5}]},
+            r"items\[1\].activity must be a dict",
+        ),
+        (
+            "queue_activities",
+            {"items": [GOOD, GOOD | {"private_key": b"\xff"}]},
+            r"items\[1\].private_key is",
+        ),
+        ("queue_activities", {"items": [GOOD, GOOD | {"priority": "soon"}]}, r"items\[1\].priority: 'soon'"),
+        ("queue_activities", {"items": [GOOD, GOOD | {"not_before": 5}]}, r"items\[1\].not_before must be"),
+        ("queue_activities", {"items": [GOOD, GOOD | {"ordering_key": 5}]}, r"items\[1\].ordering_key is no"),
+        ("queue_activity", {"activity": {"a": {1, 2}}}, "activity cannot be written as JSON: it has a set"),
         ("force_cleanup", {"aggressive": 2**70}, "aggressive is no bool"),
         ("list_dead_letters", {"filter": DeadLetterFilter(http_status=2**40)}, "http_status is out of range"),
         ("list_dead_letters", {"filter": DeadLetterFilter(reason="soon")}, "'soon' is not a reason"),

@@ -87,11 +87,12 @@ def channel_target(target: str) -> str:
     Raises ConfigurationError."""
     if not isinstance(target, str):
         raise ConfigurationError(f"the target is no text but {type(target).__name__}")
-    if not target.strip():
+    word = target.strip()  # as a file or a setting that it was read from may have more
+    if not word:
         raise ConfigurationError("the target is empty")
-    places = [place.strip() for place in target.split(",")]
-    if len(places) == 1 or _SCHEME.match(target):
-        return target
+    places = [place.strip() for place in word.split(",")]
+    if len(places) == 1 or _SCHEME.match(word):
+        return word
     hosts = [place.rpartition(":")[0] for place in places]
     for kind, version in (("ipv4", 4), ("ipv6", 6)):
         if all(_version(host) == version for host in hosts):

@@ -46,9 +46,18 @@ def activity_bytes(activity: Activity) -> bytes:
     if not isinstance(activity, Mapping):
         raise InvalidRequest(f"activity must be a dict, bytes or str, not {type(activity).__name__}")
     try:
-        return json.dumps(activity, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return json.dumps(
+            activity, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_as_dict
+        ).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"activity cannot be written as JSON: {error}") from None
+
+
+def _as_dict(value: Any) -> dict[Any, Any]:
+    """Of a mapping that `json` does not know as one."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"it has a {type(value).__name__}")
 
 
 def pem(private_key: str | bytes | None, name: str = "private_key") -> str:
@@ -153,7 +162,7 @@ def priority_named(priority: Priority | str | None) -> types_pb2.Priority.ValueT
     try:
         return types_pb2.Priority.Value(f"PRIORITY_{str(priority).upper()}")
     except ValueError:
-        raise InvalidRequest(f"{priority!r} is not a priority: urgent, normal or bulk") from None
+        raise InvalidRequest(f"priority: {priority!r} is not urgent, normal or bulk") from None
 
 
 def timestamp_of(name: str, when: When) -> Timestamp | None:
@@ -305,25 +314,26 @@ def batch_items(
     for index, item in enumerate(items):
         if not isinstance(item, Mapping):
             raise InvalidRequest(f"items[{index}] is {type(item).__name__}, not a dict")
-        extra = dict(item)
+        for name in ("activity", "destination"):
+            if name not in item:
+                raise InvalidRequest(f"items[{index}] has no {name}")
+        if unknown := [name for name in item if name not in _OF_AN_ITEM]:
+            raise InvalidRequest(f"items[{index}] has {unknown[0]}, which is no option")
         try:
-            activity, destination = extra.pop("activity"), extra.pop("destination")
-        except KeyError as missing:
-            raise InvalidRequest(f"items[{index}] has no {missing.args[0]}") from None
-        key = signing_key(extra.pop("private_key", private_key), extra.pop("key_id", key_id))
-        request_id = optional_text(f"items[{index}].request_id", extra.pop("request_id", ""))
-        if unknown := extra.keys() - _NO_OPTIONS.keys():
-            raise InvalidRequest(f"items[{index}] has {min(unknown)}, which is no option")
-        requests.append(
-            delivery_pb2.QueueActivityRequest(
-                activity=activity_bytes(activity),
-                inbox=whole_text(f"items[{index}].destination", destination),
-                signing_key=key,
-                options=options(**(_NO_OPTIONS | extra)),
-                request_id=request_id,
-            )
-        )
+            requests.append(_batch_item({"private_key": private_key, "key_id": key_id, **item}))
+        except InvalidRequest as error:
+            raise InvalidRequest(f"items[{index}].{error}", reason=error.reason) from None
     return requests
+
+
+def _batch_item(item: Mapping[str, Any]) -> delivery_pb2.QueueActivityRequest:
+    return delivery_pb2.QueueActivityRequest(
+        activity=activity_bytes(item["activity"]),
+        inbox=whole_text("destination", item["destination"]),
+        signing_key=signing_key(item["private_key"], item["key_id"]),
+        options=options(**{name: item.get(name, default) for name, default in _NO_OPTIONS.items()}),
+        request_id=optional_text("request_id", item.get("request_id")),
+    )
 
 
 _NO_OPTIONS: dict[str, Any] = {
@@ -339,3 +349,4 @@ _NO_OPTIONS: dict[str, Any] = {
     "proof_key": None,
     "proof_key_id": "",
 }
+_OF_AN_ITEM = frozenset({"activity", "destination", "private_key", "key_id", "request_id", *_NO_OPTIONS})

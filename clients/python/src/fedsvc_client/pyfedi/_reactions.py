@@ -96,7 +96,7 @@ def _outcome(reactions: Reactions, delivery: Delivery, domain: str) -> None:
         return
     answer = delivery.response_snippet
     # A page of HTML that happens to hold the words says nothing of the kind.
-    if "DOCTYPE html" not in answer:
+    if "doctype html" not in answer.lower():
         if NO_FOLLOWERS in answer:
             _call(reactions.community_without_followers, delivery.actor, domain)
         elif delivery.http_status == 400 and BANNED in answer:
