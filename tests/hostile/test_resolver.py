@@ -45,6 +45,7 @@ async def test_names_that_wait_in_vain_make_room_for_others() -> None:
             assert over.wait(10)
         return ("1.1.1.1",)
 
+    before = set(threading.enumerate())
     resolver = PolicyResolver(PUBLIC_ONLY, 0.2, look_up)
     for first in (0, 1000, 2000):  # all threads are stuck with the first, and stay so
         silent = [resolver.resolve(f"silent{n}.example", 443) for n in range(first, first + 900)]
@@ -55,6 +56,7 @@ async def test_names_that_wait_in_vain_make_room_for_others() -> None:
             while len(resolver._pending) > THREADS:
                 await asyncio.sleep(0)
         assert len(resolver._threads._jobs) <= 900
+        assert len(set(threading.enumerate()) - before) == THREADS
     over.set()
     # what had begun is remembered for the next who asks
     assert await resolver.resolve("silent899.example", 443)
