@@ -304,3 +304,50 @@ os._exit(0)
 def test_a_process_may_fork_while_a_thread_makes_the_first_connection(script: Scripted) -> None:
     command = [sys.executable, "-c", FORKS, script.target]
     assert subprocess.run(command, timeout=30).returncode == 0
+
+
+FORKS_WITH_ASYNCIO = """
+import asyncio, os, signal, sys
+from fedsvc_client import AsyncFedsvcClient, FedsvcClient, FedsvcError
+
+async def call(client, closes=False):
+    await client.get_queue_stats()
+    if closes:
+        await client.close()
+
+def in_a_child(work):
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0, work.__name__
+        return
+    signal.alarm(10)
+    work()
+    os._exit(0)
+
+def refused():
+    for client in (kept, AsyncFedsvcClient(sys.argv[1])):
+        try:
+            asyncio.run(call(client))
+        except FedsvcError as error:
+            assert "forked" in str(error)
+        else:
+            os._exit(1)
+    FedsvcClient(sys.argv[1], timeout=5).get_queue_stats()
+
+def well():
+    asyncio.run(call(AsyncFedsvcClient(sys.argv[1], timeout=5)))
+
+asyncio.run(call(AsyncFedsvcClient(sys.argv[1], timeout=5)))
+in_a_child(well)
+kept = AsyncFedsvcClient(sys.argv[1], timeout=5)
+asyncio.run(call(kept))
+in_a_child(refused)
+asyncio.run(call(kept, closes=True))
+in_a_child(well)
+"""
+
+
+def test_a_process_that_forks_while_a_client_of_asyncio_is_open_is_told_so_and_does_not_crash(
+    script: Scripted,
+) -> None:
+    command = [sys.executable, "-c", FORKS_WITH_ASYNCIO, script.target]
+    assert subprocess.run(command, timeout=60).returncode == 0

@@ -37,7 +37,8 @@ from fedsvc_client._wire import Activity
 
 
 class AsyncFedsvcClient(AsyncOperators):
-    """Calls a fedsvc server from asyncio. Each event loop gets a connection of its own.
+    """Calls a fedsvc server from asyncio. Each event loop gets a connection of its own. A process that forks
+    while one is open has none in the processes that come of it: there every call raises FedsvcError.
 
         async with AsyncFedsvcClient("127.0.0.1:50051") as client:
             await client.queue_activity(activity, inbox, private_key=pem, key_id=key_id)
@@ -77,7 +78,7 @@ class AsyncFedsvcClient(AsyncOperators):
         self._closed = True
         held, self._held = self._held, None
         if held is not None and held.owner == owner():
-            await held.channel.close()
+            await held.close()
 
     async def queue_activity(
         self,
