@@ -7,7 +7,7 @@ import base64
 import struct
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import grpc
@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 from servers.front import front
-from servers.queue import PARTITIONS, Queue, open_queue
+from servers.queue import HOUR_MS, PARTITIONS, Queue, open_queue
 from servers.valkey import ValkeyServer
 
 from fedsvc.archive.archive import Archive
@@ -215,10 +215,58 @@ async def test_a_sign_of_life_carries_the_cursor_past_what_is_of_no_interest(des
     assert ids(await desk.take(seen.cursor, 1)) == more
 
 
-async def test_a_redis_that_came_back_empty_is_followed_from_its_beginning(desk: Desk) -> None:
+async def test_signs_of_life_are_no_more_than_are_asked_for(desk: Desk) -> None:
+    desk.watchers.heartbeat, desk.watchers.pause = 0.05, 0.0
+    loop, signs = asyncio.get_running_loop(), []
+    async with asyncio.timeout(20), aclosing(desk.watchers.watch(await desk.start(), ALL)) as watched:
+        async for _ in watched:
+            signs.append(loop.time())
+            if len(signs) == 4:
+                break
+    assert all(later - sign >= 0.05 for sign, later in pairwise(signs))
+
+
+async def test_it_pauses_when_there_is_nothing_new_and_not_before(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cursor = await desk.start()
+    await desk.end(20)
+    seen: list[Seen] = []
+    pauses = []
+
+    async def pause(watchers: Watchers, seconds: float) -> None:
+        pauses.append((len(seen), seconds))
+        watchers.stopping.set()
+
+    monkeypatch.setattr(Watchers, "_wait", pause)
+
+    async def follow() -> None:
+        async with asyncio.timeout(20), aclosing(desk.watchers.watch(cursor, ALL)) as watched:
+            async for each in watched:
+                seen.append(each)
+
+    with pytest.raises(Stopping):
+        await follow()
+    assert pauses == [(20, desk.watchers.pause)]
+
+
+async def test_what_nobody_can_read_hides_nothing_behind_it(desk: Desk) -> None:
+    cursor = await desk.start()
+    for partition in range(PARTITIONS):
+        outcomes = desk.queue.keys.partition(partition).outcomes
+        number = await desk.queue.outcomes.end(partition)
+        for further in range(1, 2 * desk.watchers.limit):
+            await desk.queue.link.call("XADD", outcomes, f"{number + further}-0", "strange", "entry")
+    sent = await desk.end(4)
+    assert sorted(ids(await desk.take(cursor, 4))) == sorted(sent)
+
+
+@pytest.mark.parametrize("later_ms", [0, -HOUR_MS], ids=["at once", "its clock set back"])
+async def test_a_redis_that_came_back_empty_is_followed_from_its_beginning(desk: Desk, later_ms: int) -> None:
     await desk.end(10)
     cursor = await desk.start()
     await desk.queue.empty()
+    await desk.queue.pass_time(later_ms)
     async with asyncio.timeout(20), aclosing(desk.watchers.watch(cursor, ALL)) as watched:
         ended = asyncio.ensure_future(anext(watched))
         sent = await desk.end(1)
