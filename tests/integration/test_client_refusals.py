@@ -97,7 +97,12 @@ def test_a_target_or_token_that_is_none_is_refused_at_once(
         kind(target, token)
 
 
-async def test_a_token_may_come_with_the_end_of_its_line() -> None:
+@pytest.mark.parametrize(
+    ("token", "sent"), [("word\n", ["Bearer word"]), (None, []), ("", []), ("\n", [])], ids=repr
+)
+async def test_a_token_may_come_with_the_end_of_its_line_and_none_is_none(
+    token: str | None, sent: list[str]
+) -> None:
     servicer = Failing()
     shown: list[Any] = []
 
@@ -106,9 +111,9 @@ async def test_a_token_may_come_with_the_end_of_its_line() -> None:
         return pb.QueueActivityResponse()
 
     servicer.QueueActivity = told  # type: ignore[method-assign]
-    async with served(servicer) as target, AsyncFedsvcClient(target, "word\n") as client:
+    async with served(servicer) as target, AsyncFedsvcClient(target, token) as client:
         await client.queue_activity(ACTIVITY, "https://a.example/inbox", **CALL)
-    assert shown == ["Bearer word"]
+    assert shown == sent
 
 
 def nested(depth: int) -> dict[str, Any]:

@@ -1,0 +1,125 @@
+"""When the client tries again, and how it reaches its server. Nothing is sent."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fedsvc_client import TLS, DeadlineExceeded, InvalidRequest, Unavailable, _channel
+from fedsvc_client._channel import (
+    HEALTH_SERVICE,
+    LONGEST_PAUSE,
+    Attempts,
+    Remakings,
+    channel_options,
+    channel_target,
+    channel_tls,
+)
+from grpc import StatusCode
+
+
+class Clock:
+    """Stands still until it is told to go on; chance is what it is told to be."""
+
+    def __init__(self) -> None:
+        self.now, self.chance = 0.0, 1.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def random(self) -> float:
+        return self.chance
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(_channel, "time", clock)
+    monkeypatch.setattr(_channel, "random", clock)
+    return clock
+
+
+def fail(attempts: Attempts, code: StatusCode, told: str = "") -> float:
+    return attempts.pause_after(code, told, (), "name")
+
+
+def test_pauses_double_up_to_the_longest_and_end_when_there_is_no_time_for_another(clock: Clock) -> None:
+    assert list(Attempts(1.0).pauses()) == pytest.approx([0.1, 0.2, 0.4, 0.8])
+    assert list(Attempts(1.6).pauses()) == pytest.approx([0.1, 0.2, 0.4, 0.8]), "nor for none"
+    pauses = Attempts(60.0).pauses()
+    assert [next(pauses) for _ in range(7)] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0])
+    clock.chance = 0.0
+    assert next(pauses) == pytest.approx(LONGEST_PAUSE / 2), "each from the half of it on, by chance"
+    clock.now += 60
+    assert list(pauses) == []
+
+
+def test_what_could_not_be_reached_is_tried_again_and_what_is_refused_is_not(clock: Clock) -> None:
+    attempts = Attempts(5.0)
+    for code in (StatusCode.UNAVAILABLE, StatusCode.ABORTED):
+        assert fail(attempts, code) > 0
+    with pytest.raises(InvalidRequest, match="is wrong") as refused:
+        fail(attempts, StatusCode.INVALID_ARGUMENT, "is wrong")
+    assert refused.value.request_id == "name"
+    clock.now += 6
+    assert attempts.left == 0.0
+    with pytest.raises(Unavailable, match="the last"):
+        fail(attempts, StatusCode.UNAVAILABLE, "the last")
+
+
+def test_a_call_that_was_cut_off_is_told_as_what_it_was_told_before(clock: Clock) -> None:
+    with pytest.raises(DeadlineExceeded):
+        fail(Attempts(5.0), StatusCode.DEADLINE_EXCEEDED)
+    attempts = Attempts(5.0)
+    fail(attempts, StatusCode.UNAVAILABLE, "not now")
+    with pytest.raises(Unavailable, match="not now"):
+        fail(attempts, StatusCode.DEADLINE_EXCEEDED)
+
+
+def test_a_stream_has_its_whole_time_each_time_that_it_breaks(clock: Clock) -> None:
+    remakings = Remakings(5.0)
+
+    def breaks() -> float:
+        return remakings.pause_after(StatusCode.UNAVAILABLE, "gone", ())
+
+    assert breaks() == pytest.approx(0.1)
+    clock.now += 4.9
+    with pytest.raises(Unavailable):
+        breaks()
+    assert remakings.pause_after_end() == LONGEST_PAUSE, "one that ends in order is no failure"
+    remakings.works()
+    clock.now += 3600
+    assert breaks() == pytest.approx(0.1)
+    assert remakings.pause_after_end() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("target", "watched"),
+    [
+        ("127.0.0.1:1", False),
+        ("fedsvc:50051", False),
+        ("unix:/run/fedsvc", False),
+        ("dns:///fedsvc:50051", True),
+        ("10.0.0.1:1,10.0.0.2:1", True),
+        ("[::1]:1,[::2]:1", True),
+    ],
+)
+def test_health_is_watched_where_there_may_be_several_servers(target: str, watched: bool) -> None:
+    options = dict(channel_options(channel_target(target), 10.0))
+    config = json.loads(options["grpc.service_config"])
+    assert config.get("healthCheckConfig") == ({"serviceName": HEALTH_SERVICE} if watched else None)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "milliseconds"), [(0.1, 1000), (2.0, 1000), (10.0, 5000), (60.0, 20_000), (3.0, 1500)]
+)
+def test_connecting_leaves_time_for_another_try(timeout: float, milliseconds: int) -> None:
+    assert dict(channel_options("h:1", timeout))["grpc.min_reconnect_backoff_ms"] == milliseconds
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [(None, None), (False, None), (True, TLS()), (TLS("ca"), TLS("ca"))]
+)
+def test_what_tls_means(given: Any, meant: TLS | None) -> None:
+    assert channel_tls(given) == meant
