@@ -15,6 +15,7 @@ from fedsvc_client import (
     AsyncFedsvcClient,
     ClientClosed,
     DeadlineExceeded,
+    DeliveryPage,
     FedsvcClient,
     Unavailable,
 )
@@ -24,6 +25,7 @@ from servers.scripted import Scripted
 
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import operations_service_pb2 as operations_pb
+from fedsvc.v1 import types_pb2
 
 
 async def test_a_call_is_repeated_under_one_request_id_until_it_succeeds() -> None:
@@ -103,6 +105,24 @@ async def test_a_mapping_travels_as_compact_json_in_utf_8(activity: Mapping[str,
         await client.queue_activity(activity, "https://a.example/inbox", **CALL)
     assert servicer.requests[0].activity.endswith('"object":"ü"}'.encode())
     assert b": " not in servicer.requests[0].activity
+
+
+class Large(Failing):
+    """Answers with more than the 4 MiB that gRPC takes unless it is told."""
+
+    async def ListDeliveries(self, request: pb.ListDeliveriesRequest, context: Any) -> Any:
+        large = types_pb2.Delivery(response_snippet="x" * 5_000_000)
+        return pb.ListDeliveriesResponse(deliveries=[large])
+
+
+async def test_an_answer_may_be_large() -> None:
+    def synchronous(target: str) -> DeliveryPage:
+        with FedsvcClient(target) as client:
+            return client.list_deliveries("a")
+
+    async with served(Large()) as target, AsyncFedsvcClient(target) as client:
+        for page in (await client.list_deliveries("a"), await asyncio.to_thread(synchronous, target)):
+            assert len(page.deliveries[0].response_snippet) == 5_000_000
 
 
 async def test_a_closed_client_cannot_be_used() -> None:

@@ -230,7 +230,7 @@ async def test_it_pauses_when_there_is_nothing_new_and_not_before(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cursor = await desk.start()
-    await desk.end(20)
+    await desk.end(60)
     seen: list[Seen] = []
     pauses = []
 
@@ -247,7 +247,7 @@ async def test_it_pauses_when_there_is_nothing_new_and_not_before(
 
     with pytest.raises(Stopping):
         await follow()
-    assert pauses == [(20, desk.watchers.pause)]
+    assert pauses == [(60, desk.watchers.pause)]
 
 
 async def test_what_nobody_can_read_hides_nothing_behind_it(desk: Desk) -> None:
