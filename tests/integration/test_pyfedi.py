@@ -230,6 +230,10 @@ def test_the_older_producer_serves_code_that_awaits_and_code_that_does_not(scrip
     again, stats = asyncio.run(older())
     assert again == name
     assert [call.options.priority for call in script.calls] == [0, 3]
+    first = script.calls[0].signing_key
+    assert (first.private_key_pem, first.key_id) == ("pem", KEY_ID)
+    producer.queue_activity(LIKE, "RETRY", INBOX)
+    assert (script.calls[-1].options.priority, script.calls[-1].signing_key.key_id) == (0, "")
     assert stats["urgent"] == {"length": 3, "oldest_age": 1.5}
     assert (stats["pending"], stats["retry"]) == (3, 1)
     with pytest.raises(InvalidRequest, match="destination"):
