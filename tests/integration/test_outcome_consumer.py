@@ -315,6 +315,31 @@ def test_piefed_is_told_what_it_acts_on_today(script: Scripted) -> None:
     ]  # fmt: skip
 
 
+def test_who_wants_to_know_what_arrives_is_told_by_the_server_that_is_configured(
+    script: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDSVC_TARGET", script.target)
+    arrived = types_pb2.Delivery(delivery_id="1-1", state=types_pb2.DELIVERY_STATE_DELIVERED)
+    script.events = [pb.WatchOutcomesResponse(event_type=pb.EVENT_TYPE_OUTCOME, delivery=arrived)]
+    told: list[str] = []
+
+    def take(delivery: Delivery) -> None:
+        told.append(delivery.delivery_id)
+        watching.stop()
+
+    watching = watch(Reactions(delivered=take), CallableCursor(lambda: "", lambda cursor: None))
+    watching.run()
+    assert told == ["1-1"]
+    asked = script.calls[0]
+    assert list(asked.states) == [types_pb2.DELIVERY_STATE_DEAD, types_pb2.DELIVERY_STATE_DELIVERED]
+    assert list(asked.event_types) == [
+        pb.EVENT_TYPE_OUTCOME,
+        pb.EVENT_TYPE_HOST_DOWN,
+        pb.EVENT_TYPE_HOST_UP,
+        pb.EVENT_TYPE_INBOX_GONE,
+    ]
+
+
 def test_without_callbacks_nothing_is_asked_and_nothing_fails(script: Scripted) -> None:
     from fedsvc_client.pyfedi import react
 

@@ -150,6 +150,13 @@ def test_what_a_newer_server_tells_is_read_as_far_as_it_is_known() -> None:
     assert _wire.delivery(types_pb2.Delivery()).reason == ""
 
 
+SERVICES = {
+    "delivery": pb.DESCRIPTOR.services_by_name["DeliveryService"],
+    "operations": operations_pb.DESCRIPTOR.services_by_name["OperationsService"],
+    "keys": key_pb2.DESCRIPTOR.services_by_name["KeyService"],
+}
+
+
 class Recorder:
     """Stands in for a connection, and keeps what is sent."""
 
@@ -158,10 +165,11 @@ class Recorder:
         self.sent: list[tuple[str, Any, float]] = []
 
     def __getattr__(self, service: str) -> Any:
-        recorder = self
+        recorder, there_are = self, SERVICES[service].methods_by_name
 
         class Service:
             def __getattr__(self, method: str) -> Any:
+                assert method in there_are
                 return lambda request, timeout, metadata: recorder.answer(method, request, timeout)
 
         return Service()
