@@ -191,10 +191,16 @@ async def test_what_fails_is_told_and_the_next_run_comes(site: Site) -> None:
     made = await site.make("a")
     worker = site.worker("x")
     site.fails = [InvalidKey("fan_out.key_id", "is gone"), ZeroDivisionError("secret")]
-    for error in ("fan_out.key_id: is gone", "it failed; see the worker's log", ""):
+    for error, logged in (
+        ("fan_out.key_id: is gone", [("schedule_ran", "warning")]),
+        ("it failed; see the worker's log", [("schedule_failed", "error"), ("schedule_ran", "warning")]),
+        ("", [("schedule_ran", "info")]),
+    ):
         site.now_ms += MINUTE_MS
-        await site.look(worker)
+        with capture_logs() as logs:
+            await site.look(worker)
         assert (await site.schedules.get("a")).last_error == error
+        assert [(line["event"], line["log_level"]) for line in logs] == logged
     assert len(site.ran) == 3
     assert site.ran[0] == ("a", made.next_run_ms)
 
