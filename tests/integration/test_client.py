@@ -326,6 +326,32 @@ def test_a_process_may_fork_while_a_thread_makes_the_first_connection(script: Sc
     assert subprocess.run(command, timeout=30).returncode == 0
 
 
+FORKS_LATER = """
+import os, signal, sys
+from fedsvc_client import FedsvcClient
+
+client = FedsvcClient(sys.argv[1], timeout=5)
+client.get_queue_stats()
+for calls in (True, False):
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0, calls
+        client.get_queue_stats()
+    else:
+        signal.alarm(10)
+        if calls:
+            client.get_queue_stats()
+        client.close()
+        os._exit(0)
+"""
+
+
+def test_what_a_forked_process_does_with_a_client_that_was_used_before_is_nothing_to_the_other(
+    script: Scripted,
+) -> None:
+    command = [sys.executable, "-c", FORKS_LATER, script.target]
+    assert subprocess.run(command, timeout=30).returncode == 0
+
+
 FORKS_WITH_ASYNCIO = """
 import asyncio, os, signal, sys
 from fedsvc_client import AsyncFedsvcClient, FedsvcClient, FedsvcError
