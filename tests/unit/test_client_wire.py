@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -157,12 +157,32 @@ SERVICES = {
 }
 
 
+class Stream:
+    """What a server sends, for either client."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        self.messages = messages
+        self.cancelled = False
+
+    def __iter__(self) -> Iterator[Message]:
+        yield from self.messages
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        for message in self.messages:
+            yield message
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 class Recorder:
     """Stands in for a connection, and keeps what is sent."""
 
     def __init__(self, *, awaited: bool) -> None:
         self.awaited = awaited
         self.sent: list[tuple[str, Any, float]] = []
+        self.metadata: list[dict[str, str]] = []
+        self.streams: list[Stream] = []
 
     def __getattr__(self, service: str) -> Any:
         recorder, there_are = self, SERVICES[service].methods_by_name
@@ -170,12 +190,18 @@ class Recorder:
         class Service:
             def __getattr__(self, method: str) -> Any:
                 assert method in there_are
-                return lambda request, timeout, metadata: recorder.answer(method, request, timeout)
+                return lambda request, timeout=None, *, metadata: recorder.take(
+                    method, request, timeout, metadata
+                )
 
         return Service()
 
-    def answer(self, method: str, request: Message, timeout: float) -> Any:
+    def take(self, method: str, request: Message, timeout: Any, metadata: Any) -> Any:
         self.sent.append((method, request, timeout))
+        self.metadata.append(dict(metadata))
+        if method.startswith("Watch"):
+            self.streams.append(Stream([pb.WatchOutcomesResponse(cursor="c", heartbeat=True)]))
+            return self.streams[-1]
         name = f"{method}Response"
         told = next(
             getattr(module, name)() for module in (pb, key_pb2, operations_pb) if hasattr(module, name)
@@ -350,3 +376,20 @@ async def test_what_is_cancelled_is_what_was_chosen(
     ((_, request, _),) = recorder.sent
     assert request.request_id
     assert request == pb.CancelDeliveriesRequest(request_id=request.request_id, **sent)
+
+
+@pytest.mark.parametrize("kind", [FedsvcClient, AsyncFedsvcClient])
+async def test_the_token_goes_with_calls_and_with_streams(kind: Any) -> None:
+    client, recorder = kind("127.0.0.1:1", "word"), Recorder(awaited=kind is AsyncFedsvcClient)
+    client._connection = lambda: recorder
+    made, watched = client.get_delivery("1-1"), client.watch_outcomes(heartbeats=True)
+    if inspect.isawaitable(made):
+        await made
+        await anext(watched)
+        await watched.aclose()
+    else:
+        next(watched)
+        watched.close()
+    assert recorder.metadata == [{"authorization": "Bearer word"}] * 2
+    assert [method for method, _, _ in recorder.sent] == ["GetDelivery", "WatchOutcomes"]
+    assert recorder.streams[0].cancelled, "whoever goes lets the server know"
