@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator, Iterator
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fedsvc_client import TLS, DeadlineExceeded, InvalidRequest, Unavailable, _channel
+from fedsvc_client import (
+    TLS,
+    AsyncFedsvcClient,
+    DeadlineExceeded,
+    FedsvcClient,
+    InvalidRequest,
+    Unavailable,
+    _channel,
+    _sync,
+)
 from fedsvc_client._channel import (
     HEALTH_SERVICE,
     LONGEST_PAUSE,
@@ -17,7 +28,9 @@ from fedsvc_client._channel import (
     channel_target,
     channel_tls,
 )
-from grpc import StatusCode
+from fedsvc_client._proto import delivery_service_pb2 as pb
+from grpc import RpcError, StatusCode
+from grpc.aio import AioRpcError, Metadata
 
 
 class Clock:
@@ -25,6 +38,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now, self.chance = 0.0, 1.0
+        self.slept: list[float] = []
 
     def monotonic(self) -> float:
         return self.now
@@ -32,12 +46,20 @@ class Clock:
     def random(self) -> float:
         return self.chance
 
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+    async def sleep_of_asyncio(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(_channel, "time", clock)
     monkeypatch.setattr(_channel, "random", clock)
+    monkeypatch.setattr(_sync, "time", clock)
+    monkeypatch.setattr("asyncio.sleep", clock.sleep_of_asyncio)
     return clock
 
 
@@ -125,3 +147,74 @@ def test_connecting_leaves_time_for_another_try(timeout: float, milliseconds: in
 )
 def test_what_tls_means(given: Any, meant: TLS | None) -> None:
     assert channel_tls(given) == meant
+
+
+class Away(RpcError):
+    """As a call of a client without an event loop ends."""
+
+    def code(self) -> StatusCode:
+        return StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "not now"
+
+    def trailing_metadata(self) -> Any:
+        return None
+
+
+class Server:
+    """Is away for the first two calls; of its streams each gives one message and ends."""
+
+    def __init__(self, *, awaited: bool) -> None:
+        self.awaited = awaited
+        self.calls = 0
+        #: of the streams
+        self.begun_at: list[str] = []
+
+    def GetDelivery(self, request: Any, timeout: float, metadata: Any) -> Any:
+        self.calls += 1
+
+        def answer() -> pb.GetDeliveryResponse:
+            if self.calls > 2:
+                return pb.GetDeliveryResponse()
+            raise AioRpcError(StatusCode.UNAVAILABLE, Metadata(), Metadata()) if self.awaited else Away
+
+        async def later() -> pb.GetDeliveryResponse:
+            return answer()
+
+        return later() if self.awaited else answer()
+
+    def WatchOutcomes(self, request: pb.WatchOutcomesRequest, metadata: Any) -> Any:
+        self.begun_at.append(request.cursor)
+        message = pb.WatchOutcomesResponse(cursor=str(len(self.begun_at)), heartbeat=True)
+
+        class Stream:
+            def __iter__(self) -> Iterator[Any]:
+                yield message
+
+            async def __aiter__(self) -> AsyncIterator[Any]:
+                yield message
+
+            def cancel(self) -> None:
+                pass
+
+        return Stream()
+
+
+@pytest.mark.parametrize("kind", [FedsvcClient, AsyncFedsvcClient])
+async def test_there_is_a_pause_before_each_repetition_of_calls_and_streams(kind: Any, clock: Clock) -> None:
+    client, server = kind("h:1"), Server(awaited=kind is AsyncFedsvcClient)
+    client._connection = lambda: SimpleNamespace(delivery=server)
+    if kind is AsyncFedsvcClient:
+        await client.get_delivery("1-1")
+    else:
+        client.get_delivery("1-1")
+    assert (server.calls, client.retries) == (3, 2)
+    assert clock.slept == pytest.approx([0.1, 0.2])
+    clock.slept.clear()
+    watched = client.watch_outcomes(heartbeats=True)
+    for _ in range(3):
+        await anext(watched) if kind is AsyncFedsvcClient else next(watched)
+    assert server.begun_at == ["", "1", "2"]
+    assert clock.slept == pytest.approx([0.1, 0.1]), "each stream had worked"
+    assert client.retries == 4
