@@ -13,7 +13,14 @@ from typing import Any
 
 import flask
 import pytest
-from fedsvc_client import ConfigurationError, InvalidRequest, PermissionDenied, ResourceExhausted, Unavailable
+from fedsvc_client import (
+    ConfigurationError,
+    FedsvcError,
+    InvalidRequest,
+    PermissionDenied,
+    ResourceExhausted,
+    Unavailable,
+)
 from fedsvc_client import pyfedi as drop_in
 from grpc import StatusCode
 from servers.certificates import authority
@@ -125,14 +132,15 @@ def test_without_a_callback_a_refusal_is_logged_without_the_key(
     ],
 )
 def test_what_callers_must_not_miss_is_raised(
-    script: Scripted, refusals: list[drop_in.Refusal], code: StatusCode, kind: type[Exception]
+    script: Scripted, refusals: list[drop_in.Refusal], code: StatusCode, kind: type[FedsvcError]
 ) -> None:
     def judge(request: Any) -> None:
         raise Refused(code, "no")
 
     script.judge = judge
-    with pytest.raises(kind):
+    with pytest.raises(kind) as raised:
         send(timeout=0.3)
+    assert raised.value.request_id == script.calls[0].request_id, "to repeat it by"
     assert not refusals
 
 
