@@ -171,6 +171,19 @@ async def test_a_crash_between_the_two_stores_loses_and_doubles_nothing(
     assert await desk.spill.stale(partition, held) == held
 
 
+async def test_what_redis_still_asks_for_is_kept_however_old_and_all_where_redis_is_empty(desk: Desk) -> None:
+    sent = await desk.down(300)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    held = await desk.store.batches(sent[0].partition)
+    assert held
+    await desk.queue.pass_time(2 * HOUR_MS)
+    await desk.queue.enqueue("x")
+    assert await desk.spill.stale(sent[0].partition, held) == []
+    await desk.queue.empty()
+    assert await desk.spill.stale(sent[0].partition, held) == []
+
+
 async def test_a_batch_that_cannot_come_back_to_a_full_redis_keeps_nobody_from_making_room(
     tmp_path: Path, namespace: str
 ) -> None:
