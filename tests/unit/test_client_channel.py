@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from itertools import islice
@@ -218,3 +219,19 @@ async def test_there_is_a_pause_before_each_repetition_of_calls_and_streams(kind
     assert server.begun_at == ["", "1", "2"]
     assert clock.slept == pytest.approx([0.1, 0.1]), "each stream had worked"
     assert client.retries == 4
+
+
+def test_each_event_loop_has_a_connection_of_its_own() -> None:
+    client = AsyncFedsvcClient("h:1")
+
+    async def connection() -> Any:
+        found = client._connection()
+        assert client._connection() is found
+        return found
+
+    async def last() -> Any:
+        found = await connection()
+        await client.close()
+        return found
+
+    assert asyncio.run(connection()) is not asyncio.run(last())
