@@ -171,6 +171,20 @@ def test_an_item_that_is_none_is_named() -> None:
         client.queue_activities([item], **CALL)
 
 
+def test_a_key_that_is_none_is_told_by_the_reason_that_a_server_gives() -> None:
+    bad: dict[str, Any] = {
+        "activity": ACTIVITY,
+        "destination": "https://a.example/inbox",
+        "private_key": b"\xff",
+    }
+    with FedsvcClient("127.0.0.1:1") as client:
+        with pytest.raises(InvalidRequest, match="is not in PEM") as alone:
+            client.queue_activity(**bad, key_id="key")
+        with pytest.raises(InvalidRequest, match="is not in PEM") as among_others:
+            client.queue_activities([bad], key_id="key")
+    assert (alone.value.reason, among_others.value.reason) == ("INVALID_KEY", "INVALID_KEY")
+
+
 @pytest.mark.parametrize(
     "inboxes",
     ["https://a.example/inbox", b"x", None, ["https://a.example/inbox", None], ["https://a.example/\udfff"]],
