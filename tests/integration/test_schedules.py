@@ -300,7 +300,12 @@ async def test_paused_changed_and_deleted_ones_do_not_run(site: Site) -> None:
     assert site.ran == []
     # Who looked before it was changed has no run either.
     assert not await site.schedules.begin(stale, "x", 1000, stale.next_run_ms, later)
-    for gone in (site.schedules.get("deleted"), site.schedules.delete("deleted")):
+    forgotten = replace(stale, id="deleted")
+    for gone in (
+        site.schedules.get("deleted"),
+        site.schedules.delete("deleted"),
+        site.schedules.change(forgotten),
+    ):
         with pytest.raises(NotFound):
             await gone
 
