@@ -50,7 +50,7 @@ def test_what_every_release_has_packed_is_read_as_it_was_meant(version: str) -> 
     state = hosts.state_of(
         "h", bytes.fromhex(kept["host"]), b"", bytes.fromhex(kept["host policy"]), now_ms=0
     )
-    assert (state.failures, state.latency_ms, state.policy.rate) == (formats.HOST[4], 2.5, formats.POLICY[1])
+    assert (state.failures, state.latency_ms, state.policy.rate) == (formats.HOST.failures, 2.5, formats.POLICY[1])
 
 
 @pytest.mark.parametrize("version", released())
@@ -85,7 +85,7 @@ def test_the_version_before_reads_what_this_one_packs(tmp_path: Path) -> None:
     assert lines[-4:] == [
         *[f"{formats.OUTCOME.inbox} 503 {formats.OUTCOME.snippet.encode()!r}"] * 2,
         formats.MESSAGE.key_id,
-        f"{formats.HOST[4]} {formats.POLICY[1]}",
+        f"{formats.HOST.failures} {formats.POLICY[1]}",
     ]
 
 
