@@ -23,10 +23,12 @@ Repeating such a call with that `request_id` is always safe.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 
@@ -127,18 +129,19 @@ def from_call(
     for name, value in trailers:
         if name != "grpc-status-details-bin" or not isinstance(value, bytes):
             continue
-        for detail in status_pb2.Status.FromString(value).details:
-            info, bad, retry = (
-                error_details_pb2.ErrorInfo(),
-                error_details_pb2.BadRequest(),
-                error_details_pb2.RetryInfo(),
-            )
-            if detail.Unpack(info):
-                reason = info.reason
-            elif detail.Unpack(bad):
-                violations = [FieldViolation(v.field, v.description) for v in bad.field_violations]
-            elif detail.Unpack(retry):
-                retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+        with suppress(DecodeError):  # not the server's own: something between makes answers too
+            for detail in status_pb2.Status.FromString(value).details:
+                info, bad, retry = (
+                    error_details_pb2.ErrorInfo(),
+                    error_details_pb2.BadRequest(),
+                    error_details_pb2.RetryInfo(),
+                )
+                if detail.Unpack(info):
+                    reason = info.reason
+                elif detail.Unpack(bad):
+                    violations = [FieldViolation(v.field, v.description) for v in bad.field_violations]
+                elif detail.Unpack(retry):
+                    retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     kind = _BY_CODE.get(code, ServerError)
     if kind is ResourceExhausted and not reason and "message larger than max" in (details or ""):
         kind, reason = InvalidRequest, "MESSAGE_TOO_LARGE"  # it will be too large the next time too
