@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from servers.queue import HOUR_MS, Queue, open_queue
 from servers.spilling import EMPTY, FULL, HOST, Desk
+from servers.structure import check
 from servers.valkey import valkey_server
 
 from fedsvc.archive.engine import create_engine
@@ -415,6 +416,7 @@ async def test_order_holds_across_sql(desk: Desk) -> None:
     await desk.rounds()
     second = await queue.enqueue("second", relation=Relation("key"))
     assert await queue.admit(100) == []
+    await check(queue)
     got = await desk.recover()
     assert got.index(first.id) < got.index(second.id)
     await queue.conserved()
