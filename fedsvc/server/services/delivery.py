@@ -56,7 +56,7 @@ _MOST_IDS: Final = 1000
 #: as page_size: only the summary
 _SUMMARY_ONLY: Final = -1
 #: times that queue and archive are counted to agree on an activity under way
-_COUNTS: Final = 3
+_COUNTS: Final = 5
 #: of the archive, read at a time
 _ROWS: Final = 500
 #: what is told of one item of a batch alone; anything else fails the call
@@ -303,13 +303,15 @@ class DeliveryService(DeliveryServiceServicer):
         """Of all deliveries of an activity that the caller may see: the archive's, and the queue's that are
         not archived yet."""
         origins = allowed_origins()
-        for _ in range(_COUNTS):
+        for again in range(_COUNTS):
             total, queued = await self._reader.count_activity(activity_id, origins)
             counts = queued + Counter(await self._archive.count_by_activity(activity_id, origins))
-            # An outcome that was archived between the two reads was counted twice.
+            if again and counts.total() != total:
+                counts -= Counter({DeliveryState.DEAD: await self._replayed(activity_id)})
+            # What was archived between two of these reads was counted twice.
             if counts.total() == total or not total:
-                return counts
-        return counts - Counter({DeliveryState.DEAD: await self._replayed(activity_id)})
+                break
+        return counts
 
     async def _replayed(self, activity_id: str) -> int:
         """How many deliveries of an activity the archive holds as dead letters that they are no more."""
