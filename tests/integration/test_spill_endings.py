@@ -92,6 +92,18 @@ async def test_what_is_in_sql_does_not_outlive_its_time(desk: Desk) -> None:
     assert stats.parked == 0
 
 
+async def test_what_is_past_its_time_does_not_go_to_sql_again_while_memory_is_short(desk: Desk) -> None:
+    await desk.down(150)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    await desk.queue.pass_time(50 * HOUR_MS)
+    for _ in range(3):
+        await desk.spiller.round()
+    stats = await desk.queue.conserved()
+    assert (stats.counter("spilled"), stats.counter("dead")) == (0, 149)
+    assert len(await desk.store.batches(desk.queue.partition_of(0))) == 1, "the one that came back"
+
+
 async def test_what_comes_back_from_sql_expires_although_its_host_is_not_tried(desk: Desk) -> None:
     queue = desk.queue
     await desk.down(1)  # the one to probe with

@@ -1,4 +1,5 @@
--- unspill: bring a batch back from SQL to its place in its lane.
+-- unspill: bring a batch back from SQL to its place in its lane. Those whose time is over end here: in the lane they
+-- would go to SQL again, if memory is short, before anybody has looked at them, and come back at once.
 -- uses: hosts, endings, spills
 --
 -- KEYS[1]  prefix of the partition
@@ -38,7 +39,7 @@ local function cancelled(record)
   return has(record, FLAG_CANCEL) or batch.dropped[origin_of(message_of(record)) or ''] ~= nil
 end
 
-local back, ended = {}, {}
+local back, ended, late = {}, {}, {}
 for i = at, #ARGV, 2 do
   local sequence, record = ARGV[i], ARGV[i + 1]
   local stub = fetch(sequence)
@@ -49,6 +50,8 @@ for i = at, #ARGV, 2 do
     store(sequence, moved(record, S_PARKED, IN_LANE))
     if cancelled(record) or has(record, FLAG_SUPERSEDE) then
       ended[#ended + 1] = { sequence, moved(record, S_PARKED, IN_LANE) }
+    elseif deadline_ms(record) <= NOW_MS then
+      late[#late + 1] = sequence
     else
       back[#back + 1] = sequence
     end
@@ -68,14 +71,15 @@ h[LANE[lane]] = h[LANE[lane]] + #back
 
 call('HDEL', SPILLS, ARGV[2])
 set_barrier(h)
-count('spilled', -(#back + #ended))
+count('spilled', -(#back + #ended + #late))
 for _, item in ipairs(ended) do
   recall(item[1], item[2], cancelled(item[2]) and S_CANCELLED or S_SUPERSEDED)
 end
+for _, sequence in ipairs(late) do lapse(sequence, fetch(sequence)) end
 for _, message in ipairs(created) do
   if call('HGET', message, 'n') == '0' then forget_message(message) end
 end
 save_hosts()
 flush()
 if woken > 0 or rang then ring() end
-return #back + #ended
+return #back + #ended + #late
