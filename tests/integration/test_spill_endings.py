@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from servers.queue import HOUR_MS, SECOND_MS
 from servers.spilling import EMPTY, FULL, HOST, Desk
 
+from fedsvc.archive.spill_store import SpillStore
 from fedsvc.domain.delivery import DeliveryId, DeliveryState
 from fedsvc.domain.relations import Relation, Rule
 from fedsvc.queue.canceller import Canceller
@@ -102,6 +105,39 @@ async def test_what_is_past_its_time_does_not_go_to_sql_again_while_memory_is_sh
     stats = await desk.queue.conserved()
     assert (stats.counter("spilled"), stats.counter("dead")) == (0, 149)
     assert len(await desk.store.batches(desk.queue.partition_of(0))) == 1, "the one that came back"
+
+
+async def test_those_that_get_too_old_one_by_one_do_not_take_their_batch_along_each_time(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, written = desk.queue, 0
+    write = SpillStore.write
+
+    async def counted(self: SpillStore, *batch: Any) -> None:
+        nonlocal written
+        written += len(batch[3])
+        await write(self, *batch)
+
+    monkeypatch.setattr(SpillStore, "write", counted)
+    await desk.down(1)  # the one to probe with
+    for number in range(300):
+        await queue.pass_time(SECOND_MS)
+        await queue.enqueue(f"x{number}", priority=queue.BULK)
+    while await desk.parked() < 301:
+        for admitted in await queue.admit(100):
+            await queue.fail(admitted)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    assert written == 300
+    await queue.pass_time(48 * HOUR_MS - 300 * SECOND_MS)
+    for _ in range(310):
+        await queue.pass_time(SECOND_MS)
+        await desk.rounds()
+        for admitted in await queue.admit(100):
+            await queue.fail(admitted)
+    stats = await queue.conserved()
+    assert (stats.counter("dead"), stats.counter("spilled")) == (301, 0)
+    assert written < 3 * 300
 
 
 async def test_what_comes_back_from_sql_expires_although_its_host_is_not_tried(desk: Desk) -> None:

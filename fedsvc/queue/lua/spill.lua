@@ -15,7 +15,10 @@ local h, lane, number = host(ARGV[3]), tonumber(ARGV[4]), (#ARGV - 4) / 2
 local function sequence_at(i) return ARGV[3 + 2 * i] end
 local function inbox_key_at(i) return ARGV[4 + 2 * i] end
 local key = lane_key(h, lane)
-local there = call('LRANGE', key, 1, number)
+-- Those in front of them stay; one at least, to be probed with.
+local before = call('LPOS', key, sequence_at(1))
+if not before or before == 0 then return 0 end
+local there = call('LRANGE', key, before, before + number - 1)
 if #there ~= number then return 0 end
 local records, deadline = {}, math.huge
 for i = 1, number do
@@ -31,9 +34,9 @@ for i = 1, number do
 end
 
 local needed, shares = {}, {}
-local head = call('LPOP', key)
+local front = call('LPOP', key, before)
 call('LTRIM', key, number, -1)
-call('LPUSH', key, head)
+for i = before, 1, -1 do call('LPUSH', key, front[i]) end
 for i = 1, number do
   local stub = moved(records[i], S_PARKED, SPILLED)
   local message = message_of(records[i])

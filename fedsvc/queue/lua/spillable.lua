@@ -11,6 +11,9 @@
 --
 -- Result: {} if there are none, else {batch, host, lane, then sequence, record of each}
 
+-- Which part of the longest life of a delivery is soon: an hour of two days.
+local SOON = 48
+
 read_terms(ARGV[1])
 local limit, worth = tonumber(ARGV[3]), tonumber(ARGV[4])
 local best, lane, most = nil, 0, worth
@@ -47,9 +50,12 @@ if #live < #found then
   best[LANE[lane]], best.changed = best[LANE[lane]] - (#found - #live), true
   save_hosts()
 end
--- The first stays, to be probed with.
+-- The first stays, to be probed with. So do those behind it whose time is over soon, unless they are many: for the
+-- sake of each of them all of its batch would come back, and go to SQL again.
+local from, soon = 2, NOW_MS + terms.longest_pause / SOON
+while from <= worth and live[from] and deadline_ms(fetch(live[from])) <= soon do from = from + 1 end
 local result = { text(allocate(1)), best.name, lane }
-for i = 2, #live do
+for i = from, #live do
   result[#result + 1] = live[i]
   result[#result + 1] = fetch(live[i])
 end
