@@ -47,8 +47,9 @@ end
 
 -- Up to `wanted` deliveries go on from lines to the end of the ready stream, by turns: those of which `goes(priority,
 -- sequence, record, host)` says so, which takes care of the others itself; after them the rest of the last turn, of
--- which it was not asked. `prepare(sequences)` comes first, which reads their records and tells their hosts. Result, of those first ones: lists of their
--- entries (numbers, as text), sequences, records, and what else `goes` says of them; and whether there are no lines any more.
+-- which it was not asked. `prepare(sequences)` comes first, which reads their records and tells their hosts.
+-- Result, of those first ones: lists of their entries (numbers, as text), sequences, records, and what else `goes` says
+-- of them; and whether there are no lines any more.
 local function refill(priority, wanted, window, prepare, goes)
   local entries, going, going_records, told = {}, {}, {}, {}
   if in_lines(priority) <= 0 then return entries, going, going_records, told, true end
