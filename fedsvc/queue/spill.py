@@ -154,7 +154,8 @@ class Spill:
 
     async def stale(self, partition: int, numbers: Sequence[int]) -> list[int]:
         """Which batches of those that SQL holds nobody will ever ask for: what spilled or brought them back
-        broke off long ago. None of a queue that has lost its memory: they may be all that is left of it."""
+        broke off long ago. None of a queue that has lost its memory, until it takes in something again: they
+        may be all that is left of it."""
         keys = self._keys.partition(partition)
         away, last = await asyncio.gather(self.away(partition), self._link.call("GET", keys.sequence))
         now_us = int(last or 0)
