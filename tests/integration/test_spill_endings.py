@@ -143,7 +143,7 @@ async def test_those_that_get_too_old_one_by_one_do_not_take_their_batch_along_e
 async def test_what_comes_back_from_sql_expires_although_its_host_is_not_tried(desk: Desk) -> None:
     queue = desk.queue
     await desk.down(1)  # the one to probe with
-    expire_ms = await queue.now_ms() + HOUR_MS
+    expire_ms = await queue.now_ms() + 2 * HOUR_MS  # what has less than one left stays here
     fleeting = (await queue.enqueue("fleeting", priority=queue.BULK, expire_ms=expire_ms)).id
     for number in range(150):
         await queue.enqueue(f"x{number}", priority=queue.BULK)
@@ -154,7 +154,7 @@ async def test_what_comes_back_from_sql_expires_although_its_host_is_not_tried(d
     await desk.rounds()
     assert (await queue.conserved()).counter("spilled") == 151
     desk.memory.note(EMPTY)
-    await queue.pass_time(HOUR_MS + SECOND_MS)
+    await queue.pass_time(2 * HOUR_MS + SECOND_MS)
     await queue.promote()
     assert (await queue.get(fleeting)).state is DeliveryState.PARKED, "all of it is in SQL"
     await desk.rounds()
