@@ -274,6 +274,24 @@ async def test_what_goes_on_from_a_line_to_a_busy_host_is_parked(
         await queue.is_whole(delivered=100)
 
 
+async def test_one_script_parks_no_more_out_of_lines_than_out_of_a_stream(queue: Queue) -> None:
+    """Redis serves nobody else meanwhile, and one of forty is as many as it takes to go on and on."""
+    partition, limit = queue.partition_of(0), 16
+    paused = next(n for n in range(1, 99) if queue.partition_of(n) == partition)
+    await queue.hosts.pause(f"h{paused}.example")
+    places = [queue.place(0 if n % 40 == 39 else paused, f"/u/{n}") for n in range(2000)]
+    await queue.producer.fan_out(queue.message("1", "Announce", A), places, Terms(Queue.BULK))
+    delivered, parked, more = 0, 0, True
+    while more:
+        some, more, _ = await queue.consumer("a").admit(partition, Shares(limit, 0, 0, limit))
+        now_parked = (await queue.hosts.get(f"h{paused}.example")).parked
+        assert now_parked - parked <= 4 * limit + 64 + QUANTUM  # as in lua/admit.lua, and a turn's rest
+        delivered, parked = delivered + len(some), now_parked
+        await end(queue, some)
+    assert (delivered, parked) == (50, 1950)
+    assert await lines(queue) == []
+
+
 async def test_a_count_that_is_off_is_set_right_when_the_lines_are_empty(queue: Queue) -> None:
     prefix = queue.keys.partition(queue.partition_of(0)).prefix
     await queue.link.call("HSET", f"{prefix}:counters", "line:3", 5)

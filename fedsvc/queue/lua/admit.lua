@@ -53,11 +53,13 @@ end
 -- Up to `share` deliveries out of lines, if the ready stream has no others; how many they are, and whether there are no
 -- more.
 local function from_lines(stream, share)
-  local entries, sequences, their_records, dialects, ended = refill(stream, share, terms.window, hosts_of, goes)
+  local most = math.min(4 * share, READS - reads)
+  local entries, sequences, their_records, dialects, ended, looked =
+    refill(stream, share, most, terms.window, hosts_of, goes)
+  reads = reads + looked -- also at those that were parked
   if #entries == 0 then return 0, ended end
   -- Nothing else is in the stream but what is in flight: these are the very entries that are read.
   local given = #take(stream, worker, #entries)
-  reads = reads + given
   for i = 1, given do hand(stream, entries[i], sequences[i], their_records[i], dialects[i]) end
   return given, ended
 end

@@ -47,14 +47,14 @@ end
 
 -- Up to `wanted` deliveries go on from lines to the end of the ready stream, by turns: those of which `goes(priority,
 -- sequence, record, host)` says so, which takes care of the others itself; after them the rest of the last turn, of
--- which it was not asked. `prepare(sequences)` comes first, which reads their records and tells their hosts.
+-- which it was not asked. `prepare(sequences)` comes first, which reads their records and tells their hosts. When
+-- `most` have been looked at, no further turn begins.
 -- Result, of those first ones: lists of their entries (numbers, as text), sequences, records, and what else `goes` says
--- of them; and whether there are no lines any more.
-local function refill(priority, wanted, window, prepare, goes)
-  local entries, going, going_records, told = {}, {}, {}, {}
-  if in_lines(priority) <= 0 then return entries, going, going_records, told, true end
+-- of them; whether there are no lines any more; and how many were looked at.
+local function refill(priority, wanted, most, window, prepare, goes)
+  local entries, going, going_records, told, looked = {}, {}, {}, {}, 0
+  if in_lines(priority) <= 0 then return entries, going, going_records, told, true, looked end
   local turns, quantum = turns_key(priority), math.min(QUANTUM, window)
-  local looked = 0
   local function enter(sequence, record, place)
     local entry = text(place)
     record = moved(record, S_READY, place)
@@ -62,11 +62,11 @@ local function refill(priority, wanted, window, prepare, goes)
     call('XADD', STREAM[priority], entry, 'd', sequence)
     return entry, record
   end
-  while #going < wanted and looked < 4 * wanted do
+  while #going < wanted and looked < most do
     local origin = call('LPOP', turns)
     if not origin then
       count('line:' .. priority, -in_lines(priority)) -- should it ever have been counted wrong
-      return entries, going, going_records, told, true
+      return entries, going, going_records, told, true, looked
     end
     local key = line_key(priority, origin)
     local sequences = call('LPOP', key, quantum) or {}
@@ -99,7 +99,7 @@ local function refill(priority, wanted, window, prepare, goes)
     end
     if #sequences == quantum and call('EXISTS', key) == 1 then call('RPUSH', turns, origin) end
   end
-  return entries, going, going_records, told, false
+  return entries, going, going_records, told, false, looked
 end
 
 -- Forget lines in which nobody stands any more.
