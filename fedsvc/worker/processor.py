@@ -119,7 +119,7 @@ class Processor:
         self._urgent: set[int] = set()
         self._rung = asyncio.Event()
         self._turn = asyncio.Event()
-        self._stopping = False
+        self._stopping = self._finished = False
 
     @property
     def in_flight(self) -> int:
@@ -202,10 +202,10 @@ class Processor:
         """Wait `grace` seconds for what is in flight, give up the rest, and settle what was done."""
         if self._flying:
             await asyncio.wait(self._flying, timeout=grace)
-        unfinished = list(self._flying)
-        for task in unfinished:
-            task.cancel()
-        if unfinished:
+        self._finished = True  # nothing more is begun, also of what comes in an answer that was late
+        if unfinished := list(self._flying):
+            for task in unfinished:
+                task.cancel()
             log.info("given_up", deliveries=len(unfinished))
             await asyncio.wait(unfinished, timeout=1.0)
         try:
@@ -293,7 +293,7 @@ class Processor:
 
     def _start(self, loop: asyncio.AbstractEventLoop, admitted: Admitted) -> bool:
         entry = (admitted.id.partition, admitted.entry)
-        if entry in self.held:
+        if self._finished or entry in self.held:
             return False
         self.held.add(entry)
         self._places.take(entry)

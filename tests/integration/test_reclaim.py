@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from servers.queue import PARTITIONS, Queue
@@ -18,7 +19,7 @@ from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
 from fedsvc.errors import QueueUnavailable
 from fedsvc.handlers.registry import Registry
-from fedsvc.queue.consumer import Admitted, Consumer
+from fedsvc.queue.consumer import Admitted, Consumer, Handed
 from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.caches import KeyCache, MessageCache
@@ -87,6 +88,13 @@ class Troubled(Consumer):
         if partition in self.lost:
             raise QueueUnavailable("the answer did not arrive")
         return taken
+
+    async def admit(self, partition: int, *args: Any, **more: Any) -> Handed:
+        handed = await super().admit(partition, *args, **more)
+        if partition in self.late:
+            self.waits.set()
+            await self.go_on.wait()
+        return handed
 
 
 class Team:
@@ -180,3 +188,19 @@ async def test_what_a_worker_has_long_had_in_its_hands_is_not_tried_twice(queue:
         for _ in range(3):
             assert await team.retries._reclaim_all() == 0
         assert (await queue.conserved()).in_flight == 1
+
+
+async def test_what_comes_to_a_worker_that_has_finished_is_left_to_others(queue: Queue) -> None:
+    """As when Redis was slow to answer while it stopped: its lease is given up next."""
+    await queue.enqueue("x")
+    team = Team(queue)
+    team.consumer.late = frozenset({team.mine})
+    team.processor.poke((team.mine,), urgent=True)
+    taking = asyncio.create_task(team.processor._take_urgent(1))
+    await team.consumer.waits.wait()
+    team.processor.stop()
+    await team.processor.finish(0)
+    team.consumer.go_on.set()
+    await taking
+    assert team.processor.in_flight == 0
+    assert len(await team.consumer.recover(team.mine, 10)) == 1
