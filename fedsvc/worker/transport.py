@@ -26,6 +26,8 @@ KEEP_ALIVE_S: Final = 30.0
 #: idle connections to all hosts together, and the part that they may be of the files that may be open
 MAX_IDLE: Final = 16_384
 IDLE_PART: Final = 0.5
+#: what some proxies say as they close one
+_IDLE_FOR_LONG: Final = 408
 #: seconds between two looks for connections that were idle for too long
 _SWEEP_S: Final = 1.0
 
@@ -75,16 +77,19 @@ class Transport:
         clock), ValueError for a header that could become two. Once the status is there, the body has
         BODY_WAIT_S at most.
 
-        A server may close an idle connection just when we use it. Such an end, before any answer on a
-        kept connection, is followed by one more try at once on a new connection: an activity is known
-        by its id, so that receiving it twice does no harm, and the host is not to blame.
+        A server may close an idle connection just when we use it, without a word or with a 408 (RFC 9110
+        section 15.5.9). Such an end, before any other answer on a kept connection, is followed by one more
+        try at once on a new connection: an activity is known by its id, so that receiving it twice does no
+        harm, and the host is not to blame.
         """
         request = self._request(path, headers, body)
         kept = self._take(origin)
         try:
             if kept is not None:
                 try:
-                    return await self._ask(kept, origin, request, ends)
+                    answer = await self._ask(kept, origin, request, ends)
+                    if answer.status != _IDLE_FOR_LONG or kept.usable:
+                        return answer
                 except ConnectionLost as error:
                     if kept.heard:
                         return Answer(error=TransportError.RESET, detail=str(error))

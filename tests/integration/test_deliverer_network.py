@@ -142,6 +142,28 @@ async def test_a_kept_connection_that_closes_as_we_send_is_replaced_at_once() ->
         assert (remote.connections, len(remote.got)) == (2, 3)
 
 
+async def test_a_kept_connection_that_is_closed_with_a_408_as_we_send_is_replaced_at_once() -> None:
+    closing = answering(408, Connection="close")
+    async with serving(ACCEPTED, closing, ACCEPTED) as remote, delivering() as deliverer:
+        for _ in range(2):
+            result = await deliverer.deliver(MESSAGE, remote.url, KEY)
+            assert result.verdict.outcome is Outcome.DELIVERED
+        assert (remote.connections, len(remote.got)) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [(answering(408, Connection="close"),), (ACCEPTED, answering(408, Connection="close")),
+     (ACCEPTED, answering(408))],
+    ids=["of a new connection", "also of a new connection", "which is not closed"],
+)  # fmt: skip
+async def test_any_other_408_is_an_answer(script: tuple[bytes, ...]) -> None:
+    async with serving(*script) as remote, delivering() as deliverer:
+        for _ in script:
+            result = await deliverer.deliver(MESSAGE, remote.url, KEY)
+        assert result.verdict.reason is Reason.REQUEST_TIMEOUT
+
+
 async def test_a_connection_is_replaced_only_once() -> None:
     async with serving(ACCEPTED, None) as remote, delivering() as deliverer:
         await deliverer.deliver(MESSAGE, remote.url, KEY)
