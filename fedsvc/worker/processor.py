@@ -12,17 +12,14 @@ import asyncio
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from fedsvc.config import Settings
-from fedsvc.domain.delivery import Delivery, DeliveryState, Priority, Reason
-from fedsvc.domain.keys import PrivateKey
-from fedsvc.domain.knock import Dialect
-from fedsvc.domain.message import Message
+from fedsvc.domain.delivery import Delivery, DeliveryState, Reason
 from fedsvc.errors import KeyUnavailable, QueueCorrupt, QueueUnavailable
 from fedsvc.handlers.registry import Registry
 from fedsvc.queue.consumer import Admitted, Consumer, Handed, Messages, Settlement
@@ -33,25 +30,11 @@ from fedsvc.worker.journal import Journal
 from fedsvc.worker.metrics import Metrics
 from fedsvc.worker.places import Places
 from fedsvc.worker.reactions import Reactions
-from fedsvc.worker.settlements import Judge, Tried
+from fedsvc.worker.settlements import Delivers, Judge
 from fedsvc.worker.settler import Settler
 from fedsvc.worker.shares import ShareKeeper
 
 log = structlog.get_logger(__name__)
-
-
-class Delivers(Protocol):
-    """What tries a delivery: see `deliverer.py`."""
-
-    async def deliver(
-        self,
-        message: Message,
-        inbox: str,
-        key: PrivateKey,
-        priority: Priority,
-        dialect: Dialect,
-        sent: Callable[[], None],
-    ) -> Tried: ...
 
 
 class Processor:
@@ -120,6 +103,8 @@ class Processor:
         self._rung = asyncio.Event()
         self._turn = asyncio.Event()
         self._stopping = self._finished = False
+        #: why a delivery that was taken could not be tried, until `run` has made a pause for it
+        self._away: QueueUnavailable | None = None
 
     @property
     def in_flight(self) -> int:
@@ -163,6 +148,9 @@ class Processor:
         swept = loop.time()
         while not self._stopping:
             self._turn.clear()
+            if self._away is not None:
+                await self._pause(self._away)
+                continue
             if loop.time() - swept >= self.SWEEP:
                 swept = loop.time()
                 self.poke(self._affinity.own)
@@ -173,13 +161,17 @@ class Processor:
                     await self._take(room)
                     self._beats.beat("consume")
                 except QueueUnavailable as error:
-                    self._beats.fail("consume", str(error))
-                    await asyncio.sleep(self.SWEEP)
+                    await self._pause(error)
                 continue
             self._beats.beat("consume")
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._places.patience(self.SWEEP) if self._hot else self.SWEEP):
                     await self._turn.wait()
+
+    async def _pause(self, error: QueueUnavailable) -> None:
+        self._beats.fail("consume", str(error))
+        await asyncio.sleep(self.SWEEP)
+        self._away = None
 
     async def run_urgent(self) -> None:
         """Take what is urgent as soon as the bell rings for it, beside `run`, until cancelled. What is missed
@@ -188,6 +180,8 @@ class Processor:
             await self._rung.wait()
             self._rung.clear()
             while self._urgent and (places := self._room(urgent=True)) > 0 and not self._stopping:
+                if self._away is not None:
+                    break
                 try:
                     await self._take_urgent(places)
                 except QueueUnavailable:
@@ -324,8 +318,10 @@ class Processor:
     async def _handle(self, admitted: Admitted) -> None:
         try:
             settlement = await self._attempt(admitted)
-        except QueueUnavailable:
-            # Not tried: it is still in flight with us in Redis, and found there again.
+        except QueueUnavailable as error:
+            # Not tried: it is still in flight with us in Redis, and found there again, after a pause: of a
+            # cluster only the part may be away that has its key.
+            self._away = error
             self.held.discard((admitted.id.partition, admitted.entry))
             self.doubtful.add(admitted.id.partition)
             self._hot[admitted.id.partition] = None

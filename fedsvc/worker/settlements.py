@@ -10,7 +10,8 @@ import structlog
 
 from fedsvc.config import Settings
 from fedsvc.domain.classify import Outcome, Verdict, words
-from fedsvc.domain.delivery import Attempt, DeliveryState, Reason
+from fedsvc.domain.delivery import Attempt, DeliveryState, Priority, Reason
+from fedsvc.domain.keys import PrivateKey
 from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import UNKNOWN, Message
 from fedsvc.domain.retry import DEFAULT_POLICY, GiveUp, RetryAt, decide, missing_since
@@ -54,6 +55,20 @@ class Tried(Protocol):
     def latency_ms(self) -> int: ...
     @property
     def learnt(self) -> Dialect: ...
+
+
+class Delivers(Protocol):
+    """What tries a delivery: see `deliverer.py`."""
+
+    async def deliver(
+        self,
+        message: Message,
+        inbox: str,
+        key: PrivateKey,
+        priority: Priority,
+        dialect: Dialect,
+        sent: Callable[[], None],
+    ) -> Tried: ...
 
 
 class _Told(NamedTuple):

@@ -61,9 +61,15 @@ class Inboxes:
 class AnyKey(KeyCache):
     def __init__(self) -> None:
         """Nothing is signed here."""
+        #: how often it is to be away
+        self.away = 0
 
     def held(self, key: str) -> PrivateKey | None:
-        return object()  # type: ignore[return-value]
+        return None if self.away else object()  # type: ignore[return-value]
+
+    async def get(self, key: str) -> PrivateKey:
+        self.away -= 1
+        raise QueueUnavailable("the shard of the keys is away")
 
 
 class Troubled(Consumer):
@@ -77,6 +83,11 @@ class Troubled(Consumer):
         super().__init__(queue.link, queue.keys, queue.settings, "live")
         self.waits = asyncio.Event()
         self.go_on = asyncio.Event()
+        self.recovered = 0
+
+    async def recover(self, partition: int, limit: int, *, for_ms: int = 0) -> list[Admitted]:
+        self.recovered += 1
+        return await super().recover(partition, limit, for_ms=for_ms)
 
     async def reclaim(self, partition: int, limit: int) -> list[Admitted]:
         if partition in self.refused:
@@ -107,9 +118,10 @@ class Team:
         self.inboxes = Inboxes()
         self.consumer = Troubled(queue)
         affinity = Affinity("live", PARTITIONS)
-        beats = Beats("consume", "settle", "promote", "reclaim")
+        self.beats = beats = Beats("consume", "settle", "promote", "reclaim")
+        self.keys = AnyKey()
         self.processor = Processor(
-            settings, self.consumer, self.inboxes, MessageCache(self.consumer, 10_000), AnyKey(), beats,
+            settings, self.consumer, self.inboxes, MessageCache(self.consumer, 10_000), self.keys, beats,
             Metrics(), handlers, Reactions(handlers), affinity,
         )  # fmt: skip
         self.retries = RetryManager(settings, self.consumer, self.processor, affinity, beats)
@@ -204,3 +216,32 @@ async def test_what_comes_to_a_worker_that_has_finished_is_left_to_others(queue:
     await taking
     assert team.processor.in_flight == 0
     assert len(await team.consumer.recover(team.mine, 10)) == 1
+
+
+async def test_what_lacks_its_key_while_a_part_of_redis_is_away_is_asked_for_after_a_pause(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be found and given up again as fast as Redis answers, and the worker said to be well."""
+    monkeypatch.setattr(Processor, "SWEEP", 3600.0)
+    async with working(queue) as team:
+        team.keys.away = 1_000_000
+        await team.retries._reclaim_all()
+        async with asyncio.timeout(10):
+            while "keys" not in team.beats.problems.get("consume", ""):
+                assert team.consumer.recovered <= PARTITIONS, "those of the round that took it over"
+                await asyncio.sleep(0.01)
+        assert team.consumer.recovered <= PARTITIONS
+
+
+async def test_what_lacked_its_key_is_tried_when_the_key_can_be_had(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Processor, "SWEEP", 0.01)
+    async with working(queue) as team:
+        team.keys.away = 3
+        await team.retries._reclaim_all()
+        await delivered(queue)
+        assert team.inboxes.got == ["https://me.example/x"]
+        async with asyncio.timeout(10):
+            while "consume" in team.beats.problems:
+                await asyncio.sleep(0.01)
