@@ -270,8 +270,10 @@ class Processor:
         try:
             if partition in self.doubtful:
                 self.doubtful.discard(partition)  # before: it may become so again meanwhile
+                known = self.held.copy()  # what ends meanwhile may be in the answer, if that is older
                 mine = await self._consumer.recover(partition, self._concurrency + self.MAX_UNSETTLED)
-                found = [a for a in mine if (partition, a.entry) not in self.held]
+                known |= self.held
+                found = [a for a in mine if (partition, a.entry) not in known]
                 if found:
                     return Handed(found, True, {})
             # Under load most are known, unless urgent; else, asking for one takes as long as all the rest.

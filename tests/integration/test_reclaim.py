@@ -39,10 +39,12 @@ class Took:
 
 
 class Inboxes:
-    """Take everything."""
+    """Take everything, while they are open."""
 
     def __init__(self) -> None:
         self.got: list[str] = []
+        self.open = asyncio.Event()
+        self.open.set()
 
     async def deliver(
         self,
@@ -55,6 +57,7 @@ class Inboxes:
     ) -> Took:
         self.got.append(message.activity_id)
         sent()
+        await self.open.wait()
         return Took()
 
 
@@ -78,6 +81,8 @@ class Troubled(Consumer):
     lost: frozenset[int] = frozenset()
     refused: frozenset[int] = frozenset()
     late: frozenset[int] = frozenset()
+    #: those of which also what is found of ours comes late
+    slow: frozenset[int] = frozenset()
 
     def __init__(self, queue: Queue) -> None:
         super().__init__(queue.link, queue.keys, queue.settings, "live")
@@ -87,7 +92,11 @@ class Troubled(Consumer):
 
     async def recover(self, partition: int, limit: int, *, for_ms: int = 0) -> list[Admitted]:
         self.recovered += 1
-        return await super().recover(partition, limit, for_ms=for_ms)
+        found = await super().recover(partition, limit, for_ms=for_ms)
+        if partition in self.slow:
+            self.waits.set()
+            await self.go_on.wait()
+        return found
 
     async def reclaim(self, partition: int, limit: int) -> list[Admitted]:
         if partition in self.refused:
@@ -200,6 +209,27 @@ async def test_what_a_worker_has_long_had_in_its_hands_is_not_tried_twice(queue:
         for _ in range(3):
             assert await team.retries._reclaim_all() == 0
         assert (await queue.conserved()).in_flight == 1
+
+
+async def test_what_ends_while_redis_is_asked_what_a_worker_has_is_not_sent_again(queue: Queue) -> None:
+    """An answer may be read after that to a later question, on another connection."""
+    await queue.enqueue("x")
+    admitted = await queue.admit(1, "live")
+    team = Team(queue)
+    team.inboxes.open.clear()
+    settling = asyncio.create_task(team.processor.settler.run())
+    assert team.processor.adopt(admitted) == 1
+    team.consumer.slow = frozenset({team.mine})
+    team.processor.doubtful.add(team.mine)
+    asking = asyncio.create_task(team.processor._ask(team.mine, 10, urgent=False))
+    await team.consumer.waits.wait()
+    team.inboxes.open.set()
+    async with asyncio.timeout(10):
+        while team.processor.held:
+            await asyncio.sleep(0.01)
+    team.consumer.go_on.set()
+    assert (await asking).admitted == []
+    await end([settling])
 
 
 async def test_what_comes_to_a_worker_that_has_finished_is_left_to_others(queue: Queue) -> None:
