@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from servers.queue import HOUR_MS, SECOND_MS, USUAL_LIMITS, Queue, known, opened, probe_due
+from servers.queue import HOUR_MS, SECOND_MS, USUAL_LIMITS, Queue, ids, known, opened, probe_due
+from servers.structure import check
 
 from fedsvc.domain.delivery import DeliveryState, Priority, Reason
 from fedsvc.domain.relations import Relation, Rule
@@ -134,6 +135,25 @@ async def test_a_probe_that_nobody_has_any_more_is_made_up_for(queue: Queue) -> 
     await queue.link.call("XACK", f"{keys.prefix}:woken", "workers", f"{probe.entry}-0")
     assert (await queue.hosts.audit(queue.partition_of(0))).wrong == 1
     assert len(await queue.admit(100)) == 1, "the next is the probe"
+
+
+async def test_what_waits_for_a_host_whose_state_cannot_be_read_is_shown_and_goes_on(queue: Queue) -> None:
+    """As that of an older build, or of a newer one."""
+    await queue.hosts.pause("h0.example")
+    waiting = [(await queue.enqueue(str(n), priority=Priority(n % 3 + 1))).id for n in range(6)]
+    assert await queue.admit(10) == []
+    prefix = queue.keys.partition(queue.partition_of(0)).prefix
+    await queue.link.call("HSET", f"{prefix}:hosts", "h0.example", b"not as it is written now")
+    assert (await queue.get(waiting[0])).state is DeliveryState.PARKED
+    await queue.hosts.audit(queue.partition_of(0))
+    await check(queue)
+    taken = []
+    while some := await queue.admit(10):
+        taken += some
+        for admitted in some:
+            await queue.deliver(admitted)
+    assert sorted(ids(taken)) == waiting
+    await queue.is_whole(delivered=6)
 
 
 async def test_what_expires_while_it_is_tried_is_not_tried_again(queue: Queue) -> None:

@@ -92,7 +92,8 @@ local function host(name)
   if h then return h end
   local packed = loaded[name]
   if packed == nil then packed = call('HGET', HOSTS, name) end
-  if not packed or #packed ~= HOST_SIZE then packed = new_host() end
+  local broken = packed and #packed ~= HOST_SIZE
+  if broken or not packed then packed = new_host() end
   local _, flying, dialect, limit, latency, usual, tokens, filled, success, cut, circuit, flags, turn, failures, opens,
     lane1, lane2, lane3, pause, probe, since, failure, recovered, barrier, spoke, gone = struct.unpack(HOST, packed)
   -- All at once: a table that grows field by field costs as much as all else that is done for a host.
@@ -114,6 +115,10 @@ local function host(name)
     end
   end
   h.shut = shut(h)
+  if broken then -- what waits for it waits all the same
+    for priority, lane in ipairs(LANE) do h[lane] = call('LLEN', P .. ':lane:' .. priority .. ':' .. name) end
+    h.changed = true
+  end
   hosts[name], calm[name] = h, nil
   return h
 end

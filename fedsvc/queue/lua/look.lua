@@ -12,7 +12,7 @@
 local function next_try(record)
   local name = host_of(record)
   prefetch_hosts({ name })
-  if not loaded[name] then return '' end
+  if not loaded[name] or #loaded[name] ~= HOST_SIZE then return '' end
   local h = host(name)
   local at = h.pause > NOW_MS and h.pause or h.circuit == OPEN and h.probe or NEVER
   return at < deadline_ms(record) and text(at) or ''
