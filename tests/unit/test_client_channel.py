@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from itertools import islice
 from types import SimpleNamespace
@@ -235,3 +237,22 @@ def test_each_event_loop_has_a_connection_of_its_own() -> None:
         return found
 
     assert asyncio.run(connection()) is not asyncio.run(last())
+
+
+def test_loops_that_run_in_turns_keep_their_connections_and_one_that_is_closed_leaves_none() -> None:
+    client = AsyncFedsvcClient("h:1")
+    loops = [asyncio.new_event_loop() for _ in range(2)]
+
+    async def connection() -> Any:
+        return client._connection()
+
+    of_loops = [loop.run_until_complete(connection()) for loop in loops]
+    assert [loop.run_until_complete(connection()) for loop in loops] == of_loops
+    left = weakref.ref(of_loops.pop(0))
+    loops[0].close()
+    third = asyncio.run(connection())
+    gc.collect()
+    assert left() is None
+    assert loops[1].run_until_complete(connection()) is of_loops[0] is not third
+    loops[1].run_until_complete(client.close())
+    loops[1].close()

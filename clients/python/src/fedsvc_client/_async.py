@@ -13,7 +13,7 @@ import grpc.aio
 from fedsvc_client import _channel, _wire
 from fedsvc_client._arguments import build, inbox_list, named, seconds, several, whole_text
 from fedsvc_client._channel import TLS, Attempts, Remakings
-from fedsvc_client._connections import AsyncConnection, owner
+from fedsvc_client._connections import AsyncConnection, AsyncConnections
 from fedsvc_client._exceptions import ClientClosed, ConfigurationError
 from fedsvc_client._operators_async import AsyncOperators
 from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
@@ -60,8 +60,7 @@ class AsyncFedsvcClient(AsyncOperators):
         self._token = _channel.channel_token(token)
         #: seconds that a call takes at most
         self.timeout = seconds("timeout", timeout, ConfigurationError)
-        self._tls = _channel.channel_tls(tls)
-        self._held: AsyncConnection | None = None
+        self._connections = AsyncConnections(self._target, _channel.channel_tls(tls), self.timeout)
         self._closed = False
 
     async def __aenter__(self) -> AsyncFedsvcClient:
@@ -76,9 +75,7 @@ class AsyncFedsvcClient(AsyncOperators):
     async def close(self) -> None:
         """Drop the connection. The client cannot be used afterwards."""
         self._closed = True
-        held, self._held = self._held, None
-        if held is not None and held.owner == owner():
-            await held.close()
+        await self._connections.close()
 
     async def queue_activity(
         self,
@@ -342,11 +339,7 @@ class AsyncFedsvcClient(AsyncOperators):
     def _connection(self) -> AsyncConnection:
         if self._closed:
             raise ClientClosed("the client is closed")
-        held = self._held
-        if held is None or held.owner != owner():
-            # One of another process or loop belongs there; here it is only forgotten.
-            held = self._held = AsyncConnection(self._target, self._tls, self.timeout)
-        return held
+        return self._connections.get()
 
     async def _stream(self, service: str, method: str, request: Any) -> AsyncGenerator[Any, None]:
         """What a stream gives. One that breaks is made again with `request` as it is then."""

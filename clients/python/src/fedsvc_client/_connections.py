@@ -66,7 +66,7 @@ class AsyncConnection(_Services):
                 "this process forked from one that had an AsyncFedsvcClient open, after which gRPC can make "
                 "none here: close that before the fork, or use FedsvcClient"
             )
-        self.owner = owner()
+        self.owner, self.loop = owner(), asyncio.get_running_loop()
         options = channel_options(target, timeout)
         if tls is None:
             super().__init__(grpc.aio.insecure_channel(target, options=options))
@@ -77,3 +77,31 @@ class AsyncConnection(_Services):
     async def close(self) -> None:
         await self.channel.close()
         _open.discard(self)
+
+
+class AsyncConnections:
+    """Of one client: one for each of the event loops that use it, of which several threads may run some."""
+
+    def __init__(self, target: str, tls: TLS | None, timeout: float) -> None:
+        """`timeout`: seconds that a call takes at most."""
+        self._how = (target, tls, timeout)
+        # A connection holds its loop, so that no other gets its id.
+        self._held: dict[tuple[int, int], AsyncConnection] = {}
+
+    def get(self) -> AsyncConnection:
+        """That of this process and loop. Raises FedsvcError if there cannot be any."""
+        held = self._held.get(owner())
+        if held is None:
+            held = AsyncConnection(*self._how)
+            for key, other in list(self._held.items()):  # a thread may be about the same
+                if other.loop.is_closed():  # nobody can use it any more, nor close it
+                    self._held.pop(key, None)
+            self._held[held.owner] = held
+        return held
+
+    async def close(self) -> None:
+        """That of this loop; the others are forgotten, and end with what is under way on them."""
+        own = self._held.pop(owner(), None)
+        self._held.clear()
+        if own is not None:
+            await own.close()
