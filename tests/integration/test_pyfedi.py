@@ -95,10 +95,11 @@ def test_an_activity_without_context_gets_piefed_s_and_the_caller_s_dict_stays(
         ({"uri": ""}, "no inbox"),
         ({"uri": None}, "no inbox"),
         ({"body": None}, "no activity"),
+        ({"body": json.dumps(LIKE)}, "the activity is no dict but str"),
         ({"body": {**LIKE, "x": float("nan")}}, "cannot be written as JSON"),
         ({"body": {**LIKE, "type": "Bad"}}, "is not what it should be"),
     ],
-    ids=["empty inbox", "no inbox", "no activity", "no JSON", "refused by the server"],
+    ids=["empty inbox", "no inbox", "no activity", "text", "no JSON", "refused by the server"],
 )
 def test_what_can_never_be_sent_is_told_to_the_application_and_is_no_error_to_callers(
     script: Scripted, refusals: list[drop_in.Refusal], given: dict[str, Any], words: str
@@ -121,6 +122,9 @@ def test_without_a_callback_a_refusal_is_logged_without_the_key(
     drop_in.send_post_request("", LIKE, "SECRET PEM", KEY_ID)
     assert "https://me.example/1" in caplog.text
     assert "SECRET" not in caplog.text
+    caplog.clear()
+    drop_in.send_post_request(INBOX, {**LIKE, "id": "https://me.example/\ud800"}, "pem", KEY_ID)
+    assert b"https://me.example/" in caplog.text.encode(), "a file takes it"
 
 
 @pytest.mark.parametrize(
@@ -144,6 +148,19 @@ def test_what_callers_must_not_miss_is_raised(
     assert not refusals
 
 
+@pytest.mark.parametrize("timeout", [0, -1, (5, 10), "10", float("nan")])
+def test_a_timeout_that_is_none_costs_no_activity(
+    script: Scripted, refusals: list[drop_in.Refusal], timeout: Any
+) -> None:
+    with pytest.raises(InvalidRequest, match="timeout must be a number"):
+        send(timeout=timeout)
+    with pytest.raises(InvalidRequest, match="timeout must be a number"):
+        drop_in.fan_out(LIKE, [INBOX], "pem", KEY_ID, timeout=timeout)
+    with pytest.raises(InvalidRequest, match="request_id is no text but int"):
+        drop_in.fan_out(LIKE, [INBOX], "pem", KEY_ID, request_id=5)  # type: ignore[arg-type]
+    assert not refusals
+
+
 def test_it_delivers_by_post_only(script: Scripted) -> None:
     with pytest.raises(ValueError, match="delivered by POST"):
         send(method="get")
@@ -160,6 +177,10 @@ def test_an_announce_goes_to_each_inbox_once_and_refused_ones_are_told(
     assert (told.accepted, told.duplicates, [r.inbox for r in told.rejected]) == (4, 0, ["gopher"])
     assert [r.index for r in told.rejected] == [7], "its index among what was given"
     assert [r.uri for r in refusals] == ["gopher"]
+    assert isinstance(refusals[0].error, InvalidRequest)
+    assert str(refusals[0].error) == "inboxes[7]: is no inbox"
+    assert refusals[0].error.reason == "INVALID_INBOX"
+    assert [(v.field, v.description) for v in refusals[0].error.violations] == [("inboxes[7]", "is no inbox")]
     assert "@context" in json.loads(call.activity)
     assert drop_in.fan_out(LIKE, [], "pem", KEY_ID).accepted == 0
     assert len(script.calls) == 1, "nobody to send to is no call"
@@ -178,6 +199,19 @@ def test_more_inboxes_than_a_call_takes_are_several_calls_that_can_be_repeated(
     assert (again.accepted, again.duplicates) == (0, 10)
 
 
+def test_a_long_name_of_a_fan_out_of_several_calls_has_no_call_refused(
+    script: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsvc_client.pyfedi._sending.LARGEST_FAN_OUT", 1)
+    inboxes = [f"https://h{n}.example/inbox" for n in range(3)]
+    drop_in.fan_out(LIKE, inboxes, "pem", KEY_ID, request_id="n" * 128)
+    names = [call.request_id for call in script.calls]
+    assert names[0] == "n" * 128
+    assert len(set(names)) == 3
+    assert max(map(len, names)) == 128
+    assert drop_in.fan_out(LIKE, inboxes, "pem", KEY_ID, request_id="n" * 128).duplicates == 3
+
+
 def test_a_refused_inbox_has_its_index_among_all_not_in_its_call(
     script: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +219,7 @@ def test_a_refused_inbox_has_its_index_among_all_not_in_its_call(
     inboxes = [f"https://h{n}.example/inbox" for n in range(10)]
     inboxes[5] = "gopher"
     told = drop_in.fan_out(LIKE, [None, *inboxes], "pem", KEY_ID)
-    assert [(r.index, r.inbox) for r in told.rejected] == [(6, "gopher")]
+    assert [(r.index, r.inbox, r.error.field) for r in told.rejected] == [(6, "gopher", "inboxes[6]")]
 
 
 @pytest.mark.parametrize(

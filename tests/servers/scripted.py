@@ -99,7 +99,13 @@ class Scripted:
             refused.end(context)
         count = len(request.inboxes)
         rejected = [
-            pb.RejectedInbox(index=n, inbox=inbox, error=types_pb2.ItemError(message="is no inbox"))
+            pb.RejectedInbox(
+                index=n,
+                inbox=inbox,
+                error=types_pb2.ItemError(
+                    reason="INVALID_INBOX", message="is no inbox", field=f"inboxes[{n}]"
+                ),
+            )
             for n, inbox in enumerate(request.inboxes)
             if not inbox.startswith("http")
         ]

@@ -6,19 +6,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import islice
 from typing import Any
 
-from fedsvc_client._arguments import new_request_id, whole_text
+from fedsvc_client._arguments import named, seconds, whole_text
 from fedsvc_client._configuration import shared_client
-from fedsvc_client._exceptions import FedsvcError, InvalidRequest
-from fedsvc_client._types import FanOut, RejectedInbox
+from fedsvc_client._exceptions import FedsvcError, FieldViolation, InvalidRequest
+from fedsvc_client._types import FanOut, ItemError, RejectedInbox
 from fedsvc_client.pyfedi._context import default_context
 
 log = logging.getLogger("fedsvc_client.pyfedi")
 
 #: most inboxes in one call (FEDSVC_MAX_FAN_OUT of the server)
 LARGEST_FAN_OUT = 50_000
+#: most characters of a request id
+_LONGEST_NAME = 128
 _ACTIVITY_JSON = "application/activity+json"
 
 
@@ -34,7 +37,8 @@ class Refusal:
 
 def _log(refusal: Refusal) -> None:
     id = refusal.body.get("id") if isinstance(refusal.body, Mapping) else None
-    log.error("not sent: %s to %r: %s", id, refusal.uri, refusal.error)
+    # Quoted: it may have what the log cannot write, or lines.
+    log.error("not sent: %r to %r: %s", id, refusal.uri, refusal.error)
 
 
 _tell: Callable[[Refusal], None] = _log
@@ -73,9 +77,10 @@ def send_post_request(
     Unavailable if fedsvc cannot be reached within `timeout` seconds, ResourceExhausted if it takes nothing
     more for now, PermissionDenied for a bad token and ConfigurationError for missing settings. In Celery let
     the task be retried (`autoretry_for=(FedsvcError,)`): an activity that fedsvc has already is not sent to
-    the same inbox again."""
+    the same inbox again. A `method` or `timeout` that cannot be is a ValueError."""
     if str(method).lower() != "post":
         raise ValueError(f"method {method!r}: activities are delivered by POST")
+    _check_timeout(timeout)
     try:
         if not uri:
             raise InvalidRequest("there is no inbox to send to")
@@ -109,19 +114,20 @@ def fan_out(
 
     Returns how many deliveries were accepted, how many are duplicates, and which inboxes were refused, each
     with its index in `inboxes`; these are told to `on_refusal` too. Raises as `send_post_request` does, and
-    InvalidRequest if `inboxes` are none; to repeat a call that failed is safe.
+    InvalidRequest if `inboxes`, `timeout` or `request_id` are none; to repeat a call that failed is safe.
     """
+    _check_timeout(timeout)
+    name = named(request_id)
     places = _places(inboxes)
     urls = iter(places)
     activity = complete(body)
-    name = request_id or new_request_id()
     accepted, duplicates, index, id = 0, 0, 0, str(body.get("id") or "")
     rejected: list[RejectedInbox] = []
     while part := list(islice(urls, LARGEST_FAN_OUT)):
         try:
             told = shared_client().fan_out(
                 activity, part, private_key=private_key, key_id=key_id,
-                request_id=f"{name}.{index}" if index else name, timeout=timeout,
+                request_id=_part_name(name, index), timeout=timeout,
             )  # fmt: skip
         except InvalidRequest as error:
             _tell(Refusal(part[0], body, error))
@@ -130,8 +136,10 @@ def fan_out(
             error.request_id = name  # of the whole, which is what can be repeated
             raise
         for refused in told.rejected:
-            _tell(Refusal(refused.inbox, body, InvalidRequest(refused.error.message)))
-            rejected.append(replace(refused, index=places[part[refused.index]]))
+            at = places[part[refused.index]]
+            why = replace(refused.error, field=f"inboxes[{at}]")
+            rejected.append(replace(refused, index=at, error=why))
+            _tell(Refusal(refused.inbox, body, _as_of_a_call(why)))
         accepted, duplicates = accepted + told.accepted, duplicates + told.duplicates
         index += 1
     return FanOut(id, accepted, duplicates, rejected)
@@ -139,9 +147,29 @@ def fan_out(
 
 def complete(body: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """`body` with a context. Raises InvalidRequest if there is nothing to send."""
-    if not isinstance(body, Mapping):
+    if body is None:
         raise InvalidRequest("there is no activity to send")
+    if not isinstance(body, Mapping):
+        raise InvalidRequest(f"the activity is no dict but {type(body).__name__}")
     return body if "@context" in body else {"@context": default_context(), **body}
+
+
+def _check_timeout(timeout: float | None) -> None:
+    """It is the caller's mistake, whatever the activity is: as a refusal, each would be lost for it."""
+    if timeout is not None:
+        seconds("timeout", timeout)
+
+
+def _part_name(name: str, index: int) -> str:
+    """What a call of a fan-out in several is repeated under."""
+    part = f"{name}.{index}" if index else name
+    return part if not index or len(part) <= _LONGEST_NAME else sha256(part.encode()).hexdigest()
+
+
+def _as_of_a_call(error: ItemError) -> InvalidRequest:
+    """As it is raised for a call of which it is all that is wrong."""
+    violation = FieldViolation(error.field, error.message)
+    return InvalidRequest(f"{error.field}: {error.message}", reason=error.reason, violations=[violation])
 
 
 def _places(inboxes: Iterable[Any]) -> dict[str, int]:
