@@ -8,6 +8,7 @@ import json
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 from fedsvc_client import (
     TLS,
     AsyncFedsvcClient,
+    Configuration,
+    ConfigurationError,
     DeadlineExceeded,
     FedsvcClient,
     InvalidRequest,
@@ -34,6 +37,7 @@ from fedsvc_client._channel import (
 from fedsvc_client._proto import delivery_service_pb2 as pb
 from grpc import RpcError, StatusCode
 from grpc.aio import AioRpcError, Metadata
+from servers.certificates import authority
 
 
 class Clock:
@@ -136,6 +140,45 @@ def test_health_is_watched_where_there_may_be_several_servers(target: str, watch
     options = dict(channel_options(channel_target(target), 10.0))
     config = json.loads(options["grpc.service_config"])
     assert config.get("healthCheckConfig") == ({"serviceName": HEALTH_SERVICE} if watched else None)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("https://fedsvc.example:50051", "HOST:PORT, without https://"),
+        ("grpc://fedsvc:50051/", "HOST:PORT, without grpc://"),
+        ("fedsvc:99999", "port is no number from 1 to 65535: '99999'"),
+        ("fedsvc:0", "port is no number"),
+        ("fedsvc:", "port is no number"),
+        ("[::1]:grpc", "port is no number"),
+        ("10.0.0.1:1,10.0.0.2:65536", "port is no number"),
+    ],
+)
+def test_a_target_that_grpc_would_take_for_another_is_refused(target: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        FedsvcClient(target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["fedsvc", "fedsvc:65535", "fedsvc: 1", "fedsvc:https", "::1", "[::1]", "[::1]:1", "dns://1.1.1.1/h:1"],
+)
+def test_a_target_that_grpc_knows_stays_as_it_is(target: str) -> None:
+    assert channel_target(target) == target
+
+
+def test_authorities_are_certificates(tmp_path: Path) -> None:
+    junk, key = tmp_path / "junk.pem", tmp_path / "key.pem"
+    junk.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    key.write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+    for file in (junk, key):
+        with pytest.raises(ConfigurationError, match=f"{file} holds no certificates that can be read"):
+            FedsvcClient("h:1", tls=TLS(file)).get_queue_stats()
+        environ = {"FEDSVC_TARGET": "h:1", "FEDSVC_TLS_CA": str(file)}
+        with pytest.raises(ConfigurationError, match=f"FEDSVC_TLS_CA: {file} holds no certificates"):
+            Configuration.read(environ)
+    junk.write_bytes(authority("of a server").file.read_bytes())
+    assert Configuration.read({"FEDSVC_TARGET": "h:1", "FEDSVC_TLS_CA": str(junk)}).tls == TLS(str(junk))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
@@ -42,7 +43,7 @@ class TLS:
             raise ConfigurationError("cert_file and key_file belong together")
 
     def credentials(self) -> grpc.ChannelCredentials:
-        files = pem_of(self.ca_file), pem_of(self.key_file), pem_of(self.cert_file)
+        files = authorities_of(self.ca_file), pem_of(self.key_file), pem_of(self.cert_file)
         check_pair(self.cert_file, self.key_file)
         return grpc.ssl_channel_credentials(*files)
 
@@ -57,6 +58,26 @@ def pem_of(path: str | Path | None) -> bytes | None:
     if found is not None and b"-----BEGIN " not in found:
         raise ConfigurationError(f"{path} holds nothing in PEM")
     return found
+
+
+def authorities_of(path: str | Path | None) -> bytes | None:
+    """Likewise, of a file with certificates, of which gRPC would only say that the server cannot be reached if
+    there are none."""
+    found = pem_of(path)
+    if path is not None and found is not None and not _has_certificates(str(path), found):
+        raise ConfigurationError(f"{path} holds no certificates that can be read")
+    return found
+
+
+@lru_cache(maxsize=8)  # settings are read at each call
+def _has_certificates(path: str, held: bytes) -> bool:
+    """Whether OpenSSL reads any there. `held` is what the file holds, for which the answer is kept."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(path)
+    except OSError:  # ssl.SSLError among them
+        return False
+    return context.cert_store_stats()["x509"] > 0
 
 
 def check_pair(cert_file: str | Path | None, key_file: str | Path | None) -> None:
@@ -91,7 +112,11 @@ def channel_target(target: str) -> str:
     if not word:
         raise ConfigurationError("the target is empty")
     places = [place.strip() for place in word.split(",")]
-    if len(places) == 1 or _SCHEME.match(word):
+    if _SCHEME.match(word):
+        return word
+    for place in places:
+        _check_place(place)
+    if len(places) == 1:
         return word
     hosts = [place.rpartition(":")[0] for place in places]
     for kind, version in (("ipv4", 4), ("ipv6", 6)):
@@ -103,7 +128,23 @@ def channel_target(target: str) -> str:
     )
 
 
-_SCHEME = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|passthrough):")
+def _check_place(place: str) -> None:
+    """HOST:PORT. Of an address of the web gRPC would ask DNS, and it takes a port modulo 65,536."""
+    scheme, between, _ = place.partition("://")
+    if between:
+        raise ConfigurationError(f"the target is HOST:PORT, without {scheme}://")
+    host, colon, port = place.rpartition(":")
+    if not colon or (":" in host and not host.endswith("]")):  # an IPv6 address may have no port
+        return
+    number = int(port) if port.strip().isdecimal() else 0
+    if not 0 < number <= _LAST_PORT and port not in _PORTS_BY_NAME:
+        raise ConfigurationError(f"the target's port is no number from 1 to {_LAST_PORT}: {port!r}")
+
+
+_LAST_PORT = 65_535
+#: that gRPC knows
+_PORTS_BY_NAME = frozenset({"http", "https"})
+_SCHEME = re.compile(r"(dns|ipv4|ipv6|unix|unix-abstract|vsock|xds|google-c2p|passthrough):", re.IGNORECASE)
 
 
 def _version(host: str) -> int:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsvc_client._channel import TLS, channel_target, channel_token, check_pair, pem_of
+from fedsvc_client._channel import TLS, authorities_of, channel_target, channel_token, check_pair, pem_of
 from fedsvc_client._exceptions import ConfigurationError
 from fedsvc_client._sync import FedsvcClient
 
@@ -124,7 +124,7 @@ def _tls(get: Callable[[str], str]) -> TLS | None:
         raise ConfigurationError(f"FEDSVC_CLIENT_TLS: {wanted!r} is neither true nor false")
     for name, path in files.items():
         try:
-            pem_of(path or None)
+            (authorities_of if name == "FEDSVC_TLS_CA" else pem_of)(path or None)
         except ConfigurationError as error:
             raise ConfigurationError(f"{name}: {error}") from None
     authorities, certificate, key = files.values()
