@@ -52,6 +52,26 @@ def test_a_poisonous_row_is_put_aside_with_the_reason_and_blocks_nothing(
     assert arrived(script)[-1] == "poison"
 
 
+def test_the_reason_names_the_field_also_of_a_row_that_was_sent_with_others(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
+) -> None:
+    def judge(request: Any) -> None:
+        if b"/poison" in request.activity:
+            what = "has control characters"
+            raise Refused(
+                StatusCode.INVALID_ARGUMENT, what, reason="INVALID_ARGUMENT", field="options.ordering_key"
+            )
+
+    script.judge = judge
+    write(engine, outbox, "poison")
+    write(engine, outbox, "other", host=1, key_id=f"{inbox(1)}#key")
+    assert Relay(engine, client, outbox).run(until_empty=True) == Round(claimed=2, sent=1, put_aside=1)
+    assert [type(call).__name__ for call in script.calls] == ["QueueActivitiesRequest"]
+    with engine.begin() as connection:
+        (aside,) = outbox.put_aside(connection)
+    assert aside.reason == "INVALID_ARGUMENT: options.ordering_key: has control characters"
+
+
 def test_what_was_put_aside_stays_for_its_time_and_is_deleted_after_it(
     engine: sa.Engine, outbox: Outbox, client: FedsvcClient, script: Scripted
 ) -> None:

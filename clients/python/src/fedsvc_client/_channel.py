@@ -61,8 +61,8 @@ def pem_of(path: str | Path | None) -> bytes | None:
 
 
 def authorities_of(path: str | Path | None) -> bytes | None:
-    """Likewise, of a file with certificates, of which gRPC would only say that the server cannot be reached if
-    there are none."""
+    """Likewise, of a file with certificates: without any gRPC would only say that the server cannot be
+    reached."""
     found = pem_of(path)
     if path is not None and found is not None and not _has_certificates(str(path), found):
         raise ConfigurationError(f"{path} holds no certificates that can be read")

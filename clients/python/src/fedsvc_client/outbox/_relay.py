@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import threading
 import time
 from collections import deque
@@ -38,6 +39,7 @@ from fedsvc_client._exceptions import (
     Unavailable,
 )
 from fedsvc_client._sync import FedsvcClient
+from fedsvc_client._types import ItemError
 from fedsvc_client.outbox._claims import Claims, Row
 from fedsvc_client.outbox._table import Outbox, now_ms
 
@@ -242,7 +244,7 @@ class _Sending:
         errors: list[FedsvcError | None] = [None] * len(batch)
         for item in told:
             if item.error is not None:
-                errors[item.index] = _from_item(item.error.reason, item.error.message)
+                errors[item.index] = _from_item(item.error)
         return errors
 
     def _alone(self, row: Row) -> FedsvcError | None:
@@ -260,7 +262,7 @@ class _Sending:
             if row.fan_out:
                 told = self._client.fan_out(inboxes=inboxes, **call)
                 for refused in told.rejected:
-                    log.error("not sent to %r: %s", refused.inbox, refused.error.message)
+                    log.error("not sent to %r: the inbox %s", refused.inbox, refused.error.message)
             else:
                 self._client.queue_activity(destination=inboxes[0], **call)
         except FedsvcError as error:
@@ -344,10 +346,17 @@ class _Sending:
             return set()
 
 
-def _from_item(reason: str, message: str) -> FedsvcError:
+def _from_item(error: ItemError) -> FedsvcError:
+    """As a call of its own would have failed, which says which field is meant."""
+    reason, field = error.reason, _ITEM.sub("", error.field)
+    message = f"{field}: {error.message}" if field else error.message
     if reason == "REQUEST_ID_REUSED":
         return RequestIdReused(message, reason=reason)
     return (ResourceExhausted if reason in _OVERLOAD else FedsvcError)(message, reason=reason)
+
+
+#: what an item is called in the call of several
+_ITEM = re.compile(r"^requests\[\d+\]\.?")
 
 
 def _short(error: FedsvcError) -> str:

@@ -33,6 +33,7 @@ from fedsvc_client._types import Priority
 
 #: states of a row: it waits for the relay; it was put aside, and `reason` says why
 WAITS, ASIDE = 0, 1
+_LONGEST_REQUEST_ID = 128
 
 
 def now_ms() -> int:
@@ -71,7 +72,7 @@ class Outbox:
             name,
             MetaData() if metadata is None else metadata,
             Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-            Column("request_id", String(128), nullable=False, unique=True),
+            Column("request_id", String(_LONGEST_REQUEST_ID), nullable=False, unique=True),
             # whose rows are sent one after the other: a hash of the ordering key, or of the key id
             Column("lane", String(64), nullable=False),
             Column("activity", LargeBinary, nullable=False),
@@ -190,8 +191,13 @@ class Outbox:
     ) -> str:
         if not key_id or not inboxes:
             raise InvalidRequest("key_id is required" if inboxes else "there is no inbox to send to")
-        whole_text("key_id", key_id)
         request_id = named(request_id)
+        for name, text in (("key_id", whole_text("key_id", key_id)), ("request_id", request_id)):
+            # The database would say so with an error that ends the application's transaction.
+            if "\0" in text:
+                raise InvalidRequest(f"{name} has a NUL, which no {name} has")
+        if len(request_id) > _LONGEST_REQUEST_ID:
+            raise InvalidRequest(f"request_id has more than {_LONGEST_REQUEST_ID} characters")
         order = f"order {ordering_key}" if ordering_key else f"key {key_id}"
         moment = now_ms()
         session.execute(
