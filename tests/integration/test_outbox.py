@@ -17,6 +17,7 @@ from fedsvc_client.outbox import Outbox, Relay, Round, SqlCursor
 from servers.interrupts import IN_AN_EVENT, ends_though_interrupted
 from servers.outbox import ADA, BOB, activity, arrived, inbox, rows, write
 from servers.scripted import Scripted
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 
@@ -87,6 +88,24 @@ def test_what_cannot_be_sent_is_refused_when_it_is_written(engine: sa.Engine, ou
             with pytest.raises(InvalidRequest, match="destination"):
                 outbox.queue_activity(connection, activity(1), bad_inbox, key_id=ADA)  # type: ignore[arg-type]
     assert rows(engine, outbox) == []
+
+
+@pytest.mark.filterwarnings("error")
+async def test_a_session_of_asyncio_loses_no_activity_in_silence(tmp_path: Path) -> None:
+    metadata = sa.MetaData()
+    outbox = Outbox(metadata=metadata)
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/outbox.db")
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(metadata.create_all)
+        async with AsyncSession(engine) as session:
+            with pytest.raises(InvalidRequest, match="session is one of asyncio"):
+                outbox.queue_activity(session, activity(1), inbox(0), key_id=ADA)
+            await session.run_sync(lambda s: outbox.queue_activity(s, activity(1), inbox(0), key_id=ADA))
+            await session.commit()
+            assert (await session.run_sync(outbox.status)).waiting == 1
+    finally:
+        await engine.dispose()
 
 
 def test_a_server_or_database_that_is_away_is_waited_for_and_what_was_sent_is_summed_up(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -200,7 +200,7 @@ class Outbox:
             raise InvalidRequest(f"request_id has more than {_LONGEST_REQUEST_ID} characters")
         order = f"order {ordering_key}" if ordering_key else f"key {key_id}"
         moment = now_ms()
-        session.execute(
+        written = session.execute(
             self.table.insert().values(
                 request_id=request_id,
                 lane=hashlib.sha256(order.encode()).hexdigest(),
@@ -218,6 +218,9 @@ class Outbox:
                 reason="",
             )
         )
+        if isinstance(written, Coroutine):  # which nobody would await: the activity would be lost
+            written.close()
+            raise InvalidRequest("session is one of asyncio: give what its run_sync gives a function")
         return request_id
 
     @staticmethod
