@@ -112,6 +112,20 @@ def open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
+def test_a_file_that_can_hold_no_cursor_is_named_before_anything_is_told(
+    script: Scripted, tmp_path: Path
+) -> None:
+    script.events = [dead(1)]
+    taker = Taker(1)
+    with pytest.raises(FileNotFoundError, match="nowhere/cursor"):
+        take(script, taker, FileCursor(tmp_path / "nowhere" / "cursor"))
+    bad = tmp_path / "bad"
+    bad.write_bytes(b"\xff")
+    with pytest.raises(InvalidRequest, match=f"{bad} holds no cursor"):
+        take(script, taker, FileCursor(bad))
+    assert not taker.seen
+
+
 def test_a_cursor_is_on_the_disk_before_it_takes_the_place_of_the_older_and_its_name_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from fedsvc_client._arguments import several
 from fedsvc_client._bell import Bell
-from fedsvc_client._exceptions import Unavailable
+from fedsvc_client._exceptions import InvalidRequest, Unavailable
 from fedsvc_client._sync import FedsvcClient
 from fedsvc_client._types import DeliveryState, EventType, OutcomeEvent
 
@@ -49,7 +49,11 @@ class FileCursor:
         try:
             return self.path.read_text(encoding="ascii").strip()
         except FileNotFoundError:
+            if not self.path.parent.is_dir():  # where nothing can be saved: told before there is anything to
+                raise
             return ""
+        except UnicodeDecodeError:
+            raise InvalidRequest(f"{self.path} holds no cursor") from None
 
     def save(self, cursor: str) -> None:
         new = self.path.with_name(f"{self.path.name}.new")
