@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from fedsvc_client._configuration import Configuration
@@ -117,10 +117,17 @@ def _run(given: argparse.Namespace, outbox: Outbox, engine: Engine) -> int:
 
 
 def _engine(url: str | None) -> Engine:
-    found = url or next((os.environ[name] for name in _DATABASE if os.environ.get(name)), "")
-    if not found:
+    name = "--database" if url else next((name for name in _DATABASE if os.environ.get(name)), "")
+    if not name:
         raise FedsvcError(f"name the database: --database, or {_DATABASE[0]}")
-    return create_engine(found, pool_pre_ping=True)
+    try:
+        return create_engine(url or os.environ[name], pool_pre_ping=True)
+    except ImportError as error:
+        raise FedsvcError(
+            f"{name}: the driver {error.name} is not installed; name one that is, as postgresql+psycopg2://..."
+        ) from None
+    except (ArgumentError, ValueError):  # what these say may be a part of its password
+        raise FedsvcError(f"{name} is no URL of a database that SQLAlchemy knows") from None
 
 
 def _function(name: str) -> Callable[[str], str | None]:
