@@ -90,6 +90,21 @@ def test_what_cannot_be_sent_is_refused_when_it_is_written(engine: sa.Engine, ou
     assert rows(engine, outbox) == []
 
 
+@pytest.mark.parametrize("poll", [0, -1.0, float("nan"), "1"])
+def test_a_relay_that_could_not_run_does_not_start(
+    engine: sa.Engine, outbox: Outbox, client: FedsvcClient, poll: Any
+) -> None:
+    relay = Relay(engine, client, outbox)
+    for begin in (relay.start, relay.run):
+        with pytest.raises(InvalidRequest, match="poll must be a number of seconds"):
+            begin(poll=poll)
+    for name in ("batch", "lanes", "depth", "max_attempts"):
+        with pytest.raises(InvalidRequest, match=f"{name}.* at least 1"):
+            Relay(engine, client, outbox, **{name: 0})  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="lease must be a number of seconds"):
+        Relay(engine, client, outbox, lease=float("nan"))
+
+
 @pytest.mark.filterwarnings("error")
 async def test_a_session_of_asyncio_loses_no_activity_in_silence(tmp_path: Path) -> None:
     metadata = sa.MetaData()

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from fedsvc_client._arguments import seconds
 from fedsvc_client._bell import Bell
 from fedsvc_client._exceptions import (
     ClientClosed,
@@ -99,7 +100,9 @@ class Relay:
         server works; then it is put aside, and after `keep_aside` deleted. `doubt_after`: seconds since a row
         was first in hand, after which it is looked up before it is sent; less than the server's
         FEDSVC_REQUEST_ID_TTL."""
-        if lease <= client.timeout:
+        if min(batch, lanes, depth, max_attempts) < 1:  # it would send nothing, and not say so
+            raise InvalidRequest("batch, lanes, depth and max_attempts are at least 1")
+        if seconds("lease", lease) <= client.timeout:
             raise ValueError(
                 f"a lease of {lease:g} s is not longer than the client's timeout, {client.timeout:g} s"
             )
@@ -116,7 +119,7 @@ class Relay:
         """Until `stop`, or until nothing is due; in this thread. Waits for server and database when they are
         away, and `poll` seconds when there is nothing to do. Returns all rounds together. Raises
         ConfigurationError for files of TLS that are bad, ClientClosed if somebody has closed the client."""
-        total, pause = Round(), FIRST_PAUSE
+        total, pause, poll = Round(), FIRST_PAUSE, seconds("poll", poll)
         while not self._stopping:
             try:
                 done = self.run_once()
@@ -137,7 +140,7 @@ class Relay:
     def start(self, *, poll: float = 0.5) -> None:
         """`run` in a thread, which ends with the process or with `stop`. Not before a process forks."""
         self._thread = threading.Thread(
-            target=self.run, kwargs={"poll": poll}, name="fedsvc-outbox", daemon=True
+            target=self.run, kwargs={"poll": seconds("poll", poll)}, name="fedsvc-outbox", daemon=True
         )
         self._thread.start()
 
