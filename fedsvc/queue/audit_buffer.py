@@ -14,6 +14,12 @@ from fedsvc.queue.link import Link
 #: of the parts of an event
 _TYPES: Final = [str, int, str, str, str, dict]
 
+#: also if Redis is full: what operators do then is what makes room
+_ADD: Final = """#!lua flags=allow-oom
+if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
+return redis.call('RPUSH', KEYS[1], ARGV[1])
+"""
+
 
 class AuditBuffer:
     """Every method raises QueueUnavailable."""
@@ -28,8 +34,7 @@ class AuditBuffer:
     async def add(self, event: AuditEvent) -> None:
         parts = [event.id, event.time_ms, event.principal, event.action, event.subject, dict(event.details)]
         raw = orjson.dumps(parts)
-        if await self._link.call("RPUSH", self._key, raw) > self.MOST:
-            await self._link.call("LREM", self._key, -1, raw)  # others may have added theirs meanwhile
+        if not await self._link.call("EVAL", _ADD, 1, self._key, raw, self.MOST):
             raise QueueUnavailable(f"{self.MOST} audit events wait for the database")
 
     async def waiting(self, limit: int) -> list[tuple[bytes, AuditEvent | None]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -41,9 +42,20 @@ class Audit:
         id = f"{time_ms:012x}{secrets.token_hex(10)}"
         await self._add(AuditEvent(id, time_ms, caller().name, action, subject, details))
 
+    async def record_begin(self, operation: Operation, action: str, /, **details: Any) -> None:
+        """That an operation was begun, by the caller that is being served. Recorded again, it is kept once.
+        Raises QueueUnavailable."""
+        began = hashlib.blake2b(f"{operation.id} begins".encode(), digest_size=10).hexdigest()
+        await self._add_once(operation, began, action, details)
+
     async def record_end(self, operation: Operation, action: str, /, **details: Any) -> None:
         """What came of an operation. Recorded again, it is kept once. Raises QueueUnavailable."""
-        id = f"{operation.created_ms:012x}{operation.id}"
+        await self._add_once(operation, operation.id, action, details)
+
+    async def _add_once(
+        self, operation: Operation, named: str, action: str, details: Mapping[str, Any]
+    ) -> None:
+        id = f"{operation.created_ms:012x}{named}"
         time_ms = int(self._clock() * 1000)
         await self._add(AuditEvent(id, time_ms, operation.principal, action, operation.id, details))
 

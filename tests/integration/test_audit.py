@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from servers.front import Front, front
 from servers.queue import Queue, open_queue
-from servers.valkey import ValkeyServer
+from servers.valkey import ValkeyServer, valkey_server
 from sqlalchemy import func, select
 from structlog.testing import capture_logs
 
@@ -202,17 +203,43 @@ async def test_one_that_does_not_fit_takes_nobody_else_s_along(
     monkeypatch.setattr(AuditBuffer, "MOST", 2)
     for _ in range(2):
         await desk.audit.record("host.pause", "a.example")
-    link, key = desk.buffer._link, desk.buffer._key
-    call = link.call
-
-    def between(*command: Any) -> Any:
-        """SQL takes what waits, and another server adds one, before what does not fit is taken back."""
-        if command[0] != "RPUSH":
-            call("LPOP", key, 2)
-            call("RPUSH", key, b"another's")
-        return call(*command)
-
-    monkeypatch.setattr(link, "call", between)
+    before = await desk.buffer.waiting(10)
     with pytest.raises(QueueUnavailable):
         await desk.audit.record("host.pause", "b.example")
-    assert await call("LRANGE", key, 0, -1) == [b"another's"]
+    assert await desk.buffer.waiting(10) == before
+
+
+async def test_what_operators_do_to_make_room_is_done_and_told_although_redis_is_full(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    tokens = {"FEDSVC_TOKENS": entry_text(Caller("ada"), TOKEN)}
+    with valkey_server(tmp_path) as own:
+        settings = Settings.from_environment(environment | tokens | {"REDIS_URL": own.url})
+        async with front(settings) as server:
+            with own.client() as redis:
+                redis.config_set("maxmemory", 1)
+            await server.operations.PauseHost(pb.PauseHostRequest(host="a.example"), metadata=ME)
+            purge = pb.PurgeDeadLettersRequest(filter=pb.DeadLetterFilter())
+            await server.operations.PurgeDeadLetters(purge, metadata=ME)
+            found = await events(server, 3)
+    assert sorted(e.action for e in found) == ["dead.purge", "dead.purge.end", "host.pause"]
+
+
+async def test_who_began_an_operation_is_told_also_if_that_failed_at_first(
+    server: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = AuditBuffer.add
+
+    async def refuses(self: AuditBuffer, event: AuditEvent) -> None:
+        monkeypatch.setattr(AuditBuffer, "add", add)
+        raise QueueUnavailable("Redis went away")
+
+    monkeypatch.setattr(AuditBuffer, "add", refuses)
+    replay = pb.ReplayDeadLettersRequest(filter=pb.DeadLetterFilter(), request_id="again")
+    with pytest.raises(grpc.aio.AioRpcError, match="Redis went away"):
+        await server.operations.ReplayDeadLetters(replay, metadata=ME)
+    for _ in range(2):
+        await server.operations.ReplayDeadLetters(replay, metadata=ME)
+    found = await events(server, 2)
+    assert sorted(e.action for e in found) == ["dead.replay", "dead.replay.end"]
+    assert {e.principal for e in found} == {"ada"}

@@ -118,8 +118,9 @@ class DeadLetterDesk:
         request_id = request_name(request.request_id)
         bounds = await self._letters.bounds()
         operation, new = await self._operations.begin(order, caller().name, bounds, request_id=request_id)
+        # Also if it was begun by a call before: whoever repeats it may do so because this has failed then.
+        await self._audit.record_begin(operation, f"dead.{kind.value}", **_told(order))
         if new:
-            await self._audit.record(f"dead.{kind.value}", operation.id, **_told(order))
             self._runner.look()
         return await self._shown(operation)
 
