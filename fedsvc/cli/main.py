@@ -125,6 +125,7 @@ def _tell_bug(kind: type[BaseException], error: BaseException, trace: TracebackT
 def _fail(text: str) -> NoReturn:
     from fedsvc.logs import redact_text
 
-    line = " ".join(redact_text(text).split())
+    # what it quotes may be anybody's, and the terminal is the operator's
+    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(redact_text(text).split()))
     sys.stderr.write(f"fedsvc: {line}\n")
     sys.exit(1)

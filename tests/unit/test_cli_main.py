@@ -81,6 +81,17 @@ def test_a_target_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err.startswith("fedsvc: --target: several servers are told by their IP")
 
 
+def test_what_an_error_quotes_does_nothing_to_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def connect(_: str | None) -> None:
+        raise click.ClickException("no host a\x1b]0;b\x07\u202ec\nd\x9b2J")
+
+    monkeypatch.setattr(stats, "connect", connect)
+    assert fedsvc("stats") == 1
+    assert capsys.readouterr().err == "fedsvc: no host a\ufffd]0;b\ufffd\ufffdc d\ufffd2J\n"
+
+
 @pytest.mark.parametrize("setting", ["FEDSVC_TOKEN", "FEDSVC_TOKEN_FILE"])
 def test_a_token_of_several_lines_is_one_line_that_names_the_setting(
     setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
