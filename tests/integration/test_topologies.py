@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -26,6 +27,7 @@ from fedsvc.config import Settings
 from fedsvc.domain.delivery import DeliveryState
 from fedsvc.domain.relations import Relation
 from fedsvc.errors import ConfigurationError, QueueUnavailable
+from fedsvc.queue import durability
 from fedsvc.queue.bell import Bell, Rung
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.durability import Durability, check_durability
@@ -171,13 +173,14 @@ async def test_without_replicas_nothing_is_replicated(valkey: ValkeyServer, name
 #: as docs/operations.md tells
 ACL = (
     "~fedsvc:* &fedsvc:* -@all +@read +@write +@fast +@slow +@scripting +@stream +@pubsub +@connection "
-    "+info +wait +waitaof +time +memory|purge +config|get +script|load -@dangerous +info +keys"
+    "+memory|purge +script|load -@dangerous +info +keys +config|get"
 )
 
 
 def test_the_rights_are_those_that_the_documentation_tells() -> None:
     page = Path(__file__).parents[2] / "docs/operations.md"
     assert f"ACL SETUSER sender on >PASSWORD {ACL}\n" in page.read_text()
+    assert "waitaof" not in ACL, "Redis 7.0 knows no such command, and takes nothing of such a line"
 
 
 async def test_an_account_with_only_these_rights_is_enough(tmp_path: Path) -> None:
@@ -191,6 +194,22 @@ async def test_an_account_with_only_these_rights_is_enough(tmp_path: Path) -> No
         async with open_queue(url, "another") as queue:
             with pytest.raises(QueueUnavailable):
                 await queue.enqueue("1")
+
+
+@pytest.mark.parametrize("newer", [True, False])
+async def test_these_rights_are_enough_to_ask_how_safe_the_disk_is(
+    newer: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not newer:  # than Redis 7.2, which has WAITAOF
+        monkeypatch.setattr(durability, "_has_waitaof", AsyncMock(return_value=False))
+    always = ("--appendfsync", "always")
+    with valkey_server(tmp_path, appendonly=True, port=free_ports(1)[0], extra=always) as server:
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "fedsvc", "on", ">secret", *ACL.split())
+        url = server.url.replace("redis://", "redis://fedsvc:secret@")
+        async with open_queue(url, "fedsvc") as queue:
+            await check_durability(queue.link, settings(FEDSVC_DURABILITY="fsync"))
+            await queue.enqueue("1")
 
 
 @pytest.mark.parametrize(
