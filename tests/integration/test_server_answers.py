@@ -47,6 +47,15 @@ def ed25519_pem() -> str:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
+async def answers(server: Front, request: Any, fan: Any, batch: Any) -> list[Any]:
+    """To a call of each kind."""
+    return [
+        await server.delivery.QueueActivity(request),
+        await server.delivery.FanOutActivity(fan),
+        await server.delivery.QueueActivities(batch),
+    ]
+
+
 async def test_a_call_that_is_repeated_under_its_name_gets_the_first_answer(
     server: Front, request_of: Any
 ) -> None:
@@ -76,13 +85,9 @@ async def test_a_call_that_is_repeated_after_its_expiry_gets_the_first_answer(
     inboxes = [f"https://h{n}.example/inbox" for n in range(20)]
     fan = fan_out(named, inboxes, "fan")
     batch = pb.QueueActivitiesRequest(requests=[unnamed], request_id="batch")
-    first = await server.delivery.QueueActivity(request)
-    first_fan = await server.delivery.FanOutActivity(fan)
-    first_batch = await server.delivery.QueueActivities(batch)
+    first = await answers(server, request, fan, batch)
     monkeypatch.setattr("fedsvc.server.intake.time", SimpleNamespace(time=lambda: time.time() + 3600))
-    assert await server.delivery.QueueActivity(request) == first
-    assert await server.delivery.FanOutActivity(fan) == first_fan
-    assert await server.delivery.QueueActivities(batch) == first_batch
+    assert await answers(server, request, fan, batch) == first
     for name in ("", "another", "fan"):
         request.request_id = name
         await refused(server.delivery.QueueActivity(request), "options.expire_time", "INVALID_ARGUMENT")
@@ -114,18 +119,14 @@ async def test_a_call_that_is_repeated_after_its_key_was_deleted_gets_the_first_
     inboxes = [f"https://h{n}.example/inbox" for n in range(20)]
     fan = fan_out(named, inboxes, "fan")
     batch = pb.QueueActivitiesRequest(requests=[unnamed], request_id="batch")
-    first = await server.delivery.QueueActivity(request)
-    first_fan = await server.delivery.FanOutActivity(fan)
-    first_batch = await server.delivery.QueueActivities(batch)
+    first = await answers(server, request, fan, batch)
     proof_key = pb.SigningKey(key_id=f"{KEY_ID}-2", private_key_pem=ed25519_pem())
     proof = {"integrity_proof": True, "proof_key": proof_key}
     proven = request_of(pem="", request_id="proven", inbox="https://p.example/inbox", **proof)
     first_proven = await server.delivery.QueueActivity(proven)
     deleted = await server.keys.DeleteKey(keys_pb.DeleteKeyRequest(key_id=KEY_ID, when_unused=True))
     assert deleted.deferred
-    assert await server.delivery.QueueActivity(request) == first
-    assert await server.delivery.FanOutActivity(fan) == first_fan
-    assert await server.delivery.QueueActivities(batch) == first_batch
+    assert await answers(server, request, fan, batch) == first
     assert await server.delivery.QueueActivity(proven) == first_proven
     proven.options.proof_key.private_key_pem = ""
     await refused(server.delivery.QueueActivity(proven), "options.proof_key.private_key_pem", "INVALID_KEY")

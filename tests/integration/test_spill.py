@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,7 @@ async def test_retries_behind_what_waits_for_sql_do_not_keep_it_there(
     for admitted in await queue.admit(100):
         await queue.settle(admitted, DeliveryState.RETRY, Reason.SERVER_ERROR, wait_ms=2 * HOUR_MS)
     sent = await desk.down(300)
-    desk.memory.note(FULL)
-    await desk.rounds()
-    desk.memory.note(EMPTY)
+    await desk.short()
     late = [(await queue.enqueue(f"late{n}", priority=queue.BULK)).id for n in range(6)]
     await queue.admit(100)
     await queue.pass_time(2 * HOUR_MS)
@@ -110,9 +109,7 @@ async def test_retries_behind_what_waits_for_sql_do_not_keep_it_there(
 
 async def test_a_host_is_probed_with_what_is_in_sql_when_nothing_else_is_left(desk: Desk) -> None:
     sent = await desk.down(300)
-    desk.memory.note(FULL)
-    await desk.rounds()
-    desk.memory.note(EMPTY)
+    await desk.short()
     canceller = Canceller(desk.queue.link, desk.queue.keys, desk.queue.settings)
     assert (await canceller.cancel([sent[0]])).cancelled == 1
     assert await desk.recover() == sent[1:]
@@ -217,9 +214,7 @@ async def test_a_batch_that_cannot_come_back_to_a_full_redis_keeps_nobody_from_m
 
 async def test_a_batch_is_safe_in_redis_before_sql_forgets_it(desk: Desk) -> None:
     await desk.down(300)
-    desk.memory.note(FULL)
-    await desk.rounds()
-    desk.memory.note(EMPTY)
+    await desk.short()
     link = desk.queue.link
     await desk.queue.hosts.seen(HOST)
     (probe,) = await desk.queue.admit(1)
@@ -230,25 +225,29 @@ async def test_a_batch_is_safe_in_redis_before_sql_forgets_it(desk: Desk) -> Non
     assert len(await desk.store.batches(desk.queue.partition_of(0))) == 1
 
 
-async def test_a_batch_that_sql_has_lost_keeps_others_waiting_for_some_minutes_only(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent = await desk.down(300)
-    desk.memory.note(FULL)
-    await desk.rounds()
-    desk.memory.note(EMPTY)
+def lacking(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """SQL has none of its batches, until what this returns is called."""
     read = desk.store.read
 
     async def lost(*_: object) -> None:
         return None
 
     monkeypatch.setattr(desk.store, "read", lost)
+    return lambda: monkeypatch.setattr(desk.store, "read", read)
+
+
+async def test_a_batch_that_sql_has_lost_keeps_others_waiting_for_some_minutes_only(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = await desk.down(300)
+    await desk.short()
+    there_again = lacking(desk, monkeypatch)
     later = [(await desk.queue.enqueue(f"late{n}", priority=desk.queue.BULK)).id for n in range(5)]
     assert not set(later) & set(await desk.recover()), "it may be there again soon"
     monkeypatch.setattr(Spiller, "MISSING", 0.0)
     assert set(later) <= set(await desk.recover())
     assert (await desk.queue.conserved()).counter("spilled") == 299
-    monkeypatch.setattr(desk.store, "read", read)
+    there_again()
     assert await desk.recover() == sent[1:]
 
 
@@ -256,19 +255,12 @@ async def test_a_batch_that_sql_lacked_is_remembered_for_no_longer_than_it_is_aw
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await desk.down(300)
-    desk.memory.note(FULL)
-    await desk.rounds()
-    desk.memory.note(EMPTY)
-    read = desk.store.read
-
-    async def lost(*_: object) -> None:
-        return None
-
-    monkeypatch.setattr(desk.store, "read", lost)
+    await desk.short()
+    there_again = lacking(desk, monkeypatch)
     await desk.recover()
     await desk.spiller.tidy()
     ((partition, number),) = desk.spiller._missing
-    monkeypatch.setattr(desk.store, "read", read)
+    there_again()
     other = Desk(desk.queue, desk.store)  # another worker, which brings it back
     assert await other.spiller.round()
     assert number not in await desk.spill.due(partition, Spiller.FEW)
@@ -328,9 +320,7 @@ async def test_a_batch_that_sql_has_lost_is_asked_for_after_a_pause(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await desk.down(300)
-    desk.memory.note(FULL)
-    await desk.rounds()
-    desk.memory.note(EMPTY)
+    await desk.short()
 
     async def lost(*_: object) -> None:
         return None

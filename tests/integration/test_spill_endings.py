@@ -80,9 +80,7 @@ async def test_all_of_a_host_are_cancelled_those_in_sql_as_well(desk: Desk) -> N
 
 async def test_what_is_in_sql_does_not_outlive_its_time(desk: Desk) -> None:
     await desk.down(150)
-    desk.memory.note(FULL)
-    await desk.rounds()
-    desk.memory.note(EMPTY)
+    await desk.short()
     await desk.queue.pass_time(50 * HOUR_MS)
     await desk.rounds()
     await desk.queue.promote()

@@ -40,6 +40,12 @@ class Desk:
         while await self.spiller.round():
             pass
 
+    async def short(self) -> None:
+        """Memory is short for as long as it takes to move all that can go to SQL."""
+        self.memory.note(FULL)
+        await self.rounds()
+        self.memory.note(EMPTY)
+
     async def down(self, backlog: int) -> list[DeliveryId]:
         """Host 0 is down for an hour, and so many wait for it."""
         queue = self.queue

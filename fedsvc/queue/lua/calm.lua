@@ -9,14 +9,19 @@
 local pack, unpacked, sub = struct.pack, struct.unpack, string.sub -- looked up once, used for each delivery
 local FRONT, FRONT_SIZE, SPOKE = '>BI2Bffffddd', 44, 112
 
+local function state_of(name)
+  local packed = loaded[name]
+  if packed == nil or hosts[name] then return nil end
+  packed = packed or new_host()
+  return #packed == HOST_SIZE and packed or nil
+end
+
 -- How many deliveries it can take now: nil if it is not calm. `spare`: whether one more than it has shown to take
 -- well, if it has ever taken any. If `departs`, one that it can take is on its way, and the second result says how it
 -- wants to be signed to.
 local function calm_room(name, spare, departs)
-  local packed = loaded[name]
-  if packed == nil or hosts[name] then return nil end
-  packed = packed or new_host()
-  if #packed ~= HOST_SIZE then return nil end
+  local packed = state_of(name)
+  if not packed then return nil end
   local is_calm, flying, dialect, limit, latency, usual, tokens, filled, success, cut_at = unpacked(FRONT, packed)
   if is_calm ~= 1 then return nil end
   local most = limit + 0.001
@@ -49,10 +54,8 @@ end
 
 -- It has taken a delivery. False if it is not calm, or has become slow.
 local function calm_landed(name, latency)
-  local packed = loaded[name]
-  if packed == nil or hosts[name] then return false end
-  packed = packed or new_host()
-  if #packed ~= HOST_SIZE then return false end
+  local packed = state_of(name)
+  if not packed then return false end
   local is_calm, flying, dialect, limit, known, usual, tokens, filled, _, cut_at = unpacked(FRONT, packed)
   if is_calm ~= 1 then return false end
   if known == 0 then known = latency else known = known + (latency - known) / 5 end

@@ -56,11 +56,9 @@ local function refill(priority, wanted, most, window, prepare, goes)
   if in_lines(priority) <= 0 then return entries, going, going_records, told, true, looked end
   local turns, quantum = turns_key(priority), math.min(QUANTUM, window)
   local function enter(sequence, record, place)
-    local entry = text(place)
     record = moved(record, S_READY, place)
     store(sequence, record)
-    call('XADD', STREAM[priority], entry, 'd', sequence)
-    return entry, record
+    return append(priority, place, sequence), record
   end
   while #going < wanted and looked < most do
     local origin = call('LPOP', turns)

@@ -223,9 +223,11 @@ local function waiting(record, sign)
   count('retry:reason:' .. last_reason(record), sign)
 end
 
--- Append to a stream; the entry's id is <place>-0, which Redis makes of the number alone.
+-- Append to a stream; the entry's id is <place>-0, which Redis makes of the number alone. Result: that, as text.
 local function append(stream, place, sequence)
-  call('XADD', STREAM[stream], text(place), 'd', sequence)
+  local number = text(place)
+  call('XADD', STREAM[stream], number, 'd', sequence)
+  return number
 end
 
 -- Put a delivery on its ready stream.

@@ -15,6 +15,8 @@ M = TypeVar("M", bound=Message)
 
 #: seconds that anything may take at most
 LONGEST_TIMEOUT = 86_400 * 365
+#: characters that a request id may have at most
+LONGEST_REQUEST_ID = 128
 _WHOLE = "whole number"
 _WANTED = {
     FieldDescriptor.CPPTYPE_STRING: "text",

@@ -27,13 +27,12 @@ from sqlalchemy import (
 )
 
 from fedsvc_client import _wire
-from fedsvc_client._arguments import inbox_list, named, optional_text, whole_text
+from fedsvc_client._arguments import LONGEST_REQUEST_ID, inbox_list, named, optional_text, whole_text
 from fedsvc_client._exceptions import InvalidRequest
 from fedsvc_client._types import Priority
 
 #: states of a row: it waits for the relay; it was put aside, and `reason` says why
 WAITS, ASIDE = 0, 1
-_LONGEST_REQUEST_ID = 128
 
 
 def now_ms() -> int:
@@ -72,7 +71,7 @@ class Outbox:
             name,
             MetaData() if metadata is None else metadata,
             Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-            Column("request_id", String(_LONGEST_REQUEST_ID), nullable=False, unique=True),
+            Column("request_id", String(LONGEST_REQUEST_ID), nullable=False, unique=True),
             # whose rows are sent one after the other: a hash of the ordering key, or of the key id
             Column("lane", String(64), nullable=False),
             Column("activity", LargeBinary, nullable=False),
@@ -196,8 +195,8 @@ class Outbox:
             # The database would say so with an error that ends the application's transaction.
             if "\0" in text:
                 raise InvalidRequest(f"{name} has a NUL, which no {name} has")
-        if len(request_id) > _LONGEST_REQUEST_ID:
-            raise InvalidRequest(f"request_id has more than {_LONGEST_REQUEST_ID} characters")
+        if len(request_id) > LONGEST_REQUEST_ID:
+            raise InvalidRequest(f"request_id has more than {LONGEST_REQUEST_ID} characters")
         order = f"order {ordering_key}" if ordering_key else f"key {key_id}"
         moment = now_ms()
         written = session.execute(

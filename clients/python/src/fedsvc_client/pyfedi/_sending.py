@@ -10,7 +10,7 @@ from hashlib import sha256
 from itertools import islice
 from typing import Any
 
-from fedsvc_client._arguments import named, seconds, whole_text
+from fedsvc_client._arguments import LONGEST_REQUEST_ID, named, seconds, whole_text
 from fedsvc_client._configuration import shared_client
 from fedsvc_client._exceptions import FedsvcError, FieldViolation, InvalidRequest
 from fedsvc_client._types import FanOut, ItemError, RejectedInbox
@@ -20,8 +20,6 @@ log = logging.getLogger("fedsvc_client.pyfedi")
 
 #: most inboxes in one call (FEDSVC_MAX_FAN_OUT of the server)
 LARGEST_FAN_OUT = 50_000
-#: most characters of a request id
-_LONGEST_NAME = 128
 _ACTIVITY_JSON = "application/activity+json"
 
 
@@ -163,7 +161,7 @@ def _check_timeout(timeout: float | None) -> None:
 def _part_name(name: str, index: int) -> str:
     """What a call of a fan-out in several is repeated under."""
     part = f"{name}.{index}" if index else name
-    return part if not index or len(part) <= _LONGEST_NAME else sha256(part.encode()).hexdigest()
+    return part if not index or len(part) <= LONGEST_REQUEST_ID else sha256(part.encode()).hexdigest()
 
 
 def _as_of_a_call(error: ItemError) -> InvalidRequest:
