@@ -95,6 +95,13 @@ def host_of(url: str) -> str:
     return authority[1:].split("]")[0] if authority.startswith("[") else authority.split(":")[0]
 
 
+@lru_cache(4096)
+def host_span(url: str) -> tuple[int, int]:
+    """Where in an inbox in normal form its host begins, as `host_of` tells it, and how long that is."""
+    host = host_of(url)
+    return url.find(host, url.find("//") + 2) if host else 0, len(host)
+
+
 def partition_of(host: str, partitions: int) -> int:
     """Which part of the queue a host belongs to. Stable: it must never change."""
     return zlib.crc32(host.encode()) % partitions

@@ -24,11 +24,12 @@ from fedsvc.queue.script import Script
 from fedsvc.queue.topology import Argument
 
 #: see `lua/settle.lua`
-_NUMBERS: Final = struct.Struct(">BBBBIBQQQ")
+_NUMBERS: Final = struct.Struct(">BBIQ")
+_MORE: Final = struct.Struct(">BBBQQ")
 
 
 #: one that a newer version has learnt is as good as none
-_DIALECTS: Final = {int(dialect): dialect for dialect in Dialect}
+_DIALECTS: Final = {b"%d" % dialect: dialect for dialect in Dialect}
 
 
 @dataclass(slots=True)  # not frozen, as a record is not
@@ -62,6 +63,8 @@ class Signal(IntFlag):
 
 
 NO_SIGNAL: Final = Signal(0)
+#: told of an attempt that the host took: nothing else has to be said of most deliveries
+WELL: Final = Signal.ANSWERED | Signal.TOOK
 
 
 @dataclass(slots=True)  # not frozen, as a record is not
@@ -217,29 +220,22 @@ class Consumer:
         Repeating it after QueueUnavailable is safe: what was done is passed over.
         """
         heads, delivered, numbers, more = [], [], [], []
-        args: list[Argument] = [self._terms, b"", b"", b""]
+        args: list[Argument] = [self._terms, b"", b"", b"", len(settlements)]
         for s in settlements:
             admitted = s.admitted
             packed = outcome.pack(s.outcome) if s.outcome is not None else b""
-            if s.state is DeliveryState.DELIVERED:
+            delivered_now = s.state is DeliveryState.DELIVERED
+            if delivered_now:
                 heads.append(outcome.HEAD.pack(admitted.id.sequence, len(packed)))
                 delivered.append(packed)
             else:
                 more.append(s.record.pack(admitted.id.accepted_ms) if s.record is not None else b"")
                 more.append(packed)
-            numbers.append(
-                _NUMBERS.pack(
-                    s.state,
-                    admitted.stream,
-                    s.attempted,
-                    s.signal,
-                    min(max(s.latency_ms, 0), 0xFFFFFFFF),
-                    s.learnt,
-                    s.pause_ms,
-                    admitted.entry,
-                    s.due_ms,
-                )
-            )
+            well = delivered_now and s.attempted and s.signal == WELL and not (s.learnt or s.pause_ms)
+            latency_ms = min(max(s.latency_ms, 0), 0xFFFFFFFF)
+            numbers.append(_NUMBERS.pack(0 if well else s.state, admitted.stream, latency_ms, admitted.entry))
+            if not well:
+                numbers.append(_MORE.pack(s.attempted, s.signal, s.learnt, s.pause_ms, s.due_ms))
             args += admitted.entry, admitted.id.sequence
         args[1:4] = b"".join(heads), b"".join(delivered), b"".join(numbers)
         args += more
@@ -284,17 +280,16 @@ class Consumer:
 
     @staticmethod
     def _admitted(partition: int, answer: Sequence[Any]) -> Iterator[Admitted]:
-        items = iter(answer)
-        flat = zip(items, items, items, items, items, items, strict=True)
-        for stream, entry, sequence, packed, times, dialect in flat:
-            id = DeliveryId(partition, int(sequence))
+        for item in answer:
+            stream, entry, sequence, times, dialect, packed = item.split(b" ", 5)
+            id, number = DeliveryId(partition, int(sequence)), int(entry.partition(b"-")[0])
             try:
                 record = unpack(packed, id)
                 if isinstance(record, Finished):
                     raise QueueCorrupt(f"delivery {id} is finished")
                 told = _DIALECTS.get(dialect, Dialect.UNKNOWN)
-                yield Admitted(id, stream, int(entry), record, int(times), dialect=told)
+                yield Admitted(id, int(stream), number, record, int(times), dialect=told)
             except QueueCorrupt as error:
-                priority = Priority(min(stream, Priority.BULK))
+                priority = Priority(min(int(stream), Priority.BULK))
                 broken = Record(DeliveryState.READY, 0, priority, 0, 0, 0, 0, 0, 0, "")
-                yield Admitted(id, stream, int(entry), broken, int(times), str(error))
+                yield Admitted(id, int(stream), number, broken, int(times), str(error))

@@ -23,7 +23,7 @@ from fedsvc.queue.script import Script
 from fedsvc.queue.shared import Shared
 
 #: of what hosts.py calls _HOST: latency, circuit, flags, failures, three lanes, pause
-_PARTS: Final = struct.Struct(">8xf32xBBxH2xIIId")
+_PARTS: Final = struct.Struct("<7xf33xBBxH2xIIId")
 
 
 class HostOrder(IntEnum):

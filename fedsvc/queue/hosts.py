@@ -18,7 +18,7 @@ from fedsvc.queue.topology import Argument
 
 #: as in lua/hosts.lua
 _TERMS: Final = struct.Struct(">HHHHdddddddddd")
-_HOST: Final = struct.Struct(">BHBffffdddBBBHHIIIdddddddd")
+_HOST: Final = struct.Struct("<BHfffddBfdBBBHHIIIdddddddd")
 _POLICY: Final = struct.Struct(">Hdd")
 #: sequence, then as in record.py: start after acceptance (ms), latency (ms), status, reason
 _ATTEMPT: Final = struct.Struct(">QIHHB")
@@ -37,14 +37,14 @@ class HostRecord(NamedTuple):
 
     calm: int = 1
     flying: int = 0
-    dialect: int = 0
     limit: float = 1.0
     latency: float = 0.0
     usual: float = 0.0
-    tokens: float = 0.0
-    filled: float = 0.0
     success: float = 0.0
     cut: float = 0.0
+    dialect: int = 0
+    tokens: float = 0.0
+    filled: float = 0.0
     circuit: int = 0
     flags: int = 0
     turn: int = 0

@@ -65,6 +65,8 @@ class Place(NamedTuple):
 
     url: str
     host: str
+    #: the URL as in a record, behind where its host is
+    placed: bytes
     partition: int
     key: bytes
     host_key: bytes
@@ -93,7 +95,9 @@ class Producer:
 
     def place(self, inbox: Inbox) -> Place:
         partition = partition_of(inbox.host, self._partitions)
-        return Place(inbox.url, inbox.host, partition, inbox_key(inbox.url), host_key(inbox.host))
+        url = inbox.url
+        placed = bytes((url.index(inbox.host, 7), len(inbox.host))) + url.encode()
+        return Place(url, inbox.host, placed, partition, inbox_key(url), host_key(inbox.host))
 
     async def enqueue(self, message: Message, inbox: Place, terms: Terms) -> Queued:
         """Accept one delivery. Returning means that Redis has it.
@@ -197,7 +201,7 @@ class Producer:
             host_key(message.origin),
         ]
         for inbox in inboxes:
-            args += (inbox.url, inbox.key, inbox.host_key)
+            args += (inbox.placed, inbox.key, inbox.host_key)
         prefix = self._keys.partition(partition).prefix
         answer = await self._link.run(self._enqueue, prefix, args, durable=True)
         pairs_of = iter(answer[1:])

@@ -1,9 +1,10 @@
 """The packed record of a delivery that is not finished, as the hash `deliveries` holds it.
 
 Big-endian: state u8, flags u8, priority u8, type code u8, attempts u8, tries u8 (attempts that the retry
-policy counts), deadline u32 (seconds), message u64, place u64, inbox length u16, inbox, then for each
-attempt: start u32 (ms after acceptance), latency u16 (ms, capped), status u16, reason u8. `lua/prelude.lua`
-reads and writes the same layout.
+policy counts), deadline u32 (seconds), message u64, place u64, inbox length u16, where in the inbox
+its host begins u8 (0-based), length of that u8, inbox, then for each attempt: start u32 (ms after
+acceptance), latency u16 (ms, capped), status u16, reason u8. `lua/prelude.lua` reads and writes the same
+layout.
 
 `place` is the number of the entry by which the delivery stands in a ready stream or among the dead letters;
 of a parked one see `lua/prelude.lua`. A finished delivery keeps only state u8 and the number of its outcome
@@ -25,11 +26,11 @@ from fedsvc.domain.delivery import (
     Priority,
     Reason,
 )
-from fedsvc.domain.inbox import host_of
+from fedsvc.domain.inbox import host_of, host_span
 from fedsvc.domain.message import Message
 from fedsvc.errors import QueueCorrupt
 
-HEADER: Final = struct.Struct(">BBBBBBIQQH")
+HEADER: Final = struct.Struct(">BBBBBBIQQHBB")
 _ATTEMPT: Final = struct.Struct(">IHHB")
 _FINISHED: Final = struct.Struct(">BQ")
 FLAG_SHARED_INBOX: Final = 1
@@ -114,6 +115,7 @@ class Record:
             self.message,
             self.place,
             len(inbox),
+            *host_span(self.inbox),
         )
         tail = b"".join(
             _ATTEMPT.pack(
@@ -157,7 +159,7 @@ def shown(
 
 def inbox_in(packed: bytes) -> str:
     """Of a record that is known to be one."""
-    return packed[HEADER.size : HEADER.size + HEADER.unpack_from(packed)[-1]].decode()
+    return packed[HEADER.size : HEADER.size + HEADER.unpack_from(packed)[-3]].decode()
 
 
 def unpack(packed: bytes, id: DeliveryId) -> Record | Finished:
@@ -167,7 +169,7 @@ def unpack(packed: bytes, id: DeliveryId) -> Record | Finished:
             state, outcome = _FINISHED.unpack(packed)
             return Finished(DeliveryState(state), outcome)
         (
-            state, flags, priority, type_code, attempts, tries, deadline, message, place, length,
+            state, flags, priority, type_code, attempts, tries, deadline, message, place, length, _, _,
         ) = HEADER.unpack_from(packed)  # fmt: skip
         start = HEADER.size + length
         inbox = packed[HEADER.size : start].decode()

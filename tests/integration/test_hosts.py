@@ -7,8 +7,10 @@ from servers.queue import HOUR_MS, SECOND_MS, USUAL_LIMITS, Queue, known, open_q
 from servers.valkey import ValkeyServer
 
 from fedsvc.domain.delivery import DeliveryId, DeliveryState, Priority, Reason
+from fedsvc.domain.inbox import Inbox, host_of
 from fedsvc.queue.consumer import Shares, Signal
 from fedsvc.queue.hosts import Circuit, HostPolicy, HostRecord
+from fedsvc.queue.producer import Terms
 
 HOST = "h0.example"
 REFUSED = Signal.FAILED
@@ -29,6 +31,24 @@ async def test_a_new_host_gets_one_until_it_has_answered_then_more_and_eight_at_
         for admitted in taken:
             await queue.deliver(admitted)
     assert at_once == [1, 2, 4, 8, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize("port", ["", ":8443"])
+@pytest.mark.parametrize("host", ["s", "remote.example", "10.0.0.1", "2001:db8::1", "x" * 60 + ".example"])
+async def test_redis_and_we_mean_the_same_host_by_an_inbox(queue: Queue, host: str, port: str) -> None:
+    url = f"https://{f'[{host}]' if ':' in host else host}{port}/u/https://other.example/inbox"
+    place = queue.producer.place(Inbox(url, host))
+    for number in range(3):
+        await queue.producer.enqueue(queue.message(str(number)), place, Terms(Priority.URGENT))
+    taken = (await queue.consumer("a").admit(place.partition, Shares(3, 3, 0, 0))).admitted
+    assert [(a.record.inbox, host_of(a.record.inbox)) for a in taken] == [(url, host)]
+    shown = await queue.hosts.get(host)
+    assert shown is not None
+    assert (shown.host, shown.in_flight, shown.parked) == (host, 1, 2)
+    await queue.fail(taken[0])
+    shown = await queue.hosts.get(host)
+    assert shown is not None
+    assert (shown.in_flight, shown.failures) == (0, 1)
 
 
 async def test_what_a_full_host_cannot_take_is_parked_and_comes_in_order(queue: Queue) -> None:

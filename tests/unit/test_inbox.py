@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fedsvc.domain import inbox as module
 from fedsvc.domain.errors import InvalidInbox, InvalidKey
-from fedsvc.domain.inbox import Inbox, host_of, inbox_key, origin_of, parse_inbox, partition_of
+from fedsvc.domain.inbox import Inbox, host_of, host_span, inbox_key, origin_of, parse_inbox, partition_of
 
 ACCEPTED = {
     "https://a.example/inbox": ("https://a.example/inbox", "a.example"),
@@ -125,6 +125,8 @@ def test_a_normal_form_is_its_own_normal_form(host: str, port: int | None, path:
     assert parse_inbox(once.url) == once
     assert once.url.isascii()
     assert host_of(once.url) == once.host
+    at, length = host_span(once.url)
+    assert once.url[at : at + length] == once.host
 
 
 @given(hosts, paths)
@@ -202,3 +204,17 @@ def test_partitions_and_keys_never_change() -> None:
     """They are stored: other values would lose what is there."""
     assert [partition_of(host, 16) for host in ("a.example", "lemmy.world", "::1")] == [12, 14, 7]
     assert inbox_key("https://a.example/inbox").hex() == "61464bb6796df80a"
+
+
+@pytest.mark.parametrize(
+    ("url", "span"),
+    [
+        ("https://remote.example/inbox", (8, 14)),
+        ("http://http/inbox", (7, 4)),
+        ("https://[2001:db8::1]:8443/inbox", (9, 11)),
+        ("https://10.0.0.1:8443/10.0.0.1", (8, 8)),
+        ("", (0, 0)),
+    ],
+)
+def test_where_the_host_of_an_inbox_stands(url: str, span: tuple[int, int]) -> None:
+    assert host_span(url) == span

@@ -34,7 +34,7 @@ OUTCOME = Delivery(
     completed_ms=1_763_900_000_000, history=_HISTORY,
 )  # fmt: skip
 HOST = hosts.HostRecord._make(
-    [0, 2, 3, 1.5, 2.5, 3.5, 4.5, 100.0, 101.0, 102.0, *range(1, 9), *(float(n) for n in range(103, 111))]
+    [0, 2, 1.5, 2.5, 3.5, 100.0, 101.0, 3, 4.5, 102.0, *range(1, 9), *(float(n) for n in range(103, 111))]
 )
 POLICY = (3, 50.0, 5.0)
 

@@ -12,8 +12,9 @@
 -- ARGV[9]  messages that come along: 0 none, 1 all, 2 those of urgent deliveries
 --
 -- Result: {1 if there is more to hand out, messages of what is handed out as a flat list: number, body, packed
--- (see ARGV[9]), then flat: stream, entry number, sequence, record,
--- times delivered (1), how its host wants to be signed to (0: not known) for each}.
+-- (see ARGV[9]), then for each delivery one text: stream, id of its entry or the number in it, sequence, times delivered
+-- (1), how its host wants to be signed to (0: not known), record, with a space between them}. Each element of an answer
+-- costs as much as the rest of handing out.
 
 read_terms(ARGV[1])
 call('ZADD', CONSUMERS, text(NOW_MS + tonumber(ARGV[3])), ARGV[2])
@@ -24,11 +25,26 @@ local result, more = { 0, {} }, false
 local READS = 4 * left + 64
 local reads = 0
 
-local function hand(stream, number, sequence, record, dialect)
-  local n = #result
-  result[n + 1], result[n + 2], result[n + 3], result[n + 4], result[n + 5], result[n + 6] =
-    stream, number, sequence, record, 1, dialect
+local STREAM_IS, AND_DIALECT = { '1 ', '2 ', '3 ', '4 ' }, { [0] = ' 1 0 ' } -- numbers take long to become text
+local handed, wanted = 2, ARGV[9]
+-- Numbers of the messages that come along, each once.
+local numbers, asked = {}, {}
+local function hand(stream, entry, sequence, record, dialect)
+  local times = AND_DIALECT[dialect]
+  if not times then
+    times = ' 1 ' .. dialect .. ' '
+    AND_DIALECT[dialect] = times
+  end
+  handed = handed + 1
+  result[handed] = STREAM_IS[stream] .. entry .. ' ' .. sequence .. times .. record
   left = left - 1
+  if wanted == '1' or wanted == '2' and (stream == 1 or stream == WOKEN and string.byte(record, 3) == 1) then
+    local number = message_of(record)
+    if not asked[number] then
+      asked[number] = true
+      numbers[#numbers + 1] = text(number)
+    end
+  end
 end
 
 -- Whether a delivery goes to its host now, and how that wants to be signed to; if not, it waits in the host's lane.
@@ -58,10 +74,9 @@ local function from_lines(stream, share)
     refill(stream, share, most, terms.window, hosts_of, goes)
   reads = reads + looked -- also at those that were parked
   if #entries == 0 then return 0, ended end
-  -- Nothing else is in the stream but what is in flight: these are the very entries that are read.
-  local given = #take(stream, worker, #entries)
-  for i = 1, given do hand(stream, entries[i], sequences[i], their_records[i], dialects[i]) end
-  return given, ended
+  hand_over(stream, worker, entries) -- nothing else is in the stream but what is in flight
+  for i = 1, #entries do hand(stream, entries[i], sequences[i], their_records[i], dialects[i]) end
+  return #entries, ended
 end
 
 -- Up to `share` deliveries off a ready stream, which is filled from lines when it runs dry; how many it gave, and
@@ -88,7 +103,7 @@ local function from_stream(stream, share)
       else
         local so, dialect = goes(stream, sequence, record, names[i])
         if so then
-          hand(stream, sub(entry, 1, string.find(entry, '-', 1, true) - 1), sequence, record, dialect)
+          hand(stream, entry, sequence, record, dialect)
           given = given + 1
         else
           drop(stream, entry)
@@ -189,18 +204,15 @@ local function from_lanes(names, share)
   end
   cut_lanes()
   if #out > 0 then
-    local first = allocate(#out)
+    local first, entries = allocate(#out), {}
     for i, item in ipairs(out) do
-      append(WOKEN, first + i - 1, item[1])
-    end
-    -- Nothing else is in that stream but what is in flight: these are the very entries that are read.
-    for i, entry in ipairs(take(WOKEN, worker, #out)) do
-      local number = string.match(entry[1], '^(%d+)-')
-      local record = moved(out[i][2], S_READY, tonumber(number))
-      store(out[i][1], record)
+      local sequence, record = item[1], moved(item[2], S_READY, first + i - 1)
+      entries[i] = append(WOKEN, first + i - 1, sequence)
+      store(sequence, record)
       count('woken:' .. priority_of(record), 1)
-      hand(WOKEN, number, out[i][1], record, dialect_of(out[i][3]))
+      hand(WOKEN, entries[i], sequence, record, dialect_of(item[3]))
     end
+    hand_over(WOKEN, worker, entries) -- nothing else is in that stream but what is in flight
   end
 end
 
@@ -237,20 +249,12 @@ else
 end
 save_hosts()
 flush()
-if ARGV[9] ~= '0' then
-  local messages, seen, all = result[2], {}, ARGV[9] == '1'
-  for i = 6, #result, 6 do
-    local stream = result[i - 3]
-    local asked = all or stream == 1 or stream == WOKEN and string.byte(result[i], 3) == 1
-    local number = asked and text(message_of(result[i]))
-    if number and not seen[number] then
-      local message = call('HMGET', P .. ':message:' .. number, 'b', 'm')
-      if message[1] and message[2] then
-        local n = #messages
-        messages[n + 1], messages[n + 2], messages[n + 3] = number, message[1], message[2]
-      end
-      seen[number] = true
-    end
+for _, number in ipairs(numbers) do
+  local message = call('HMGET', P .. ':message:' .. number, 'b', 'm')
+  if message[1] and message[2] then
+    local messages = result[2]
+    local n = #messages
+    messages[n + 1], messages[n + 2], messages[n + 3] = number, message[1], message[2]
   end
 end
 if woken > 0 or more then result[1] = 1 end

@@ -60,13 +60,13 @@ local function payload_of(sequence, record, reason)
   local function quoted(value) return cjson.encode(type(value) == 'string' and value or '') end
   local inbox = inbox_of(record)
   local accepted, history, status = math.floor(tonumber(sequence) / 1000), {}, 0
-  for at = 29 + #inbox, #record - 8, 9 do
+  for at = INBOX_AT + #inbox, #record - 8, 9 do
     local offset, latency, code, why = struct.unpack('>I4I2I2B', record, at)
     history[#history + 1] = '[' .. table.concat({ text(accepted + offset), latency, code, why }, ',') .. ']'
     status = code
   end
   return '[' .. table.concat({
-    quoted(m[1]), quoted(m[2]), quoted(m[3]), quoted(inbox), quoted(host_name(inbox)), quoted(m[6]),
+    quoted(m[1]), quoted(m[2]), quoted(m[3]), quoted(inbox), quoted(host_at(record, HOST_AT)), quoted(m[6]),
     quoted(m[4]), priority_of(record), string.byte(record, 5), reason, status, '""', 0,
     has(record, FLAG_EXPIRES) and text(deadline_ms(record)) or '0', quoted(m[8]), quoted(m[10]),
     '[' .. table.concat(history, ',') .. ']',

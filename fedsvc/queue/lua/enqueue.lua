@@ -20,7 +20,8 @@
 -- ARGV[11] origin
 -- ARGV[12] name of the registered key that the message needs; '' if the call brought its own
 -- ARGV[13] key of the origin, 8 bytes
--- ARGV[14...] triples: inbox, its key (8 bytes), key of its host (8 bytes)
+-- ARGV[14...] triples: inbox, as of the two bytes of a record that say where its host is; its key (8 bytes), key of its
+--          host (8 bytes)
 --
 -- Rules: 0 none; 1 an explicit key: every unsent delivery of the group with an explicit key, to the same inbox;
 -- 2 Update: unsent Updates; 3 Delete: unsent Creates and Updates; 4 Undo: the undone activity, and if that was
@@ -55,7 +56,7 @@ if request ~= '' then
   end
 end
 
-local function inbox_at(i) return ARGV[FIRST + STEP * i] end
+local function placed_inbox_at(i) return ARGV[FIRST + STEP * i] end
 local function key_at(i) return ARGV[FIRST + STEP * i + 1] end
 local function host_key_at(i) return ARGV[FIRST + STEP * i + 2] end
 
@@ -116,7 +117,7 @@ local apart_index = family ~= '' and call('GET', group_key(family .. APART))
 -- How an inbox is named: by itself, or by its key where no more of it is here, as the delivery is in SQL.
 local function inbox_name(record)
   if string.byte(record, 1) ~= S_PARKED or place_of(record) ~= SPILLED then return inbox_of(record) end
-  local at = 29 + struct.unpack('>I2', record, 27)
+  local at = INBOX_AT + struct.unpack('>I2', record, 27)
   return string.sub(record, at, at + 7)
 end
 
@@ -157,7 +158,7 @@ end
 -- Take back what this delivery to one of the inboxes makes pointless, the newest first.
 local function supersede(i)
   local family_here = family_at(host_key_at(i))
-  for _, inbox in ipairs({ inbox_at(i), key_at(i) }) do
+  for _, inbox in ipairs({ string.sub(placed_inbox_at(i), 3), key_at(i) }) do
     local found = family_here[inbox] or {}
     for k = #found, 1, -1 do
       local record = pending(found[k])
@@ -239,13 +240,13 @@ if #fresh > 0 then
   local held, lined_up, waits = 0, {}, {}
   local straight = scheduled and 0 or stream_room(priority, short, #fresh)
   for k, i in ipairs(fresh) do
-    local sequence, inbox, host_key = base + k - 1, inbox_at(i), host_key_at(i)
+    local sequence, inbox, host_key = base + k - 1, placed_inbox_at(i), host_key_at(i)
     local name = text(sequence)
     local state, place = scheduled and S_SCHEDULED or S_READY, sequence
     if pointless[k] then
       undelivered[#undelivered + 1] = k
     elseif order ~= '' then
-      local host_of_it = host_name(inbox)
+      local host_of_it = host_at(inbox, 1)
       if waits[host_key] == nil then
         waits[host_key] = must_wait(order, order_index, host_of_it, host_key, message)
       end
@@ -264,7 +265,7 @@ if #fresh > 0 then
       end
     end
     batch[#batch + 1] = name
-    batch[#batch + 1] = string.char(state) .. head .. struct.pack('>I8I2', place, #inbox) .. inbox
+    batch[#batch + 1] = string.char(state) .. head .. struct.pack('>I8I2', place, #inbox - 2) .. inbox
     if #batch >= 1000 then
       call('HSET', DELIVERIES, unpack(batch))
       batch = {}

@@ -7,7 +7,7 @@
 local HOSTS, POLICIES, WAKE = P .. ':hosts', P .. ':policies', P .. ':wake'
 -- Of each host the attempts that failed last, newest first: sequence u64, then 9 bytes as in a record.
 local RECENT, RECENT_SIZE, RECENT_MOST = P .. ':recent', 17, 16
-local HOST = '>BI2BffffdddBBBI2I2I4I4I4dddddddd'
+local HOST = '<BI2fffddBfdBBBI2I2I4I4I4dddddddd'
 local HOST_SIZE = 1 * 5 + 2 * 3 + 4 * 3 + 4 * 4 + 8 * 11
 local LANE = { 'lane1', 'lane2', 'lane3' }
 local CLOSED, OPEN, HALF_OPEN = 0, 1, 2
@@ -30,19 +30,6 @@ end
 
 local hosts, woken = {}, 0
 
--- Of an inbox, which begins `at` some place of a text, at its beginning if that is nil, and has a path.
-local function host_name(inbox, at)
-  -- Patterns cost three times as much; nearly all have neither a port nor an address of IPv6.
-  at = at or 1
-  local from = at + (string.byte(inbox, at + 4) == 115 and 8 or 7) -- https://, http://
-  local slash = string.find(inbox, '/', from, true)
-  local name = slash and string.sub(inbox, from, slash - 1)
-  if name and name ~= '' and not string.find(name, ':', 1, true) then return name end
-  return string.match(inbox, '^%a+://([^/?:[]+)', at) or string.match(inbox, '^%a+://%[(.-)%]', at) or ''
-end
--- Of a delivery, read where its record has the inbox; false if it is no record.
-local function host_of(record) return is_record(record) and host_name(record, 29) end
-
 local function lanes(h) return h.lane1 + h.lane2 + h.lane3 end
 -- Those of them that wait because the host is down.
 local function shut(h) return h.circuit ~= CLOSED and lanes(h) or 0 end
@@ -51,38 +38,48 @@ local function shut(h) return h.circuit ~= CLOSED and lanes(h) or 0 end
 local loaded = {}
 -- Names of those whose state in `loaded` is newer than Redis's, as keys: see calm.lua.
 local calm = {}
+local function load_hosts(names)
+  for from = 1, #names, MANY do
+    local to = math.min(#names, from + MANY - 1)
+    local found = call('HMGET', HOSTS, unpack(names, from, to))
+    for i = from, to do loaded[names[i]] = found[i - from + 1] end
+  end
+end
 local function prefetch_hosts(names)
   local missing = {}
   for i = 1, #names do
     local name = names[i]
-    if name and not hosts[name] and loaded[name] == nil then
+    if loaded[name] == nil and not hosts[name] then
       loaded[name] = false
       missing[#missing + 1] = name
     end
   end
-  for from = 1, #missing, MANY do
-    local to = math.min(#missing, from + MANY - 1)
-    local found = call('HMGET', HOSTS, unpack(missing, from, to))
-    for i = from, to do loaded[missing[i]] = found[i - from + 1] end
-  end
+  load_hosts(missing)
 end
 
 -- Hosts of these deliveries, in order, all of them loaded, as their records are; false for what is no delivery.
 local function hosts_of(sequences)
-  local names = {}
+  local names, missing = {}, {}
   prefetch(sequences)
   for i = 1, #sequences do
-    local record = records[sequences[i]]
-    names[i] = record and #record >= 28 and host_name(record, 29)
+    local record, name = records[sequences[i]], false
+    if record and #record >= LEAST then
+      name = host_at(record, HOST_AT)
+      if loaded[name] == nil and not hosts[name] then
+        loaded[name] = false
+        missing[#missing + 1] = name
+      end
+    end
+    names[i] = name
   end
-  prefetch_hosts(names)
+  load_hosts(missing)
   return names
 end
 
 -- State of one that is not known yet: few at a time until it has answered, for a host that hangs must not hold more.
 local fresh
 local function new_host()
-  fresh = fresh or struct.pack(HOST, 1, 0, 0, terms.start, 0, 0, terms.burst, NOW_MS, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+  fresh = fresh or struct.pack(HOST, 1, 0, terms.start, 0, 0, 0, 0, 0, terms.burst, NOW_MS, 0, 0, 0, 0, 0, 0, 0, 0,
     0, 0, 0, 0, 0, 0, 0, 0)
   return fresh
 end
@@ -94,7 +91,7 @@ local function host(name)
   if packed == nil then packed = call('HGET', HOSTS, name) end
   local broken = packed and #packed ~= HOST_SIZE
   if broken or not packed then packed = new_host() end
-  local _, flying, dialect, limit, latency, usual, tokens, filled, success, cut, circuit, flags, turn, failures, opens,
+  local _, flying, limit, latency, usual, success, cut, dialect, tokens, filled, circuit, flags, turn, failures, opens,
     lane1, lane2, lane3, pause, probe, since, failure, recovered, barrier, spoke, gone = struct.unpack(HOST, packed)
   -- All at once: a table that grows field by field costs as much as all else that is done for a host.
   h = {
@@ -364,8 +361,8 @@ local function save_hosts()
       batch[n + 1] = name
       local other = h.circuit + h.flags + h.failures + h.opens + lanes(h) + h.pause + h.since + h.recovered + h.barrier
         + h.gone
-      batch[n + 2] = struct.pack(HOST, other == 0 and 1 or 0, h.flying, h.dialect, h.limit, h.latency, h.usual,
-        h.tokens, h.filled, h.success, h.cut, h.circuit, h.flags, h.turn, h.failures, h.opens, h.lane1, h.lane2,
+      batch[n + 2] = struct.pack(HOST, other == 0 and 1 or 0, h.flying, h.limit, h.latency, h.usual,
+        h.success, h.cut, h.dialect, h.tokens, h.filled, h.circuit, h.flags, h.turn, h.failures, h.opens, h.lane1, h.lane2,
         h.lane3, h.pause, h.probe, h.since, h.failure, h.recovered, h.barrier, h.spoke, h.gone)
       n = n + 2
       if shut(h) ~= h.shut then

@@ -4,8 +4,9 @@
 --          lists them) and live in its hash slot.
 --
 -- A record is: state u8, flags u8, priority u8, type u8, attempts u8, tries u8, deadline u32 (s), message
--- u64, place u64, inbox length u16, inbox, attempts of 9 bytes each. See record.py. Offsets below are
--- 1-based. A finished delivery keeps only state u8 and outcome u64 (9 bytes).
+-- u64, place u64, inbox length u16, where in the inbox its host begins u8 (0-based), length of that u8, inbox, attempts
+-- of 9 bytes each. See record.py. Offsets below are 1-based. A finished delivery keeps only state u8 and outcome u64 (9
+-- bytes).
 
 local P = KEYS[1]
 local GROUP = 'workers'
@@ -33,7 +34,7 @@ local COUNTER_OF = {
 -- superseded in another group than the one whose order it keeps.
 local FLAG_SHARED_INBOX, FLAG_EXPIRES, FLAG_FOLLOWED, FLAG_REPLACED, FLAG_CANCEL, FLAG_SUPERSEDE, FLAG_APART =
   1, 2, 4, 8, 16, 32, 64
-local HEADER = '>BBBBBBI4I8I8I2'
+local HOST_AT, INBOX_AT, LEAST = 29, 31, 30 -- LEAST: bytes without an inbox
 -- `place` of a parked record: in its host's lane; or in SQL, then only the head of the record is here, its origin
 -- instead of the inbox, and 9 bytes: the key of the inbox, and a 1, which ends what could be an attempt. Any other
 -- value: held back for its order, and not to be sent before that time (ms).
@@ -86,10 +87,13 @@ local function extend(key, present, part)
   if 4 * #part < #present then call('APPEND', key, part) else call('SET', key, present .. part, 'KEEPTTL') end
 end
 local function prefetch(sequences)
-  local missing = {}
-  for i = 1, #sequences do
-    local sequence = sequences[i]
-    if records[sequence] == nil then missing[#missing + 1] = sequence end
+  local missing = sequences
+  if next(records) then
+    missing = {}
+    for i = 1, #sequences do
+      local sequence = sequences[i]
+      if records[sequence] == nil then missing[#missing + 1] = sequence end
+    end
   end
   for from = 1, #missing, MANY do
     local to = math.min(#missing, from + MANY - 1)
@@ -172,7 +176,7 @@ local function flush()
   end
 end
 
-local function is_record(record) return record and #record >= 28 end
+local function is_record(record) return record and #record >= LEAST end
 
 -- The record with another state and place.
 local function moved(record, state, place)
@@ -208,11 +212,19 @@ end
 local function message_of(record) return (struct.unpack('>I8', record, 11)) end
 local function place_of(record) return (struct.unpack('>I8', record, 19)) end
 local function deadline_ms(record) return struct.unpack('>I4', record, 7) * 1000 end
-local function inbox_of(record) return string.sub(record, 29, 28 + struct.unpack('>I2', record, 27)) end
+local function inbox_of(record) return string.sub(record, INBOX_AT, LEAST + struct.unpack('>I2', record, 27)) end
+-- Host of an inbox, which stands behind where that says it is.
+local function host_at(text, at)
+  local from, length = string.byte(text, at, at + 1)
+  from = from + at + 2
+  return string.sub(text, from, from + length - 1)
+end
+-- Of a delivery; false if it is no record.
+local function host_of(record) return is_record(record) and host_at(record, HOST_AT) end
 
 -- Reason of the last attempt, 0 if there was none.
 local function last_reason(record)
-  if #record < 28 + struct.unpack('>I2', record, 27) + 9 then return 0 end
+  if #record < LEAST + struct.unpack('>I2', record, 27) + 9 then return 0 end
   return string.byte(record, #record)
 end
 
@@ -243,17 +255,38 @@ local function in_flight(stream, entry)
   return not pending.err and #pending > 0
 end
 
--- Read new entries as a worker: they are in flight with it from now on.
-local function take(stream, worker, number)
-  local key = STREAM[stream]
-  local reply = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', number, 'STREAMS', key, '>')
+-- What `command` answers, which works on the group of a stream, in the name of a worker.
+local function by_group(stream, command)
+  local reply = command()
   if reply and reply.err then
     if not string.find(reply.err, 'NOGROUP', 1, true) then error(reply.err) end
     -- First use, or Redis came back empty.
-    call('XGROUP', 'CREATE', key, GROUP, '0', 'MKSTREAM')
-    reply = call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', number, 'STREAMS', key, '>')
+    call('XGROUP', 'CREATE', STREAM[stream], GROUP, '0', 'MKSTREAM')
+    reply = command()
+    if reply and reply.err then error(reply.err) end
   end
+  return reply
+end
+
+-- Read new entries as a worker: they are in flight with it from now on.
+local function take(stream, worker, number)
+  local reply = by_group(stream, function()
+    return redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', number, 'STREAMS', STREAM[stream], '>')
+  end)
   return reply and reply[1][2] or {}
+end
+
+-- The same for entries that were appended just now, where all before them were read. Their numbers (as text) are known:
+-- an answer that tells what is in them would cost as much as reading them does.
+local function hand_over(stream, worker, entries)
+  for from = 1, #entries, MANY do
+    local to = math.min(#entries, from + MANY - 1)
+    local arguments = { unpack(entries, from, to) }
+    for _, option in ipairs({ 'FORCE', 'JUSTID', 'LASTID', entries[to] }) do arguments[#arguments + 1] = option end
+    by_group(stream, function()
+      return redis.pcall('XCLAIM', STREAM[stream], GROUP, worker, 0, unpack(arguments))
+    end)
+  end
 end
 
 -- What archive and watchers read; for an entry of several see logged.lua.

@@ -11,7 +11,7 @@
 -- After a time in which no worker came here (Redis was away, or its clock stepped) the leases say nothing:
 -- everybody but who has left gets half a new one, in which to come back, so that what live workers do is not taken from them.
 -- Workers that hold nothing more are forgotten.
--- Result: flat list of stream, entry number, sequence, record, times delivered, 0 for each, as of admit.
+-- Result: a text for each, as of admit.
 
 local lease = tonumber(ARGV[2])
 local left = tonumber(ARGV[3])
@@ -52,12 +52,7 @@ for _, consumer in ipairs(from) do
           local sequence = entry and entry[2][2]
           local record = sequence and fetch(sequence)
           if is_record(record) and string.byte(record, 1) == S_READY then
-            result[#result + 1] = stream
-            result[#result + 1] = string.match(item[1], '^(%d+)-')
-            result[#result + 1] = sequence
-            result[#result + 1] = record
-            result[#result + 1] = times
-            result[#result + 1] = 0
+            result[#result + 1] = table.concat({ stream, item[1], sequence, times, 0, record }, ' ')
           else
             drop(stream, item[1])
             count('strays', 1)

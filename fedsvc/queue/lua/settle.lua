@@ -6,11 +6,12 @@
 -- ARGV[2]  of each that was delivered, in order: sequence u64, size of its packed outcome u32
 -- ARGV[3]  these outcomes, nothing between them
 -- ARGV[4]  packed numbers, for each delivery: state u8 (what becomes of it: 4 retry, 6 delivered, 7 dead, 8 cancelled,
---          9 superseded, 10 expired), stream of its entry u8, attempted u8 (1 if an attempt was made), signal u8 (how
---          the answer bears on the host, see hosts.lua), latency u32 (ms), dialect u8 (how it wants to be signed to, if
---          learnt), pause u64 (ms that the host wants to be left alone), number of its entry u64, due u64 (ms, for a
---          retry)
--- ARGV[5...] for each delivery: number of its entry, as text, and sequence
+--          9 superseded, 10 expired; 0: delivered, and there is no more to say than that the host answered and took it),
+--          stream of its entry u8, latency u32 (ms), number of its entry u64; then, unless state is 0: attempted u8 (1
+--          if an attempt was made), signal u8 (how the answer bears on the host, see hosts.lua), dialect u8 (how it wants
+--          to be signed to, if learnt), pause u64 (ms that the host wants to be left alone), due u64 (ms, for a retry)
+-- ARGV[5]  how many deliveries
+-- ARGV[6...] for each delivery: number of its entry, as text, and sequence
 -- then for each that was not delivered, in order: record, for a retry or dead letter the whole new one, else '';
 --          and packed outcome, for all but a retry
 --
@@ -20,7 +21,8 @@
 -- Result: {1 if hosts have room again for what waits in their lanes, indexes (0-based) of those passed over, and
 -- if circuits have opened or closed a list of host, 'opened' or 'closed', ...}.
 
-local NUMBERS, NUMBERS_SIZE = '>BBBBI4BI8I8', 33
+local NUMBERS, NUMBERS_SIZE = '>BBI4I8', 14
+local MORE, MORE_SIZE = '>BBBI8I8', 19
 local FIRST = 5
 
 -- What failed lately, for those who look at a host. Nothing is kept of what was delivered: SQL has it.
@@ -45,32 +47,36 @@ local WELL = ANSWERED + TOOK
 
 read_terms(ARGV[1])
 local result = { 0 }
-local total = #ARGV[4] / NUMBERS_SIZE
+local total = tonumber(ARGV[5])
 
-local sequences, delivered, landed_already = {}, {}, {}
-for i = 1, total do sequences[i] = ARGV[FIRST + 2 * i - 1] end
+local sequences, landed_already = {}, {}
+for i = 1, total do sequences[i] = ARGV[FIRST + 2 * i] end
 local names = hosts_of(sequences)
 
 -- What conclude does, for the nth of those that were delivered. What is counted is counted together, by message, and
 -- all of them are one entry of the log.
-local ended, ended_of = {}, {}
-local function conclude_delivered(nth, sequence, stored, message)
-  store(sequence, '') -- it is over; its number is known when all are
-  ended[#ended + 1] = nth
+local ended, ended_of, many, missed = {}, {}, 0, {}
+local function conclude_delivered(sequence, stored, flags, message)
+  records[sequence] = '' -- it is over; its number is known when all are
+  ended[2 * many + 1], ended[2 * many + 2] = sequence, ''
+  many = many + 1
   ended_of[message] = (ended_of[message] or 0) + 1
-  if has(stored, FLAG_FOLLOWED) then let_others_go(stored) end
+  if flags % (2 * FLAG_FOLLOWED) >= FLAG_FOLLOWED then let_others_go(stored) end
 end
 local function append_delivered()
-  local many, heads, outcomes = #ended, ARGV[2], ARGV[3]
+  local heads, outcomes = ARGV[2], ARGV[3]
   if many == 0 then return end
   local first = allocate(many)
-  for i = 1, many do records[delivered[ended[i]]] = pack('>BI8', S_DELIVERED, first + i - 1) end
+  for i = 1, many do ended[2 * i] = pack('>BI8', S_DELIVERED, first + i - 1) end
+  in_parts('HSET', DELIVERIES, ended)
   if #heads ~= HEAD_SIZE * many then
     -- Others of those that were delivered were settled by somebody else.
     local from, some_heads, some_outcomes = starts_of(heads), {}, {}
-    for i, nth in ipairs(ended) do
-      some_heads[i] = string.sub(heads, HEAD_SIZE * (nth - 1) + 1, HEAD_SIZE * nth)
-      some_outcomes[i] = string.sub(outcomes, from[nth], from[nth + 1] - 1)
+    for nth = 1, #heads / HEAD_SIZE do
+      if not missed[nth] then
+        some_heads[#some_heads + 1] = string.sub(heads, HEAD_SIZE * (nth - 1) + 1, HEAD_SIZE * nth)
+        some_outcomes[#some_outcomes + 1] = string.sub(outcomes, from[nth], from[nth + 1] - 1)
+      end
     end
     heads, outcomes = table.concat(some_heads), table.concat(some_outcomes)
   end
@@ -85,9 +91,7 @@ local function append_delivered()
 end
 
 -- What an answer tells of a host that needs a closer look, and what becomes of the delivery then.
-local function closely(at, record, payload, nth, name, sequence, stored, state, attempted, signal, latency, dialect,
-  pause)
-  local due = struct.unpack('>I8', ARGV[4], at + 25)
+local function closely(record, payload, name, sequence, stored, state, attempted, signal, latency, dialect, pause, due)
   local h = host(name)
   local was_closed = h.circuit == CLOSED
   landed(h, signal, latency, pause)
@@ -115,45 +119,52 @@ local function closely(at, record, payload, nth, name, sequence, stored, state, 
     waiting(record, 1)
     if has(record, FLAG_EXPIRES) then call('ZADD', P .. ':expiry', text(deadline_ms(record)), sequence) end
   elseif state == S_DELIVERED then
-    conclude_delivered(nth, sequence, stored, message_of(stored))
+    conclude_delivered(sequence, stored, string.byte(stored, 2), message_of(stored))
   else
     conclude(sequence, #record > 0 and record or stored, state, payload)
   end
 end
 
-local tried, nth, numbers, at, more = 0, 0, ARGV[4], 1, FIRST + 2 * total
+local tried, nth, numbers, at, more = 0, 0, ARGV[4], 1, FIRST + 2 * total + 1
 for i = 1, total do
-  local state, stream, attempted, signal, latency, dialect, pause, number = unpacked(NUMBERS, numbers, at)
-  local entry, sequence = ARGV[FIRST + 2 * i - 2], sequences[i]
+  local state, stream, latency, number = unpacked(NUMBERS, numbers, at)
+  at = at + NUMBERS_SIZE
+  local well, attempted, signal, dialect, pause, due = state == 0, 1, WELL, 0, 0, 0
+  if well then
+    state = S_DELIVERED
+  else
+    attempted, signal, dialect, pause, due = unpacked(MORE, numbers, at)
+    at = at + MORE_SIZE
+  end
+  local entry, sequence = ARGV[FIRST + 2 * i - 1], sequences[i]
   local record, payload = '', ''
   if state == S_DELIVERED then
     nth = nth + 1
-    delivered[nth] = sequence
   else
     record, payload = ARGV[more], ARGV[more + 1]
     more = more + 2
   end
-  local stored = fetch(sequence)
+  local stored, name = records[sequence], names[i]
   -- It may have ended since its host was looked for: one delivery can be among them twice.
-  local name = is_record(stored) and names[i]
-  local was, message, place
-  if name then was, message, place = string.byte(stored), unpacked('>I8I8', stored, 11) end
+  if name and #stored < LEAST then name = false end
+  local was, flags, message, place, _
+  if name then was, flags, _, message, place = unpacked('>BBI8I8I8', stored) end
   -- Its record names the entry by which it is in flight. One that makes no sense names none.
   if landed_already[entry] or (place ~= number or was ~= S_READY) and not (name and in_flight(stream, entry)) then
     if not name then drop(stream, entry) end
+    if state == S_DELIVERED then missed[nth] = true end
     result[#result + 1] = i - 1
   else
     drop(stream, entry)
     if stream == WOKEN then count('woken:' .. priority_of(stored), -1) end
     tried = tried + attempted
-    if state == S_DELIVERED and signal == WELL and dialect + pause == 0 and calm_landed(name, latency) then
-      conclude_delivered(nth, sequence, stored, message)
+    if well and calm_landed(name, latency) then
+      conclude_delivered(sequence, stored, flags, message)
     else
       landed_already[entry] = true -- what was delivered is no record any more
-      closely(at, record, payload, nth, name, sequence, stored, state, attempted, signal, latency, dialect, pause)
+      closely(record, payload, name, sequence, stored, state, attempted, signal, latency, dialect, pause, due)
     end
   end
-  at = at + NUMBERS_SIZE
 end
 append_delivered()
 if tried > 0 then tally('t', tried) end

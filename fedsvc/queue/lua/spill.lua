@@ -41,7 +41,7 @@ for i = 1, number do
   local stub = moved(records[i], S_PARKED, SPILLED)
   local message = message_of(records[i])
   local origin = origin_of(message) or '?'
-  store(sequence_at(i), string.sub(stub, 1, 26) .. struct.pack('>I2', #origin) .. origin .. inbox_key_at(i) .. '\1')
+  store(sequence_at(i), string.sub(stub, 1, 26) .. struct.pack('>I2BB', #origin, 0, 0) .. origin .. inbox_key_at(i) .. '\1')
   shares[origin] = (shares[origin] or 0) + 1
   if not needed[message] then
     needed[message] = true

@@ -21,7 +21,7 @@ local all = call('HGETALL', HOSTS)
 for i = 1, #all, 2 do
   local name, packed = all[i], all[i + 1]
   local normal, bulk = 0, 0
-  if #packed == HOST_SIZE then normal, bulk = struct.unpack('>I4I4', packed, 56) end
+  if #packed == HOST_SIZE then normal, bulk = struct.unpack('<I4I4', packed, 56) end
   -- Little or nothing waits for nearly all of them: to make a table of each is what took time.
   if normal > most or bulk > most then
     loaded[name] = packed
