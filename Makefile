@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := build/peers
 SECONDS ?= 600
+# An environment that could not be finished, as on Debian without python3-venv, has a Python and no pip.
+HAS_PIP = $(1)/python -c 'import pip' 2>/dev/null
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test chaos fuzz lint format proto docs lock dist audit snapshot release next bench bench-smoke \
@@ -15,7 +17,7 @@ help: ## list the targets
 
 $(STAMP): requirements/dev.lock pyproject.toml clients/python/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedsvc needs Python 3.11 or later: make PYTHON=python3.12 ...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(call HAS_PIP,$(BIN)) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e clients/python -e .
@@ -67,7 +69,7 @@ next: $(STAMP) ## set VERSION=X.Y.Z as the version that comes
 
 # Other queues and HTTP clients, in an environment of their own: they hold libraries of ours back.
 $(PEERS)/.installed: requirements/bench.lock
-	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(call HAS_PIP,$(PEERS)/bin) || $(PYTHON) -m venv $(PEERS)
 	@echo "Installing queues and HTTP clients of others into $(PEERS) ..."
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.lock
 	@touch $@
