@@ -32,6 +32,7 @@ async def test_a_host_is_found_paused_limited_and_resumed(browser: Browser, queu
             continue
     assert ("h1.example" in page, "h2.example" in page) == (True, False)
     at = "/hosts/h1.example"
+    assert "8 at once, 1,000 a second, 2,000 after a rest (the defaults)" in await browser.text(at)
     response = await browser.send(f"{at}/pause", at, reason="they asked", minutes="5")
     assert response.headers["Location"] == f"{at}?done=paused"
     page = await browser.text(f"{at}?done=paused")
