@@ -17,9 +17,9 @@ import fedsvc_client
 _HEAD = """\
 # Python client
 
-Generated from `fedsvc_client` by `make docs`. `pip install fedsvc-client` brings it; it needs nothing of the
-service. All that is public is imported from `fedsvc_client`. What its calls do in the server, limits and all,
-is in the [API](api.md).
+Generated from `fedsvc_client` by `make docs`. `pip install ./clients/python` in a checkout brings it; it
+needs nothing of the service. All that is public is imported from `fedsvc_client`. What its calls do in the
+server, limits and all, is in the [API](api.md).
 """
 _COMMENT = re.compile(r"^\s*#:\s?(.*)$")
 
