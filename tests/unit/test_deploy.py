@@ -78,6 +78,18 @@ def test_every_alert_leads_to_its_runbook_and_every_runbook_has_an_alert() -> No
         assert "**Do.**" in section
 
 
+def test_the_page_on_kubernetes_names_values_that_the_chart_has() -> None:
+    values = yaml.safe_load((ROOT / "deploy/helm/fedsvc/values.yaml").read_text())
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    named = re.findall(rf"`((?:{'|'.join(values)})\.[\w.]+)", page)
+    assert len(named) > 10
+    for name in named:
+        found: Any = values
+        for part in name.split("."):
+            assert part in found, name
+            found = found[part]
+
+
 def test_thresholds_of_memory_are_those_of_the_settings() -> None:
     by_name = {rule["alert"]: rule["expr"] for rule in RULES}
     for alert, threshold in (("FedsvcMemoryIsShort", "warning"), ("FedsvcMemoryIsCritical", "critical")):

@@ -12,6 +12,7 @@ from pathlib import Path
 import fedsvc_client
 import pytest
 
+from fedsvc.demo.app import Result, _table
 from tools import docs
 from tools.docs.contract import contract
 
@@ -54,6 +55,13 @@ def test_the_code_of_the_page_on_handlers_is_that_of_the_example() -> None:
     assert [block for block in blocks if block not in files] == []
 
 
+def test_the_table_of_the_demo_in_the_readme_is_the_one_that_it_prints() -> None:
+    columns = _table(Result()).columns
+    printed = [str(cell) for cell in columns[0].cells]
+    shown = re.findall(r"^│ (.+?) +│ [\d,]+(?: ms)? +│$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert shown == printed
+
+
 def test_operators_are_told_what_to_do_about_every_reason(tmp_path: Path) -> None:
     assert list(docs.unexplained_reasons()) == []
     (tmp_path / "docs").mkdir()
@@ -93,6 +101,8 @@ def test_every_setting_is_on_its_page_with_its_default() -> None:
         "`FEDSVC_LISTEN` and `REDIS_URL`; `NOT_FOUND`, `READY`, `UNAVAILABLE`",
         "`fedsvc/config.py`, `fedsvc/config.py::parse` and `fedsvc/1.0` as a user agent",
         "`python -m chaos`, `.venv/bin/python -m pytest tests`",
+        '`sum(fedsvc_rpcs_total{code="OK"})`, `fedsvc_settle_seconds_sum`, `client.fan_out()`, `client.md`',
+        f"{FENCE}python\nclient.queue_activity(*what, **how)\nprint(pot.brew())\n{FENCE}",
         f'{FENCE}json\n{{"a": 1}}\n{FENCE}\n{FENCE}python\nfrom fedsvc_client import FedsvcClient\n{FENCE}',
     ],
 )
@@ -135,6 +145,22 @@ def test_what_exists_is_no_problem(checkout: Path, text: str) -> None:
             "a block of json cannot be read: Expecting ':' delimiter: line 1 column 5 (char 4)",
         ),
         ("`TEAPOT`", "TEAPOT is no setting, reason, state or gRPC code"),
+        ("`rate(fedsvc_cups_total[5m])`", "there is no metric fedsvc_cups_total"),
+        ("`client.brew(tea)`", "there is no client.brew"),
+        (f"{FENCE}python\nclient.brew(tea)\n{FENCE}", "there is no client.brew()"),
+        (
+            f"{FENCE}python\nclient.queue_activity(a, inbox, key=pem)\n{FENCE}",
+            "client.queue_activity(): missing a required argument: 'key_id'",
+        ),
+        (
+            f"{FENCE}python\nfrom fedsvc_client import TLS\n\nTLS(authorities='ca.pem')\n{FENCE}",
+            "TLS(): got an unexpected keyword argument 'authorities'",
+        ),
+        (
+            f"{FENCE}python\nfrom fedsvc_client.outbox import Outbox\n\n"
+            f"outbox = Outbox()\noutbox.fan_out(session, activity)\n{FENCE}",
+            "outbox.fan_out(): missing a required argument: 'inboxes'",
+        ),
     ],
 )
 def test_what_does_not_exist_is_named(checkout: Path, text: str, problem: str) -> None:
@@ -148,9 +174,14 @@ def test_the_index_lists_every_page_under_the_four_kinds() -> None:
 def test_a_page_or_kind_that_the_index_leaves_out_is_named(checkout: Path) -> None:
     (checkout / "README.md").write_text("# Nothing to see")
     (checkout / "docs/README.md").write_text("# Guide\n\n## Tutorial: learn\n\n## How-to\n\n## Reference\n")
+    (checkout / "docs/images").mkdir()
+    for name in ("shown.png", "hidden.png"):
+        (checkout / "docs/images" / name).touch()
+    (checkout / "docs/other.md").write_text("![a picture](images/shown.png)")
     assert list(docs.unlisted(checkout)) == [
         "docs/README.md has no heading Explanation",
         "docs/README.md does not list docs/other.md",
+        "no page shows docs/images/hidden.png",
         "README.md does not lead to docs/README.md",
     ]
 

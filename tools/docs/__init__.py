@@ -3,7 +3,8 @@
 python -m tools.docs            write docs/reference/
 python -m tools.docs --check    exit 1 if a page is stale or not in the index, a link leads nowhere, or
                                 something named in the docs (a setting, a make target, a command or its
-                                option, a module, a file or test in it, a reason or state) is not there,
+                                option, a module, a file or test in it, a reason or state, a metric, a call
+                                of the client with its parameters) is not there, a picture is on no page,
                                 or a reason is in no table of docs/operations.md
 """
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import grpc
+from fedsvc_client import FedsvcClient
 from fedsvc_client._configuration import SETTINGS as CLIENT_SETTINGS
 from opentelemetry.environment_variables import OTEL_TRACES_EXPORTER
 from opentelemetry.sdk import environment_variables as otel
@@ -22,6 +23,8 @@ from fedsvc.domain.delivery import DeliveryState, Reason
 from fedsvc.server.errors import TOLD
 from tools.docs.cli_page import context_of, path_of
 from tools.docs.contract import INVALID, client_enums, names_in_contract
+from tools.docs.metrics_page import metric_families
+from tools.docs.samples import bad_calls
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {Settings.variable(field) for field in Settings.model_fields}
@@ -40,6 +43,10 @@ NAMES = (
     | {"NOAUTH", "WAITAOF", "FORMAT"}
 )
 
+#: what begins as metrics do: a package, tables of its outbox, a network of the compose file
+NO_METRICS = {"fedsvc_client", "fedsvc_outbox", "fedsvc_cursor", "fedsvc_outside"}
+METRICS = {name for family in metric_families() for name in (family.name, *family.exported)}
+
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
 _FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
@@ -49,6 +56,8 @@ _PATH = re.compile(
     r"(?:::(\w+))?"
 )
 _SETTING = re.compile(r"\bFEDSVC_[A-Z_]*[A-Z]\b")
+_CLIENT = re.compile(r"\bclient\.(?!md\b)(\w+)")
+_METRIC = re.compile(r"\bfedsvc_\w+")
 _CAPITALS = re.compile(r"[A-Z][A-Z_]{2,}[A-Z]")
 _MAKE = re.compile(r"\bmake ([a-z]+(?: [a-z]+)*)")
 _COMMAND = re.compile(r"(?:^|[\s/])fedsvc ([a-z][^\n#|&;\[]*)", re.MULTILINE)
@@ -83,6 +92,11 @@ def problems(page: Path, root: Path = ROOT) -> Iterator[str]:
             yield f"there is no module to run: python -m {module}"
     for language, block in _BLOCK.findall(text):
         yield from bad_block(language, textwrap.dedent(block))
+    for name in sorted({name for span in spans for name in _METRIC.findall(span)} - METRICS - NO_METRICS):
+        yield f"there is no metric {name}"
+    for name in dict.fromkeys(name for span in spans for name in _CLIENT.findall(span)):
+        if not hasattr(FedsvcClient, name):
+            yield f"there is no client.{name}"
     for span in dict.fromkeys(spans):
         if match := _PATH.fullmatch(span):
             yield from missing_file(root, match[1], match[2])
@@ -119,7 +133,8 @@ def bad_block(language: str, code: str) -> Iterator[str]:
         yield f"a block of {language} cannot be read: {error.msg}, line {error.lineno}"
     else:
         if language == "python":
-            yield from missing_imports(code)
+            missing = list(missing_imports(code))
+            yield from missing or bad_calls(code)
 
 
 def missing_imports(code: str) -> Iterator[str]:
@@ -208,7 +223,8 @@ INDEX = "docs/README.md"
 
 
 def unlisted(root: Path = ROOT) -> Iterator[str]:
-    """What the index of the guide leaves out: a page of docs/, or one of the four kinds."""
+    """What the index of the guide leaves out: a page of docs/, or one of the four kinds. Pictures that
+    no page shows."""
     page = root / INDEX
     text = page.read_text()
     for kind in KINDS:
@@ -218,6 +234,12 @@ def unlisted(root: Path = ROOT) -> Iterator[str]:
     for other in sorted(root.glob("docs/**/*.md")):
         if other != page and "examples" not in other.parts and other.resolve() not in linked:
             yield f"{INDEX} does not list {other.relative_to(root)}"
+    shown = {
+        (page.parent / target).resolve() for page in pages(root) for target in _LINK.findall(page.read_text())
+    }
+    for image in sorted(root.glob("docs/images/*")):
+        if image.resolve() not in shown:
+            yield f"no page shows {image.relative_to(root)}"
     if page.resolve() not in {
         (root / target.partition("#")[0]).resolve()
         for target in _LINK.findall((root / "README.md").read_text())
