@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import fedsvc_client
 import pytest
 
 from fedsvc.demo.app import Result, _table
+from fedsvc.handlers import Activity, DeliveryOutcome
 from tools import docs
 from tools.docs.contract import contract
 
@@ -53,6 +55,14 @@ def test_the_code_of_the_page_on_handlers_is_that_of_the_example() -> None:
     blocks = re.findall(r"```(?:python|toml)\n(.*?)```", (ROOT / "docs/handlers.md").read_text(), re.DOTALL)
     assert len(blocks) == 3
     assert [block for block in blocks if block not in files] == []
+
+
+@pytest.mark.parametrize("given", [Activity, DeliveryOutcome])
+def test_the_page_on_handlers_names_all_that_a_handler_is_given(
+    given: type[Activity | DeliveryOutcome],
+) -> None:
+    page = (ROOT / "docs/handlers.md").read_text()
+    assert [field.name for field in fields(given) if f"`{field.name}`" not in page] == []
 
 
 def test_the_table_of_the_demo_in_the_readme_is_the_one_that_it_prints() -> None:
