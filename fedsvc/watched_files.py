@@ -5,7 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+from fedsvc.errors import ConfigurationError
+
+T = TypeVar("T")
 
 #: seconds between two looks
 LOOK_EVERY: Final = 2.0
@@ -19,6 +23,8 @@ class WatchedFiles:
         self._clock = clock
         self._looked = clock()
         self._seen = self._look()
+        #: what was wrong with them when they were read last
+        self._problem = ""
 
     def changed(self) -> bool:
         """Whether they differ from when `keep` was called last. False if they were looked at just now."""
@@ -32,9 +38,23 @@ class WatchedFiles:
         """What they are now is about to be read: what changes meanwhile has changed."""
         self._seen = self._look()
 
-    def forget(self) -> None:
-        """What was read is of no use: they are to be read again, changed or not."""
-        self._seen = []
+    def read_again(self, read: Callable[[], T], unusable: Callable[[str], None]) -> T | None:
+        """What `read` makes of them if they have changed; None if not, or if it raises ConfigurationError.
+        Then they are read at the next look too, changed or not: they may not have been readable, which does
+        not change them. `unusable` is told why, once as long as that is the same."""
+        if not self.changed():
+            return None
+        self.keep()
+        try:
+            found = read()
+        except ConfigurationError as error:
+            self._seen = []
+            if self._problem != str(error):
+                self._problem = str(error)
+                unusable(self._problem)
+            return None
+        self._problem = ""
+        return found
 
     def _look(self) -> list[tuple[int, ...]]:
         return [self._stamp(path) for path in self._paths]

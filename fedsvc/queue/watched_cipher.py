@@ -63,13 +63,10 @@ class WatchedCipher(KeyCipher):
         """Read the file again if it has changed. If it is bad, the keys of before go on."""
         if self._coming and self._clock() >= self._due:
             self._current, self._coming = self._coming, b""
-        if not self._watched.changed():
-            return
-        self._watched.keep()
-        try:
-            keys = self._read()
-        except ConfigurationError as error:
-            log.error("encryption_keys_not_read", problem=str(error))
+        keys = self._watched.read_again(
+            self._read, lambda problem: log.error("encryption_keys_not_read", problem=problem)
+        )
+        if keys is None:
             return
         before, coming, known = self._current, self._coming, set(self._ciphers)
         super().__init__(keys)

@@ -37,17 +37,12 @@ class Certificates:
     def changed(self) -> Any:
         """What the files have now if they have changed; None if not, or if it cannot be used. Called at every
         handshake, from gRPC's threads."""
-        if not self._watched.changed():
-            return None
-        self._watched.keep()
-        try:
-            fresh = self._read()
-        except ConfigurationError as error:
-            # The new key may come a moment after the new certificate: looked at again at the next handshake.
-            self._watched.forget()
-            log.error("certificates_not_read", problem=str(error))
-            return None
-        log.info("certificates_read")
+        # The new key may come a moment after the new certificate.
+        fresh = self._watched.read_again(
+            self._read, lambda problem: log.error("certificates_not_read", problem=problem)
+        )
+        if fresh is not None:
+            log.info("certificates_read")
         return fresh
 
     def _read(self) -> Any:

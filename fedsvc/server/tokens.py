@@ -133,16 +133,12 @@ class TokenBook:
 
     def _look(self) -> None:
         """Read the file again if it has changed. If it is bad, what was valid before stays valid."""
-        if not self._watched.changed():
-            return
-        self._watched.keep()
-        try:
-            entries = self._read()
-        except ConfigurationError as error:
-            log.error("tokens_not_read", problem=str(error))
-            return
-        self._take(entries)
-        log.info("tokens_read", callers=sorted({entry.caller.name for entry in entries}))
+        entries = self._watched.read_again(
+            self._read, lambda problem: log.error("tokens_not_read", problem=problem)
+        )
+        if entries is not None:
+            self._take(entries)
+            log.info("tokens_read", callers=sorted({entry.caller.name for entry in entries}))
 
     def _take(self, entries: list[Entry]) -> None:
         self._entries = entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,27 @@ async def test_a_file_of_encryption_keys_that_is_bad_changes_nothing(ring: KeyRi
     assert cipher.current != current
     with pytest.raises(KeyUnavailable):
         cipher.decrypt(sealed, context=b"a")
+
+
+def test_a_file_of_encryption_keys_that_cannot_be_read_for_a_moment_is_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, clock = tmp_path / "keys", Clock()
+    file.write_text(KeyCipher.generate())
+    settings = Settings.from_environment({"FEDSVC_KEY_ENCRYPTION_KEYS_FILE": str(file)})
+    cipher = WatchedCipher(settings, clock=clock)
+    current = cipher.current
+
+    def fail(_: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    file.write_text(KeyCipher.generate())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        clock.now += LOOK_EVERY
+        assert cipher.current == current
+    clock.now += LOOK_EVERY
+    assert cipher.current != current, "although it has not changed since"
 
 
 async def test_a_keeper_encrypts_anew_as_soon_as_another_key_encrypts(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from google.protobuf import symbol_database
 from grpc_health.v1 import health_pb2
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from fedsvc.config import Settings
 from fedsvc.errors import ConfigurationError, PermissionDenied
@@ -153,6 +156,34 @@ def test_a_file_that_changes_is_read_again_and_one_that_breaks_opens_nothing(
     file.write_text(entry_text(PIEFED, first))
     now += LOOK_EVERY
     assert (whose(known, first), whose(known, second)) == (PIEFED, None)
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_read_later_although_it_does_not_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the process has no more files to open, or the file gets its owner after its content."""
+    first, second = new_token(), new_token()
+    file = tmp_path / "tokens"
+    file.write_text(entry_text(PIEFED, first))
+    now = 100.0
+    monkeypatch.setattr(module, "WatchedFiles", lambda paths: WatchedFiles(paths, lambda: now))
+    known = TokenBook(Settings.from_environment({"FEDSVC_TOKENS_FILE": str(file)}))
+    file.write_text(f"{entry_text(PIEFED, second)}\n")
+    with monkeypatch.context() as patch, capture_logs() as logged:
+        patch.setattr(Path, "read_bytes", failing(OSError(errno.EMFILE, "Too many open files")))
+        for _ in range(3):
+            now += LOOK_EVERY
+            assert (whose(known, first), whose(known, second)) == (PIEFED, None)
+    assert [entry["event"] for entry in logged] == ["tokens_not_read"], "told once"
+    now += LOOK_EVERY
+    assert (whose(known, first), whose(known, second)) == (None, PIEFED)
+
+
+def failing(error: Exception) -> Callable[[Path], bytes]:
+    def fail(_: Path) -> bytes:
+        raise error
+
+    return fail
 
 
 def test_a_link_that_leads_elsewhere_is_a_change(tmp_path: Path) -> None:
