@@ -26,7 +26,7 @@ from fedsvc.queue.outcomes import OutcomeLog
 from fedsvc.queue.producer import Producer, Terms
 from fedsvc.worker.archive_purger import ArchivePurger
 
-#: hosts that are probed in one run, unless told
+#: hosts that are probed in one run, unless told; 0 stands for all
 PROBED: Final = 1000
 #: batches of the archive that are purged in one run
 _BATCHES: Final = 10_000
@@ -106,7 +106,8 @@ class ScheduledRuns:
 
     async def _probe(self, limit: int) -> None:
         snapshot = await self._host_list.snapshot()
-        down = snapshot.page(HostOrder.BACKLOG, after=None, limit=limit, states={Circuit.OPEN})
+        most = limit or len(snapshot)
+        down = snapshot.page(HostOrder.BACKLOG, after=None, limit=most, states={Circuit.OPEN})
         for state in down.hosts:
             await self._hosts.seen(state.host)
 
