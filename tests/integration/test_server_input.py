@@ -26,7 +26,7 @@ from fedsvc.domain.integrity import with_proof
 from fedsvc.domain.keys import load_private_key
 from fedsvc.server import intake
 from fedsvc.v1 import delivery_service_pb2 as pb
-from fedsvc.v1 import operations_service_pb2, types_pb2
+from fedsvc.v1 import key_service_pb2, operations_service_pb2, types_pb2
 
 WEAK = rsa.generate_private_key(65537, 1024)
 
@@ -153,6 +153,16 @@ async def test_bad_options_are_refused(server: Front, request_of: Any) -> None:
     await refused(queue(request_of(ordering_key="x" * 513)), "options.ordering_key", reason)
     await refused(queue(request_of(request_id="x" * 129)), "request_id", reason)
     await refused(queue(request_of(request_id="a\nb")), "request_id", reason)
+
+
+async def test_what_names_a_deletion_of_a_key_is_checked_as_in_other_calls(
+    server: Front, rsa_pem: str
+) -> None:
+    await server.keys.PutKey(key_service_pb2.PutKeyRequest(key_id=KEY_ID, private_key_pem=rsa_pem))
+    for name in ("x" * 129, "a\nb"):
+        deletion = key_service_pb2.DeleteKeyRequest(key_id=KEY_ID, request_id=name)
+        await refused(server.keys.DeleteKey(deletion), "request_id", "INVALID_ARGUMENT")
+    await server.keys.GetKey(key_service_pb2.GetKeyRequest(key_id=KEY_ID))
 
 
 async def test_times_that_make_sense_are_taken(server: Front, request_of: Any) -> None:

@@ -12,7 +12,7 @@ from fedsvc.server import convert, pages
 from fedsvc.server.audit import Audit
 from fedsvc.server.caller import allowed_origins, caller
 from fedsvc.server.errors import rpc
-from fedsvc.server.fields import host_name
+from fedsvc.server.fields import host_name, request_name
 from fedsvc.server.intake import Intake
 from fedsvc.v1 import key_service_pb2 as pb
 from fedsvc.v1.key_service_pb2_grpc import KeyServiceServicer
@@ -50,7 +50,7 @@ class KeyService(KeyServiceServicer):
     async def DeleteKey(self, request: pb.DeleteKeyRequest, context: Any) -> pb.DeleteKeyResponse:
         key_id = _key_id(request.key_id)
         deferred = await self._registry.delete(
-            key_id, when_unused=request.when_unused, request_id=request.request_id
+            key_id, when_unused=request.when_unused, request_id=request_name(request.request_id)
         )
         await self._audit.record("key.delete", key_id, deferred=deferred)
         return pb.DeleteKeyResponse(deferred=deferred)
