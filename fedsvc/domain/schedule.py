@@ -140,7 +140,12 @@ class Schedule:
 
     def run_id(self, time_ms: int) -> str:
         """Names a run: the same for all who ever try it."""
-        return f"{self.id}-{datetime.fromtimestamp(time_ms // 1000, UTC).strftime('%Y%m%dT%H%M%SZ')}"
+        return run_name(self.id, time_ms)
+
+
+def run_name(schedule_id: str, time_ms: int) -> str:
+    """Of the run of a schedule at a time; all of a schedule's are of one length."""
+    return f"{schedule_id}-{datetime.fromtimestamp(time_ms // 1000, UTC).strftime('%Y%m%dT%H%M%SZ')}"
 
 
 def definition_as_json(schedule: Schedule) -> str:

@@ -218,7 +218,7 @@ class Server:
                 HostSteering(hosts, host_list, reader, archive, audit),
                 DeadLetterDesk(reader, letters, pending, carrier, audit),
                 AuditTrail(audit_log),
-                ScheduleDesk(settings, Schedules(link, keys), intake, audit),
+                ScheduleDesk(limits, Schedules(link, keys), intake, audit),
             )
             add_OperationsServiceServicer_to_server(cast(Any, operations), server)
             key_service = KeyService(intake, registry, audit)

@@ -194,13 +194,15 @@ class Intake:
         """Check what a schedule would send with a registered key. Returns the activity's id. Raises
         InvalidInput, HandlerFailed, PermissionDenied, QueueUnavailable."""
         field = "schedule.fan_out.key_id"
-        try:
-            head, _ = self._read(body, self._limits.max_bytes(caller()))
-        except InvalidActivity as error:
-            raise InvalidActivity(f"schedule.fan_out.{error.field}", error.problem) from None
         if not key_id:
             raise InvalidKey(field, "is required")
-        caller().check_origin(field, origin_of(key_id, field=field))
+        origin = origin_of(key_id, field=field)
+        caller().check_origin(field, origin)
+        try:
+            head, _ = self._read(body, self._limits.max_bytes(caller()))
+            self._limits.check_size(origin, len(body))
+        except InvalidInput as error:
+            raise type(error)(f"schedule.fan_out.{error.field}", error.problem) from None
         if await self._registry.usable(key_id) is None:
             raise InvalidKey(field, "no key of this id is registered")
         return head.id

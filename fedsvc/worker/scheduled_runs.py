@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any, Final
 
 from fedsvc.config import Settings
@@ -73,7 +74,8 @@ class ScheduledRuns:
 
     async def _fan_out(self, template: FanOutTemplate, run_id: str, time_ms: int) -> None:
         body = template.filled(run_id, time_ms)
-        activity = parse_activity(body, max_bytes=self._settings.max_activity_bytes)
+        # How large it may be was said when the schedule was made, by the limits of whoever made it.
+        activity = parse_activity(body, max_bytes=sys.maxsize)
         rules = self._handlers.rules(activity)
         key = await self._registry.usable(template.key_id)
         if key is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
-from servers.key_ring import KeyRing
+from servers.key_ring import ADA, KeyRing, fresh
 from servers.queue import Queue
 
-from fedsvc.domain.schedule import Recurrence, Schedule, Task
+from fedsvc.domain.schedule import FanOutTemplate, Recurrence, Schedule, Task
 from fedsvc.handlers.registry import Registry
 from fedsvc.queue.hosts import Circuit
 from fedsvc.worker.archive_purger import ArchivePurger
@@ -47,3 +47,16 @@ async def test_hosts_that_are_down_are_probed_now_as_many_as_it_is_told(
     assert await down(ring.queue) == 2
     await runs_of(ring).carry_out(schedule(task=Task.HOST_PROBE, arguments=arguments), 60_000)
     assert await down(ring.queue) == left
+
+
+async def test_an_activity_that_its_caller_may_have_so_large_is_sent(ring: KeyRing) -> None:
+    await ring.registry.put(ADA, fresh())
+    summary = b"x" * ring.queue.settings.max_activity_bytes
+    template = FanOutTemplate(
+        b'{"id":"https://me.example/{run_id}","type":"Follow","actor":"https://me.example/u/ada",'
+        b'"object":"https://h0.example/u/eve","summary":"%s"}' % summary,
+        ("https://h0.example/inbox",),
+        ADA,
+    )
+    await runs_of(ring).carry_out(schedule(fan_out=template), 60_000)
+    assert (await ring.queue.stats.read()).ready == 1

@@ -16,7 +16,7 @@ from fedsvc.server.tokens import entry_text, new_token
 from fedsvc.v1 import key_service_pb2 as keys_pb
 from fedsvc.v1 import operations_service_pb2 as pb
 
-TOKENS = {"all": new_token(), "operator": new_token(), "one": new_token(), "other": new_token()}
+TOKENS = {name: new_token() for name in ("all", "operator", "one", "other", "little", "much")}
 KEY_ID = "https://me.example/u/ada#main-key"
 TEMPLATE = (
     b'{"id":"https://me.example/weekly/{run_id}","type":"Create","actor":"https://me.example/u/ada","object":'
@@ -30,11 +30,17 @@ INBOXES = ["https://a.example/inbox", "https://b.example/inbox"]
 async def server(environment: dict[str, str], rsa_pem: str) -> AsyncIterator[Front]:
     entries = (
         entry_text(Caller("all"), TOKENS["all"]),
+        entry_text(Caller("little"), TOKENS["little"]),
+        entry_text(Caller("much"), TOKENS["much"]),
         entry_text(Caller("operator", frozenset({Scope.OPERATE})), TOKENS["operator"]),
         entry_text(Caller("one", origins=frozenset({"me.example"})), TOKENS["one"]),
         entry_text(Caller("other", origins=frozenset({"other.example"})), TOKENS["other"]),
     )
-    more = {"FEDSVC_MAX_FAN_OUT": "5", "FEDSVC_TOKENS": " ".join(entries)}
+    more = {
+        "FEDSVC_MAX_FAN_OUT": "5",
+        "FEDSVC_TOKENS": " ".join(entries),
+        "FEDSVC_LIMITS": "little:fan_out=1:bytes=400 much:fan_out=6 @me.example:bytes=2000",
+    }
     async with front(Settings.from_environment(environment | more)) as running:
         metadata = (("authorization", f"Bearer {TOKENS['all']}"),)
         put = keys_pb.PutKeyRequest(key_id=KEY_ID, private_key_pem=rsa_pem)
@@ -104,6 +110,27 @@ async def test_a_request_id_makes_one_schedule(server: Front) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await call(server, "CreateSchedule", schedule=weekly(schedule_id=first.schedule_id), request_id="s")
     assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+
+
+async def test_a_schedule_is_within_the_limits_of_its_caller_and_origin(server: Front) -> None:
+    await call(server, "CreateSchedule", "much", schedule=fanning(inboxes=INBOXES * 3))
+    field = "schedule.fan_out"
+    for who, asked, said in (
+        ("little", fanning(), f"{field}.inboxes: has 2 inboxes; 1 are allowed"),
+        # as long as it is with the name of a real run
+        ("little", padded(b"{run_id}" * 6), f"{field}.activity: has 4.. bytes; 400 are allowed"),
+        ("all", padded(b"x" * 1800), f"{field}.activity: has 2... bytes; 2000 are allowed for me.example"),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError, match=said) as refused:
+            await call(server, "CreateSchedule", who, schedule=asked)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    small = padded(b"") | {"schedule_id": "small"}
+    await call(server, "CreateSchedule", "little", schedule=small)
+
+
+def padded(summary: bytes) -> dict[str, Any]:
+    """To one inbox."""
+    return fanning(activity=TEMPLATE[:-1] + b',"summary":"%s"}' % summary, inboxes=INBOXES[:1])
 
 
 async def test_who_may_only_operate_cannot_speak_for_an_actor(server: Front) -> None:

@@ -12,7 +12,6 @@ from zoneinfo import ZoneInfo
 
 from google.protobuf.json_format import MessageToDict
 
-from fedsvc.config import Settings
 from fedsvc.domain.dead_letters import DeadLetterFilter
 from fedsvc.domain.delivery import Reason
 from fedsvc.domain.inbox import origin_of
@@ -25,6 +24,7 @@ from fedsvc.domain.schedule import (
     Recurrence,
     Schedule,
     Task,
+    run_name,
 )
 from fedsvc.errors import InvalidInput, NotFound, Overloaded, PermissionDenied
 from fedsvc.queue.schedules import Schedules
@@ -34,6 +34,7 @@ from fedsvc.server.caller import Scope, allowed_origins, caller
 from fedsvc.server.errors import rpc
 from fedsvc.server.fields import duration_ms, host_name, plain_text, priority, request_name
 from fedsvc.server.intake import Intake
+from fedsvc.server.limits import Limits
 from fedsvc.v1 import operations_service_pb2 as pb
 
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -47,8 +48,8 @@ _TRIES: Final = 10
 
 
 class ScheduleDesk:
-    def __init__(self, settings: Settings, schedules: Schedules, intake: Intake, audit: Audit) -> None:
-        self._settings = settings
+    def __init__(self, limits: Limits, schedules: Schedules, intake: Intake, audit: Audit) -> None:
+        self._limits = limits
         self._schedules = schedules
         self._intake = intake
         self._audit = audit
@@ -167,7 +168,7 @@ class ScheduleDesk:
         fan_out, task, arguments = None, None, {}
         match given.WhichOneof("action"):
             case "fan_out":
-                fan_out = await self._fan_out(given.fan_out)
+                fan_out = await self._fan_out(given.fan_out, id)
                 if given.HasField("task_arguments"):
                     raise InvalidInput("schedule.task_arguments", "are for a task")
             case "task":
@@ -190,14 +191,14 @@ class ScheduleDesk:
             next_run_ms=0 if given.paused else recurrence.next_after(now_ms),
         )
 
-    async def _fan_out(self, given: pb.ScheduledFanOut) -> FanOutTemplate:
+    async def _fan_out(self, given: pb.ScheduledFanOut, id: str) -> FanOutTemplate:
         # Who may only operate must not be able to speak for an actor.
         if Scope.DELIVER not in caller().scopes:
             raise PermissionDenied("a schedule that sends activities needs the scope deliver")
         if not given.inboxes:
             raise InvalidInput("schedule.fan_out.inboxes", "is empty")
-        if len(given.inboxes) > self._settings.max_fan_out:
-            most = self._settings.max_fan_out
+        most = self._limits.max_fan_out(caller())
+        if len(given.inboxes) > most:
             raise InvalidInput(
                 "schedule.fan_out.inboxes", f"has {len(given.inboxes)} inboxes; {most} are allowed"
             )
@@ -207,7 +208,8 @@ class ScheduleDesk:
         except UnicodeDecodeError:
             raise InvalidInput("schedule.fan_out.activity", "is not UTF-8") from None
         template = FanOutTemplate(given.activity, tuple(given.inboxes), given.key_id, chosen)
-        one, other = (template.filled(f"run-{n}", n * 86_400_000) for n in (1, 2))
+        # As large as what any run sends: workers do not know the caller's limits.
+        one, other = (template.filled(run_name(id, day), day) for day in (86_400_000, 2 * 86_400_000))
         ids = [await self._intake.scheduled(body, given.key_id) for body in (one, other)]
         if ids[0] == ids[1]:
             raise InvalidInput(
