@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from fedsvc.domain.delivery import Delivery, Reason
+
+#: characters of a type and of an actor that are asked for, at most
+LONGEST_TYPE: Final = 128
+LONGEST_ACTOR: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from fedsvc.domain.dead_letters import LONGEST_ACTOR, LONGEST_TYPE
 from fedsvc.domain.delivery import Priority
 
 #: of an interval
@@ -42,8 +43,8 @@ TASK_ARGUMENTS: Final[dict[Task, dict[str, type | int]]] = {
     Task.ARCHIVE_PURGE: {},
     Task.HOST_PROBE: {"limit": int},
     Task.DEAD_LETTER_REPLAY: {
-        "host": 255, "activity_type": 128, "actor": 2048, "reason": 64, "status": int, "limit": int,
-        "max_age_seconds": int,
+        "host": 255, "activity_type": LONGEST_TYPE, "actor": LONGEST_ACTOR, "reason": 64, "status": int,
+        "limit": int, "max_age_seconds": int,
     },
     Task.CLEANUP: {"aggressive": bool},
 }  # fmt: skip

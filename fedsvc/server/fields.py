@@ -56,6 +56,13 @@ def priority(field: str, number: int) -> Priority | None:
     return _PRIORITIES.get(number)
 
 
+def http_status(field: str, number: int) -> int:
+    """0 for any."""
+    if number and not 100 <= number <= 999:
+        raise InvalidInput(field, f"{number} is not a status of HTTP")
+    return number
+
+
 def time_ms(message: Any, name: str, field: str = "") -> int:
     """Milliseconds since the epoch of a Timestamp, 0 if it is not there. `field`: its path, if it is within
     another message."""

@@ -202,6 +202,7 @@ def replaying(**arguments: Any) -> dict[str, Any]:
         (replaying(limit=float("nan")), "schedule.task_arguments: have a number that JSON does not know"),
         (replaying(limit="5"), "schedule.task_arguments.limit: must be a whole number"),
         (replaying(reason="WHIM"), "schedule.task_arguments.reason: is not a reason"),
+        (replaying(status=7), "schedule.task_arguments.status: 7 is not a status of HTTP"),
         (replaying(host="a b"), "schedule.task_arguments.host: "),
         (replaying(actor=7), "schedule.task_arguments.actor: must be text"),
     ],

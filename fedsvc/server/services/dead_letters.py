@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import Any, Final
 
-from fedsvc.domain.dead_letters import DeadLetterFilter
+from fedsvc.domain.dead_letters import LONGEST_ACTOR, LONGEST_TYPE, DeadLetterFilter
 from fedsvc.domain.delivery import DeliveryState, Reason
 from fedsvc.domain.operation import Operation, OperationKind, Order
 from fedsvc.errors import InvalidInput, NotFound
@@ -17,15 +17,12 @@ from fedsvc.server import convert, pages
 from fedsvc.server.audit import Audit
 from fedsvc.server.caller import allowed_origins, caller
 from fedsvc.server.errors import rpc
-from fedsvc.server.fields import delivery_id, host_name, plain_text, request_name, time_ms
+from fedsvc.server.fields import delivery_id, host_name, http_status, plain_text, request_name, time_ms
 from fedsvc.server.operation_runner import OperationRunner
 from fedsvc.v1 import operations_service_pb2 as pb
 
 #: ids in one call
 _MOST_IDS: Final = 1000
-#: characters
-_MAX_TYPE: Final = 128
-_MAX_ACTOR: Final = 2048
 _OPERATION_ID: Final = re.compile(r"[0-9a-f]{20}")
 
 
@@ -161,14 +158,12 @@ def _filter(request: Any) -> DeadLetterFilter:
             reason = Reason(given.reason)
         except ValueError:
             raise InvalidInput("filter.reason", f"{given.reason} is not a reason") from None
-    if not (given.http_status == 0 or 100 <= given.http_status <= 999):
-        raise InvalidInput("filter.http_status", f"{given.http_status} is not a status of HTTP")
     chosen = DeadLetterFilter(
         host=host_name("filter.host", given.host) if given.host else "",
-        activity_type=plain_text("filter.activity_type", given.activity_type, _MAX_TYPE),
-        actor=plain_text("filter.actor", given.actor, _MAX_ACTOR),
+        activity_type=plain_text("filter.activity_type", given.activity_type, LONGEST_TYPE),
+        actor=plain_text("filter.actor", given.actor, LONGEST_ACTOR),
         reason=reason,
-        status=given.http_status,
+        status=http_status("filter.http_status", given.http_status),
         start_ms=time_ms(given, "start_time", "filter.start_time"),
         end_ms=time_ms(given, "end_time", "filter.end_time"),
     )

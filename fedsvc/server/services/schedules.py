@@ -32,7 +32,7 @@ from fedsvc.server import convert, pages
 from fedsvc.server.audit import Audit
 from fedsvc.server.caller import Scope, allowed_origins, caller
 from fedsvc.server.errors import rpc
-from fedsvc.server.fields import duration_ms, host_name, plain_text, priority, request_name
+from fedsvc.server.fields import duration_ms, host_name, http_status, plain_text, priority, request_name
 from fedsvc.server.intake import Intake
 from fedsvc.server.limits import Limits
 from fedsvc.v1 import operations_service_pb2 as pb
@@ -303,6 +303,7 @@ def _arguments(task: Task, given: dict[str, Any]) -> dict[str, Any]:
     if task is Task.DEAD_LETTER_REPLAY:
         if "host" in taken:
             taken["host"] = host_name("schedule.task_arguments.host", taken["host"])
+        http_status("schedule.task_arguments.status", taken.get("status", 0))
         if "reason" in taken and taken["reason"] not in Reason.__members__:
             raise InvalidInput("schedule.task_arguments.reason", "is not a reason, such as UNAVAILABLE")
         ours = {name: value for name, value in taken.items() if name not in ("limit", "max_age_seconds")}
