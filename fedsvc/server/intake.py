@@ -130,7 +130,8 @@ class Intake:
         # Each look at a field of a request copies it, or makes an object that stands for it.
         body, options, given = request.activity, request.options, request.signing_key
         key_id, supersede_key = given.key_id, options.supersede_key
-        head, rules = self._read(body, self._limits.max_bytes(known))
+        most = self._limits.max_bytes(known)
+        head, rules = self._read(body, most)
         relation = rules.relation.asked(
             ordering_key=plain_text("options.ordering_key", options.ordering_key, _MAX_KEY),
             supersede_key=plain_text("options.supersede_key", supersede_key, _MAX_KEY),
@@ -149,7 +150,8 @@ class Intake:
             raise keyless  # a call without a name repeats none
         source = ""
         if options.integrity_proof:
-            body, source = await self._proven(request, signing)
+            body, source = await self._proven(request, signing, most)
+            self._limits.check_size(origin, len(body))
         elif options.HasField("proof_key"):
             raise InvalidInput("options.proof_key", "is of no use without options.integrity_proof")
         message = Message(
@@ -219,10 +221,10 @@ class Intake:
             raise
         return _Head(activity.id, activity.type, activity.actor), rules
 
-    async def _proven(self, request: Any, chosen: _Key) -> tuple[bytes, str]:
+    async def _proven(self, request: Any, chosen: _Key, most: int) -> tuple[bytes, str]:
         """The activity with its proof, by this key unless the call names another for it, and what names it: a
         proof tells its time, so that the same call, come again, would make another one. Without the key
-        nobody can tell whether it is the same."""
+        nobody can tell whether it is the same. `most`: bytes that it may have."""
         method, options = request.signing_key.key_id, request.options
         if options.HasField("proof_key"):
             method = options.proof_key.key_id
@@ -239,8 +241,8 @@ class Intake:
         else:
             async with self._checking:
                 body = await asyncio.to_thread(with_proof, *arguments)
-        if len(body) > self._settings.max_activity_bytes:
-            raise InvalidActivity("activity", f"has {len(body)} bytes with its proof")
+        if len(body) > most:
+            raise InvalidActivity("activity", f"has {len(body)} bytes with its proof; {most} are allowed")
         return body, f"{Message.digest_of(request.activity)} {method} {key.fingerprint}"
 
     def place(self, inbox: str) -> Place:

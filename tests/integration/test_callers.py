@@ -10,6 +10,8 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fedsvc_client import (
     AsyncFedsvcClient,
     FedsvcClient,
@@ -327,6 +329,31 @@ async def test_a_caller_that_calls_too_often_is_told_when_to_come_back(start: St
                     activity("second.example", 2), inboxes[0], private_key=rsa_pem, key_id=second
                 )
             assert exhausted.value.retry_after
+
+
+async def test_an_activity_with_its_proof_is_within_the_limits_of_its_caller_and_origin(
+    start: Start,
+) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    limits = "piefed:bytes=4000 other:bytes=600 @second.example:bytes=500"
+    async with start(max_activity_bytes="1024", limits=limits) as server:
+
+        async def prove(name: str, origin: str, size: int) -> None:
+            """An activity of so many bytes, without its proof of some 400."""
+            sent = activity(origin) | {"summary": ""}
+            sent["summary"] = "x" * (size - len(json.dumps(sent, separators=(",", ":"))))
+            key_id = f"https://{origin}/u/ada#main-key"
+            async with AsyncFedsvcClient(server.target, TOKENS[name], timeout=5) as client:
+                await client.queue_activity(
+                    sent, "https://a.example/inbox", private_key=pem, key_id=key_id, integrity_proof=True
+                )
+
+        await prove("piefed", "me.example", 2000)
+        with pytest.raises(InvalidRequest, match="bytes with its proof; 600 are allowed"):
+            await prove("other", "other.example", 500)
+        with pytest.raises(InvalidRequest, match=r"bytes; 500 are allowed for second\.example"):
+            await prove("admin", "second.example", 400)
 
 
 async def test_the_blocking_client_shows_its_token_too(server: Front) -> None:
