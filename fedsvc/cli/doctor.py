@@ -16,7 +16,7 @@ import click
 from fedsvc.cli.dev_instance import Instance
 from fedsvc.cli.findings import MARKS, Finding, failed, ok, warning
 from fedsvc.cli.local_checks import local
-from fedsvc.cli.output import emit
+from fedsvc.cli.output import emit, json_option
 from fedsvc.config import Settings
 from fedsvc.errors import ConfigurationError, FedsvcError
 
@@ -40,7 +40,7 @@ _ONLINE: Final = re.compile(rb"^slave\d+:.*\bstate=online\b", re.MULTILINE)
     help="Check the `fedsvc dev` that runs on this directory. Where nothing else is set, that on "
     "./fedsvc-data is, if one runs.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def doctor(name: str, data_dir: Path | None, as_json: bool) -> None:
     """Check settings, files, Redis, database, keys, time and DNS. Exit code 1 if something is wrong.
 

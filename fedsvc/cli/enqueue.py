@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import click
 
-from fedsvc.cli.output import emit
+from fedsvc.cli.output import emit, json_option
 from fedsvc.cli.target import connect, target_option
+from fedsvc.domain.delivery import Priority
 from fedsvc.errors import ConfigurationError
+
+_PRIORITIES: Final = tuple(priority.name.lower() for priority in Priority)
 
 
 @click.command()
@@ -21,10 +24,10 @@ from fedsvc.errors import ConfigurationError
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Private key in PEM, if the server keeps none of this id: in files, never in arguments.",
 )
-@click.option("--priority", type=click.Choice(["urgent", "normal", "bulk"]), help="By the activity's type.")
+@click.option("--priority", type=click.Choice(_PRIORITIES), help="By the activity's type.")
 @click.option("--request-id", default="", help="Names the call: repeated, it gets the first answer.")
 @target_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def enqueue(
     activity: BinaryIO,
     inboxes: tuple[str, ...],

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from fedsvc.cli.output import emit
+from fedsvc.cli.output import emit, json_option
 from fedsvc.config import Settings
 from fedsvc.errors import FedsvcError
 from fedsvc.lifeline import die_with
@@ -37,7 +37,6 @@ _PARENT = click.option(
 _LOG_JSON = click.option(
     "--json", "as_json", is_flag=True, help="Log in JSON (FEDSVC_LOG_FORMAT); nothing else is printed."
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def _range_of(setting: str) -> click.IntRange:
@@ -191,7 +190,7 @@ def worker_process(status_fd: int | None) -> int:
 
 
 @click.command()
-@_JSON
+@json_option
 def migrate(as_json: bool) -> None:
     """Bring the archive's database (DATABASE_URL) up to date. Safe to run at any time, and twice."""
     from fedsvc.archive.migrate import upgrade
@@ -201,7 +200,7 @@ def migrate(as_json: bool) -> None:
 
 
 @click.command()
-@_JSON
+@json_option
 def demo(as_json: bool) -> int:
     """Deliver a thousand signed activities to 200 local inboxes, some troublesome, and check all."""
     from fedsvc.demo.app import run

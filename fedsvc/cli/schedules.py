@@ -20,7 +20,7 @@ from fedsvc.cli.output import (
 )
 from fedsvc.cli.pages import page_options, show_page
 from fedsvc.cli.target import connect, target_option
-from fedsvc.domain.schedule import LONGEST_MS, SHORTEST_MS
+from fedsvc.domain.schedule import LONGEST_MS, SHORTEST_MS, Task
 
 if TYPE_CHECKING:
     from fedsvc_client import Schedule
@@ -33,7 +33,7 @@ _COLUMNS: Final = (
     Column("next run"),
     Column("last error", whole=False, least=12),
 )
-_TASKS = ("archive_purge", "host_probe", "dead_letter_replay", "cleanup")
+_TASKS: Final = tuple(task.name.lower() for task in Task)
 #: bytes of a template
 _LARGEST = 16 * 1024 * 1024
 

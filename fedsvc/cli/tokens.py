@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fedsvc.cli.output import emit
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+from fedsvc.cli.output import emit, json_option
 
 
 @click.group()
@@ -32,7 +30,7 @@ def tokens() -> None:
     metavar="HOST",
     help="Instance that it may act for: the host of its key ids, * for all; repeatable.",
 )
-@_JSON
+@json_option
 def new(name: str, scopes: tuple[str, ...], origins: tuple[str, ...], as_json: bool) -> None:
     """Make a token for the caller NAME. It is shown once, and kept nowhere.
 

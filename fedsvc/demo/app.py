@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fedsvc.config_reading import INHERITED
 from fedsvc.demo.activities import AUTHOR, COMMUNITY, activities
 
 INBOXES: Final = 200
@@ -141,11 +143,7 @@ class _Demo:
         return target
 
     def _spawn(self, command: list[str], settings: dict[str, str]) -> subprocess.Popen[str]:
-        import os
-
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("FEDSVC_")}
-        for name in ("REDIS_URL", "DATABASE_URL", "MAX_RETRY_DURATION", "TASK_TTL", "MAX_BATCH_SIZE"):
-            kept.pop(name, None)
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("FEDSVC_") and k not in INHERITED}
         process = subprocess.Popen(
             command, env=kept | settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
