@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fedsvc.archive.audit_log import AuditLog
-from fedsvc.errors import InvalidInput
 from fedsvc.server import convert, pages
 from fedsvc.server.errors import rpc
-from fedsvc.server.fields import time_ms
+from fedsvc.server.fields import plain_text, time_ms
 from fedsvc.v1 import operations_service_pb2 as pb
 
 #: characters of a name of a caller or an action, at most
@@ -24,7 +23,8 @@ class AuditTrail:
         self, request: pb.ListAuditEventsRequest, context: Any
     ) -> pb.ListAuditEventsResponse:
         for field in ("principal", "action"):
-            _check_name(field, getattr(request, field))
+            # No other is in the audit, and PostgreSQL refuses to look for some.
+            plain_text(field, getattr(request, field), _LONGEST)
         size = pages.page_size(request.page_size)
         start_ms, end_ms = (time_ms(request, field) for field in ("start_time", "end_time"))
         arguments = (request.principal, request.action, start_ms, end_ms)
@@ -42,9 +42,3 @@ class AuditTrail:
             last = events[size - 1]
             response.next_page_token = pages.encode([last.time_ms, last.id], *arguments)
         return response
-
-
-def _check_name(field: str, name: str) -> None:
-    """No other is in the audit, and PostgreSQL refuses to look for some. Raises InvalidInput."""
-    if len(name) > _LONGEST or not name.isprintable():
-        raise InvalidInput(field, f"is longer than {_LONGEST} characters or has control characters")

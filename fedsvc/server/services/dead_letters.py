@@ -58,11 +58,12 @@ class DeadLetterDesk:
     @rpc
     async def GetDeadLetter(self, request: pb.GetDeadLetterRequest, context: Any) -> pb.GetDeadLetterResponse:
         id = delivery_id(request.delivery_id)
-        found = await self._reader.get(id, allowed_origins())
+        origins = allowed_origins()
+        found = await self._reader.get(id, origins)
         if found is None or found.state is not DeliveryState.DEAD:
             raise NotFound(f"there is no dead letter {id}")
         return pb.GetDeadLetterResponse(
-            dead_letter=convert.delivery(found), activity=await self._reader.body(id) or b""
+            dead_letter=convert.delivery(found), activity=await self._reader.body(id, origins) or b""
         )
 
     @rpc

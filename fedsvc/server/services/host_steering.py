@@ -15,7 +15,7 @@ from fedsvc.server import convert, pages
 from fedsvc.server.audit import Audit
 from fedsvc.server.caller import allowed_origins
 from fedsvc.server.errors import rpc
-from fedsvc.server.fields import duration_ms, host_name
+from fedsvc.server.fields import duration_ms, host_name, plain_text
 from fedsvc.v1 import operations_service_pb2 as pb
 
 #: characters
@@ -82,13 +82,12 @@ class HostSteering:
     @rpc
     async def PauseHost(self, request: pb.PauseHostRequest, context: Any) -> pb.PauseHostResponse:
         host = host_name("host", request.host)
-        if len(request.reason) > _MAX_REASON or not request.reason.isprintable():
-            raise InvalidInput("reason", f"is longer than {_MAX_REASON} characters or has control characters")
+        reason = plain_text("reason", request.reason, _MAX_REASON)
         ms = duration_ms(request, "duration") or FOR_EVER
-        state = await self._hosts.pause(host, duration_ms=ms, reason=request.reason)
+        state = await self._hosts.pause(host, duration_ms=ms, reason=reason)
         duration_s = ms / 1000 if ms < FOR_EVER else None
         self._list.forget()
-        await self._audit.record("host.pause", host, reason=request.reason, duration_s=duration_s)
+        await self._audit.record("host.pause", host, reason=reason, duration_s=duration_s)
         return pb.PauseHostResponse(host=convert.host(state))
 
     @rpc
