@@ -59,7 +59,7 @@ class Configuration:
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None) -> Configuration:
         """Of the environment, or of Flask's configuration where there is one. Raises ConfigurationError."""
-        get = _lookup(os.environ if environ is None else environ)
+        get = lookup(os.environ if environ is None else environ)
         target = get("FEDSVC_TARGET")
         if not target:
             raise ConfigurationError("FEDSVC_TARGET is not set: HOST:PORT of the fedsvc server")
@@ -73,7 +73,9 @@ class Configuration:
         )
 
 
-def _lookup(environ: Mapping[str, str]) -> Callable[[str], str]:
+def lookup(environ: Mapping[str, str]) -> Callable[[str], str]:
+    """What tells a setting by its name, without white space around: as Flask's configuration has it, where
+    there is one, else as `environ` does; empty for none."""
     configured: Mapping[str, Any] = {}
     flask = sys.modules.get("flask")
     if flask is not None and flask.has_app_context():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
+
+from fedsvc_client._configuration import lookup
 
 #: prefix -> its namespace, and the terms that are under it
 _VOCABULARIES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -38,8 +39,5 @@ def default_context() -> list[Any]:
 
 
 def _full() -> bool:
-    value: Any = os.environ.get("FULL_AP_CONTEXT", "")
-    flask = sys.modules.get("flask")
-    if flask is not None and flask.has_app_context():
-        value = flask.current_app.config.get("FULL_AP_CONTEXT", value)
-    return str(value).strip().lower() not in ("", "0", "false", "no", "off", "none")
+    said = lookup(os.environ)("FULL_AP_CONTEXT")
+    return said.lower() not in ("", "0", "false", "no", "off", "none")
