@@ -175,14 +175,6 @@ class PrivateKeyCache:
         while len(self._keys) > self._limit:
             self._keys.popitem(last=False)
 
-    def load(self, pem: str) -> PrivateKey:
-        """Raises InvalidKey; a failure is not kept."""
-        key = self.peek(pem)
-        if key is None:
-            key = load_private_key(pem)
-            self.add(pem, key)
-        return key
-
 
 class KeyCipher:
     """Encrypts what is stored: AES-256-GCM under the first of some keys; all of them decrypt.

@@ -312,25 +312,18 @@ def test_what_we_never_sealed_is_unavailable(blob: bytes) -> None:
         KeyCipher([bytes(32)]).decrypt(blob, context=b"")
 
 
-def test_the_cache_parses_a_key_once_and_forgets_the_least_used(
+def test_the_cache_forgets_the_least_used_and_keeps_no_pem(
     rsa_pem: str, ed25519_key: ed25519.Ed25519PrivateKey
 ) -> None:
     cache = PrivateKeyCache(2)
-    first = cache.load(rsa_pem)
-    second = cache.load(pem(ed25519_key))
-    assert cache.load(rsa_pem) is first  # and so it is the one used last
-    cache.load(pem(ed25519.Ed25519PrivateKey.generate()))
+    first, second = load_private_key(rsa_pem), load_private_key(pem(ed25519_key))
+    cache.add(rsa_pem, first)
+    cache.add(pem(ed25519_key), second)
+    assert cache.peek(rsa_pem) is first  # and so it is the one used last
+    third = pem(ed25519.Ed25519PrivateKey.generate())
+    cache.add(third, load_private_key(third))
     assert cache.peek(rsa_pem) is first
     assert cache.peek(pem(ed25519_key)) is None
-    assert cache.load(pem(ed25519_key)).fingerprint == second.fingerprint
-
-
-def test_the_cache_keeps_no_failure_and_no_pem(rsa_pem: str) -> None:
-    cache = PrivateKeyCache(1)
-    with pytest.raises(InvalidKey):
-        cache.load("nonsense")
-    assert cache.peek("nonsense") is None
-    cache.load(rsa_pem)
     assert rsa_pem.splitlines()[1] not in repr(vars(cache))
     with pytest.raises(ValueError, match="at least 1"):
         PrivateKeyCache(0)
