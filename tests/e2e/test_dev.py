@@ -31,7 +31,7 @@ from fedsvc_client import (
 )
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from servers.inbox import InboxServer
-from servers.processes import Fedsvc, fedsvc, run
+from servers.processes import Fedsvc, ended, fedsvc, run
 from servers.valkey import ValkeyServer
 
 from fedsvc.domain.keys import load_private_key
@@ -68,13 +68,6 @@ def activity(path: str, kind: str = "Like") -> dict[str, Any]:
         "actor": "https://me.example/u/ada",
         "object": "https://other.example/post/1",
     }
-
-
-async def ended(client: AsyncFedsvcClient, delivery_id: str) -> Any:
-    async with asyncio.timeout(30):
-        while not (delivery := await client.get_delivery(delivery_id)).state.is_final:
-            await asyncio.sleep(0.01)
-    return delivery
 
 
 async def test_an_activity_arrives_signed_so_that_a_library_that_is_not_ours_verifies_it(

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from fedsvc_client import AsyncFedsvcClient, DeliveryState, InvalidRequest, Priority
 from servers.inbox import InboxServer
-from servers.processes import Fedsvc
+from servers.processes import Fedsvc, ended
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs/examples/fedsvc-example-handler"
@@ -92,13 +92,6 @@ def activity(kind: str, number: int, **members: Any) -> dict[str, Any]:
         "object": "https://other.example/post/1",
         **members,
     }
-
-
-async def ended(client: AsyncFedsvcClient, delivery_id: str) -> Any:
-    async with asyncio.timeout(30):
-        while not (delivery := await client.get_delivery(delivery_id)).state.is_final:
-            await asyncio.sleep(0.01)
-    return delivery
 
 
 async def test_a_type_of_a_plugin_is_checked_and_has_its_priority(dev: Fedsvc, rsa_pem: str) -> None:

@@ -28,7 +28,7 @@ from fedsvc_client import (
     Operation,
 )
 from servers.inbox import InboxServer, accepted
-from servers.processes import Fedsvc
+from servers.processes import Fedsvc, ended
 
 KEY_ID = "https://me.example/u/ada#main-key"
 SETTINGS = {
@@ -94,9 +94,7 @@ async def give_up(
             )
             ids.append(queued.delivery_id)
     for id in ids:
-        async with asyncio.timeout(30):
-            while not (await client.get_delivery(id)).state.is_final:
-                await asyncio.sleep(0.01)
+        await ended(client, id)
     return ids
 
 

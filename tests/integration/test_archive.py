@@ -32,12 +32,9 @@ LOCK = 7_203_116_502_184_471
 ACTIVITY = "https://me.example/activities/1"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    if request.param == "sqlite":
-        return Settings.from_environment({"DATABASE_URL": f"sqlite:///{tmp_path / 'archive.db'}"})
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return Settings.from_environment({"DATABASE_URL": server.url})
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    return Settings.from_environment({"DATABASE_URL": database_url})
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from servers.migrated import prepare
-from servers.postgres import PostgresServer, postgres_server
+from servers.postgres import postgres_server
 from sqlalchemy import func, select
 
 from fedsvc.archive import migrate
@@ -25,12 +25,9 @@ TABLES = (spilled_batches, spilled_deliveries, spilled_messages, spilled_needs)
 LARGEST = 2**53 - 1
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    if request.param == "sqlite":
-        return Settings.from_environment({"DATABASE_URL": f"sqlite:///{tmp_path / 'archive.db'}"})
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return Settings.from_environment({"DATABASE_URL": server.url})
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    return Settings.from_environment({"DATABASE_URL": database_url})
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -12,6 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+
+from fedsvc_client import AsyncFedsvcClient, Delivery
 
 _READY = re.compile(r"fedsvc is ready: grpc=(\S+) http=(\S+)")
 
@@ -142,3 +145,11 @@ def descendants(pid: int) -> dict[int, str]:
                 continue
             waiting.append(child)
     return found
+
+
+async def ended(client: AsyncFedsvcClient, delivery_id: str) -> Delivery:
+    """A delivery once nothing more happens to it by itself."""
+    async with asyncio.timeout(30):
+        while not (delivery := await client.get_delivery(delivery_id)).state.is_final:
+            await asyncio.sleep(0.01)
+    return delivery
