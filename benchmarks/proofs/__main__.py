@@ -24,10 +24,12 @@ from pathlib import Path
 
 import redis
 
+from benchmarks.accounting import cpu_seconds
+from benchmarks.figures import percentile
 from benchmarks.proofs.operators import operators
 from benchmarks.proofs.remotes import address
 from benchmarks.proofs.report import report
-from benchmarks.proofs.site import KEY_ID, Site, activity, cpu_seconds, percentile
+from benchmarks.proofs.site import KEY_ID, Site, activity
 
 SEED = 20_261_123
 

@@ -11,9 +11,11 @@ from datetime import UTC, datetime, timedelta
 
 from fedsvc_client import DeadLetterFilter, FedsvcClient, HostOrder
 
+from benchmarks.accounting import cpu_seconds
+from benchmarks.figures import percentile
 from benchmarks.proofs.remotes import address
 from benchmarks.proofs.report import report
-from benchmarks.proofs.site import Site, cpu_seconds, percentile
+from benchmarks.proofs.site import Site
 
 HOSTS, EACH, REPLAYED = 10_000, 10, 10_000
 CALLS = 200

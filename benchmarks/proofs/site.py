@@ -27,17 +27,6 @@ from fedsvc.v1.operations_service_pb2_grpc import OperationsServiceStub
 
 KEY_ID = "https://me.example/u/ada#main-key"
 PATIENCE = 300.0
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_seconds(pid: int) -> float:
-    """Of a process, by the operating system's accounting."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def percentile(values: list[float], part: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * part))]
 
 
 def activity(id: str, kind: str = "Announce", size: int = 2000) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Final
 import orjson
 
 from benchmarks.accounting import tree_cpu_seconds
+from benchmarks.figures import percentile
 from benchmarks.load import activity, address, key_id, pem
 from benchmarks.processes import line_of, process
 from benchmarks.scaling.model import Costs, Outcome, Plant, simulate
@@ -112,8 +113,7 @@ class Real:
     to_post: list[float]
 
     def percentile(self, part: float) -> float:
-        values = sorted(self.to_post)
-        return values[min(len(values) - 1, int(len(values) * part))]
+        return percentile(self.to_post, part)
 
 
 def _real(plan: list[tuple[float, list[int]]], seed: int) -> Real:

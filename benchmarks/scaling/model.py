@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from benchmarks.figures import percentile
 from benchmarks.scaling.population import ANSWER_S, LIMIT, Manner, Population, jitter
 from fedsvc.config import Settings
 from fedsvc.domain.inbox import partition_of
@@ -137,7 +138,6 @@ class Outcome:
     #: what waits or is in flight to hosts that are well: at each tenth of the time
     backlog: list[int] = field(default_factory=list)
     server_cores: float = 0.0
-    busiest_server: float = 0.0
     redis_cores: float = 0.0
     busiest_master: float = 0.0
     worker_cores: float = 0.0
@@ -145,8 +145,7 @@ class Outcome:
     connections: int = 0
 
     def percentile(self, part: float) -> float:
-        values = sorted(self.to_post)
-        return values[min(len(values) - 1, int(len(values) * part))]
+        return percentile(self.to_post, part)
 
     @property
     def stable(self) -> bool:
@@ -246,7 +245,6 @@ class _Run:
             ("worker", [worker.core for worker in self._workers]),
         ):
             setattr(outcome, f"{name}_cores", sum(core.used for core in cores) / seconds)
-        outcome.busiest_server = max(core.used for core in self._servers) / seconds
         outcome.busiest_master = max(core.used for core in self._masters) / seconds
         outcome.busiest_worker = max(worker.core.used for worker in self._workers) / seconds
         outcome.connections = sum(
