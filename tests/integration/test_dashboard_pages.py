@@ -205,6 +205,16 @@ async def test_a_schedule_is_made_read_paused_and_deleted(browser: Browser) -> N
     assert (await browser.get("/schedules/nightly")).status == 404
 
 
+async def test_an_interval_is_taken_to_the_millisecond(browser: Browser) -> None:
+    fields = {"schedule_id": "often", "action": "task", "task": "4", "missed": "1"}
+    for interval in ("inf", "nan", "1e300", "-5", "0"):
+        response = await browser.send("/schedules", "/schedules/new", interval=interval, **fields)
+        assert (response.status, f'value="{interval}"' in await response.text()) == (400, True)
+    assert (await browser.send("/schedules", "/schedules/new", interval="1.5", **fields)).status == 303
+    made = await browser.server.operations.GetSchedule(pb.GetScheduleRequest(schedule_id="often"))
+    assert made.schedule.interval.ToMilliseconds() == 1500
+
+
 async def test_the_audit_tells_filters_times_and_numbers_as_other_pages_do(
     browser: Browser, queue: Queue
 ) -> None:

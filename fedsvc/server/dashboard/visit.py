@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 from urllib.parse import urlencode
 
 from aiohttp import web
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2
 
@@ -18,6 +19,8 @@ from fedsvc.server.dashboard.parts import Parts, templates
 from fedsvc.server.dashboard.sessions import Session
 
 Form = dict[str, list[str]]
+#: seconds, less than the longest duration of the contract
+_LONGEST_S: Final = 1e11
 
 
 @dataclass(slots=True)
@@ -120,6 +123,15 @@ def decimal(text: str, name: str) -> float:
         return float(text or 0)
     except ValueError:
         raise invalid(name, "is not a number") from None
+
+
+def duration(seconds: float, name: str) -> Duration:
+    """To the millisecond. Raises CallFailed for what no duration can be."""
+    if not abs(seconds) < _LONGEST_S:
+        raise invalid(name, "is out of bounds")
+    found = Duration()
+    found.FromMilliseconds(round(seconds * 1000))
+    return found
 
 
 def invalid(name: str, problem: str) -> CallFailed:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from aiohttp import web
-from google.protobuf.duration_pb2 import Duration
 
-from fedsvc.server.dashboard.visit import Visit, decimal, invalid, seen, whole
+from fedsvc.server.dashboard.visit import Visit, decimal, duration, seen, whole
 from fedsvc.v1 import operations_service_pb2 as pb
 
 _SORTS = {
@@ -50,10 +49,8 @@ async def one(visit: Visit) -> web.Response:
 async def pause(visit: Visit) -> web.Response:
     minutes = decimal(visit.field("minutes"), "minutes")
     request = pb.PauseHostRequest(host=_host(visit), reason=visit.field("reason"))
-    if not abs(minutes) < 1e10:
-        raise invalid("duration", "is out of bounds")
     if minutes:
-        request.duration.CopyFrom(Duration(seconds=int(minutes * 60)))
+        request.duration.CopyFrom(duration(minutes * 60, "duration"))
     answer = await visit.call("PauseHost", request)
     return seen(visit.address(f"/hosts/{answer.host.host}", done="paused"))
 

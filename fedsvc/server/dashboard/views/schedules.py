@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aiohttp import web
-from google.protobuf.duration_pb2 import Duration
 
 from fedsvc.domain.schedule import TASK_ARGUMENTS
 from fedsvc.server.dashboard.calls import CallFailed
-from fedsvc.server.dashboard.visit import Visit, decimal, invalid, seen, whole
+from fedsvc.server.dashboard.visit import Visit, decimal, duration, invalid, seen, whole
 from fedsvc.v1 import operations_service_pb2 as pb
 from fedsvc.v1 import types_pb2
 
@@ -90,9 +89,7 @@ def _schedule(given: dict[str, str]) -> pb.Schedule:
         schedule.cron = given["cron"]
     elif given["interval"]:
         seconds = decimal(given["interval"], "interval")
-        if not 0 <= seconds < 1e10:
-            raise invalid("schedule.interval", "is out of bounds")
-        schedule.interval.CopyFrom(Duration(seconds=int(seconds)))
+        schedule.interval.CopyFrom(duration(seconds, "schedule.interval"))
     if given["action"] == "fan_out":
         schedule.fan_out.activity = given["activity"].encode()
         schedule.fan_out.inboxes.extend(given["inboxes"].split())
