@@ -255,7 +255,11 @@ async def test_bad_lookups_are_refused(server: Front) -> None:
     of = "https://me.example/1"
     await refused(listing(pb.ListDeliveriesRequest(activity_id=of, page_token="x")), "page_token", reason)
     unknown = types_pb2.DeliveryState.ValueType(77)
-    await refused(listing(pb.ListDeliveriesRequest(activity_id=of, states=[unknown])), "states", reason)
+    await refused(
+        listing(pb.ListDeliveriesRequest(activity_id=of, states=[types_pb2.DELIVERY_STATE_READY, unknown])),
+        "states[1]",
+        reason,
+    )
 
 
 async def test_a_key_that_is_not_the_actors_is_warned_of_once(server: Front, request_of: Any) -> None:

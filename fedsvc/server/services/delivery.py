@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -178,7 +178,7 @@ class DeliveryService(DeliveryServiceServicer):
     ) -> pb.ListDeliveriesResponse:
         if not request.activity_id:
             raise InvalidInput("activity_id", "is required")
-        states = frozenset(_state(state) for state in request.states)
+        states = _states(request.states)
         response = pb.ListDeliveriesResponse()
         arguments = (request.activity_id, sorted(states))
         after = pages.decode(request.page_token, *arguments, read=_position)
@@ -252,8 +252,8 @@ class DeliveryService(DeliveryServiceServicer):
         self, request: pb.WatchOutcomesRequest, context: Any
     ) -> AsyncGenerator[pb.WatchOutcomesResponse, None]:
         takes = Filter(
-            events=frozenset(_event(number) for number in request.event_types),
-            states=frozenset(_state(number) for number in request.states),
+            events=frozenset(_event(f"event_types[{i}]", n) for i, n in enumerate(request.event_types)),
+            states=_states(request.states),
             activity_types=frozenset(request.activity_types),
             hosts=frozenset(host_name(f"hosts[{i}]", host) for i, host in enumerate(request.hosts)),
             origins=allowed_origins(),
@@ -373,22 +373,26 @@ def spilled(delivery: SpilledDelivery, message: SpilledMessage) -> Delivery:
     )
 
 
-def _event(number: int) -> EventType | None:
+def _event(field: str, number: int) -> EventType | None:
     """None for outcomes."""
     if number == pb.EVENT_TYPE_OUTCOME:
         return None
     try:
         return EventType(number)
     except ValueError:
-        raise InvalidInput("event_types", f"{number} is not a type of event") from None
+        raise InvalidInput(field, f"{number} is not a type of event") from None
 
 
 def _position(position: Any) -> DeliveryId:
     return DeliveryId.parse(pages.text(position))
 
 
-def _state(number: int) -> DeliveryState:
+def _states(numbers: Iterable[int]) -> frozenset[DeliveryState]:
+    return frozenset(_state(f"states[{i}]", number) for i, number in enumerate(numbers))
+
+
+def _state(field: str, number: int) -> DeliveryState:
     try:
         return DeliveryState(number)
     except ValueError:
-        raise InvalidInput("states", f"{number} is not a state") from None
+        raise InvalidInput(field, f"{number} is not a state") from None
