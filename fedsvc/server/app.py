@@ -58,6 +58,7 @@ from fedsvc.server.health import Health, serve_alone
 from fedsvc.server.intake import Intake
 from fedsvc.server.interceptors import Observe, Trace
 from fedsvc.server.limits import Limits
+from fedsvc.server.lookup import Lookup
 from fedsvc.server.monitor import Monitor
 from fedsvc.server.operation_runner import OperationRunner
 from fedsvc.server.places import Places
@@ -177,9 +178,7 @@ class Server:
                 intake,
                 producer,
                 store,
-                reader,
-                archive,
-                SpillStore(engine),
+                Lookup(reader, archive, SpillStore(engine)),
                 Canceller(link, keys, settings),
                 pressure,
                 Watchers(

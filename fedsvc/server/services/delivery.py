@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 import structlog
 
-from fedsvc.archive.archive import Archive
-from fedsvc.archive.spill_store import SpilledDelivery, SpilledMessage, SpillStore
 from fedsvc.config import Settings
-from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState
+from fedsvc.domain.delivery import DeliveryId, DeliveryState
 from fedsvc.domain.events import EventType
-from fedsvc.domain.message import Message
 from fedsvc.errors import (
     HandlerFailed,
     InvalidInput,
@@ -25,21 +20,18 @@ from fedsvc.errors import (
     NotFound,
     Overloaded,
     PermissionDenied,
-    QueueCorrupt,
     RequestIdReused,
 )
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.keystore import KeyStore
 from fedsvc.queue.producer import Place, Producer
-from fedsvc.queue.reader import Reader
-from fedsvc.queue.record import Finished, shown, unpack
-from fedsvc.queue.spill import stored_fields
 from fedsvc.server import convert, pages
 from fedsvc.server.caller import allowed_origins, caller
 from fedsvc.server.errors import item_error, rpc, rpc_stream
 from fedsvc.server.fields import delivery_id, host_name, request_name
 from fedsvc.server.intake import Intake, Submission
 from fedsvc.server.limits import Limits
+from fedsvc.server.lookup import Lookup
 from fedsvc.server.metrics import ACCEPTED, DUPLICATES, REJECTED
 from fedsvc.server.pressure import Pressure
 from fedsvc.server.quota import Quota
@@ -55,10 +47,6 @@ log = structlog.get_logger(__name__)
 _MOST_IDS: Final = 1000
 #: as page_size: only the summary
 _SUMMARY_ONLY: Final = -1
-#: times that queue and archive are counted to agree on an activity under way
-_COUNTS: Final = 5
-#: of the archive, read at a time
-_ROWS: Final = 500
 #: what is told of one item of a batch alone; anything else fails the call
 _OF_ITEM: Final = (
     HandlerFailed, InvalidInput, KeyUnavailable, Overloaded, PermissionDenied, RequestIdReused,
@@ -74,9 +62,7 @@ class DeliveryService(DeliveryServiceServicer):
         intake: Intake,
         producer: Producer,
         keys: KeyStore,
-        reader: Reader,
-        archive: Archive,
-        spilled: SpillStore,
+        lookup: Lookup,
         canceller: Canceller,
         pressure: Pressure,
         watchers: Watchers,
@@ -89,9 +75,7 @@ class DeliveryService(DeliveryServiceServicer):
         self._intake = intake
         self._producer = producer
         self._keys = keys
-        self._reader = reader
-        self._archive = archive
-        self._spilled = spilled
+        self._lookup = lookup
         self._canceller = canceller
         self._pressure = pressure
         self._watchers = watchers
@@ -167,7 +151,7 @@ class DeliveryService(DeliveryServiceServicer):
     @rpc
     async def GetDelivery(self, request: pb.GetDeliveryRequest, context: Any) -> pb.GetDeliveryResponse:
         id = delivery_id(request.delivery_id)
-        found = await self._find(id)
+        found = await self._lookup.find(id)
         if found is None:
             raise NotFound(f"there is no delivery {id}")
         return pb.GetDeliveryResponse(delivery=convert.delivery(found))
@@ -183,7 +167,7 @@ class DeliveryService(DeliveryServiceServicer):
         arguments = (request.activity_id, sorted(states))
         after = pages.decode(request.page_token, *arguments, read=_position)
         if after is None:
-            summary = await self._summary(request.activity_id)
+            summary = await self._lookup.summary(request.activity_id)
             response.summary.extend(
                 pb.StateCount(state=types_pb2.DeliveryState.ValueType(state), count=n)
                 for state, n in sorted(summary.items())
@@ -193,7 +177,7 @@ class DeliveryService(DeliveryServiceServicer):
         if request.page_size == _SUMMARY_ONLY:
             return response
         size = pages.page_size(request.page_size)
-        page = await self._page(request.activity_id, after, size + 1, states)
+        page = await self._lookup.page(request.activity_id, after, size + 1, states)
         response.deliveries.extend(convert.delivery(d) for d in page[:size])
         if len(page) > size:
             response.next_page_token = pages.encode(str(page[size - 1].id), *arguments)
@@ -231,22 +215,6 @@ class DeliveryService(DeliveryServiceServicer):
             cancelled=cancelled.cancelled, in_flight=cancelled.in_flight, ended=cancelled.ended
         )
 
-    async def _find(self, id: DeliveryId) -> Delivery | None:
-        """A delivery wherever it is, if the caller may see it."""
-        origins = allowed_origins()
-        found = await self._reader.get(id, origins)
-        if found is None:
-            return await self._archive.get(id, origins)
-        return (await self._completed([found]))[0]
-
-    async def _completed(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Those of which the queue holds no more than the state are filled in from SQL."""
-        away = [d.id for d in deliveries if not d.inbox and d.state is DeliveryState.PARKED]
-        if not away:
-            return list(deliveries)
-        found = {d.id: (d, message) for d, message, _ in await self._spilled.find(away)}
-        return [spilled(*found[d.id]) if d.id in found and not d.inbox else d for d in deliveries]
-
     @rpc_stream
     async def WatchOutcomes(
         self, request: pb.WatchOutcomesRequest, context: Any
@@ -283,7 +251,7 @@ class DeliveryService(DeliveryServiceServicer):
             queued = await self._producer.enqueue(submission.message, place, terms)
             room.taken = 0 if queued.duplicate else 1
         (DUPLICATES if queued.duplicate else ACCEPTED).inc()
-        known = await self._find(queued.id) if queued.duplicate else None
+        known = await self._lookup.find(queued.id) if queued.duplicate else None
         return pb.QueueActivityResponse(
             delivery=convert.accepted(queued.id, submission.message, place, terms)
             if known is None
@@ -298,79 +266,6 @@ class DeliveryService(DeliveryServiceServicer):
             return pb.QueueActivityResult(index=index, accepted=await self._accept(*checked))
         except _OF_ITEM as error:
             return pb.QueueActivityResult(index=index, error=item_error(error, f"requests[{index}]"))
-
-    async def _summary(self, activity_id: str) -> Counter[DeliveryState]:
-        """Of all deliveries of an activity that the caller may see: the archive's, and the queue's that are
-        not archived yet."""
-        origins = allowed_origins()
-        for again in range(_COUNTS):
-            total, queued = await self._reader.count_activity(activity_id, origins)
-            counts = queued + Counter(await self._archive.count_by_activity(activity_id, origins))
-            if again and counts.total() != total:
-                counts -= Counter({DeliveryState.DEAD: await self._replayed(activity_id)})
-            # What was archived between two of these reads was counted twice.
-            if counts.total() == total or not total:
-                break
-        return counts
-
-    async def _replayed(self, activity_id: str) -> int:
-        """How many deliveries of an activity the archive holds as dead letters that they are no more."""
-        chosen: dict[str, Any] = {
-            "limit": _ROWS, "states": {DeliveryState.DEAD}, "origins": allowed_origins()
-        }  # fmt: skip
-        replayed, after = 0, None
-        while True:
-            rows = await self._archive.list_by_activity(activity_id, after=after, **chosen)
-            replayed += len(await self._alive_again(rows))
-            if len(rows) < _ROWS:
-                return replayed
-            after = rows[-1].id
-
-    async def _alive_again(self, rows: Sequence[Delivery]) -> set[DeliveryId]:
-        """Those of the archive's that were replayed: until they end anew it holds how they ended before."""
-        dead = [row.id for row in rows if row.state is DeliveryState.DEAD]
-        return {d.id for d in await self._reader.show(dead) if d.state is not DeliveryState.DEAD}
-
-    async def _ended(
-        self, activity_id: str, after: DeliveryId | None, limit: int, **chosen: Any
-    ) -> list[Delivery]:
-        """What the archive holds, without what has another state by now than those asked for."""
-        found: list[Delivery] = []
-        while True:
-            rows = await self._archive.list_by_activity(activity_id, after=after, limit=limit, **chosen)
-            gone = await self._alive_again(rows) if chosen["states"] else set()
-            found += [row for row in rows if row.id not in gone]
-            if len(rows) < limit or len(found) >= limit:
-                return found[:limit]
-            after = rows[-1].id
-
-    async def _page(
-        self, activity_id: str, after: DeliveryId | None, limit: int, states: frozenset[DeliveryState]
-    ) -> list[Delivery]:
-        """Queue and archive as one: what both hold is shown as the queue has it."""
-        chosen: dict[str, Any] = {
-            "after": after, "limit": limit, "states": states, "origins": allowed_origins()
-        }  # fmt: skip
-        queue, archived = await asyncio.gather(
-            self._reader.list_activity(activity_id, **chosen),
-            self._ended(activity_id, **chosen),
-        )
-        merged = {d.id: d for d in archived} | {d.id: d for d in queue}
-        return await self._completed([merged[id] for id in sorted(merged)][:limit])
-
-
-def spilled(delivery: SpilledDelivery, message: SpilledMessage) -> Delivery:
-    """A delivery that waits in SQL until its host is back."""
-    record = unpack(delivery.record, delivery.id)
-    if isinstance(record, Finished):
-        raise QueueCorrupt(f"delivery {delivery.id} is finished")
-    told = Message.unpack(b"", stored_fields(message.fields))
-    last = record.history[-1] if record.history else None
-    return replace(
-        shown(delivery.id, record, told, DeliveryState.PARKED),
-        reason=last.reason if last else None,
-        status=last.status if last else 0,
-    )
 
 
 def _event(field: str, number: int) -> EventType | None:
