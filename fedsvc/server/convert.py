@@ -17,12 +17,13 @@ from fedsvc.domain.message import Message
 from fedsvc.domain.operation import Operation
 from fedsvc.domain.schedule import Schedule
 from fedsvc.queue.bottleneck import bottleneck
-from fedsvc.queue.hosts import FOR_EVER, Circuit, HostState
+from fedsvc.queue.hosts import Circuit, HostState
 from fedsvc.queue.key_registry import RegisteredKey
 from fedsvc.queue.memory_usage import MemoryCategory
 from fedsvc.queue.producer import Place, Terms
 from fedsvc.queue.server_info import ServerInfo
 from fedsvc.queue.stats import DUE_WITHIN_S, QueueStats, RetryStats
+from fedsvc.server.fields import END_S
 from fedsvc.v1 import delivery_service_pb2 as pb
 from fedsvc.v1 import key_service_pb2 as keys
 from fedsvc.v1 import operations_service_pb2 as operations
@@ -214,7 +215,7 @@ def queue_stats(
 
 
 def host(state: HostState) -> operations.Host:
-    for_ever = state.circuit is Circuit.PAUSED and state.paused_until_ms >= FOR_EVER // 2
+    for_ever = state.paused_until_ms >= END_S * 1000
     return operations.Host(
         host=state.host,
         state=_CIRCUITS[state.circuit],

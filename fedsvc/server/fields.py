@@ -12,8 +12,8 @@ from fedsvc.errors import InvalidInput
 MAX_REQUEST_ID: Final = 128
 #: an enumeration that is called takes ten times as long
 _PRIORITIES: Final = {int(priority): priority for priority in Priority}
-#: seconds since the epoch at which the year 10000 begins
-_END: Final = 253_402_300_800
+#: seconds since the epoch at which the year 10000 begins, of which no Timestamp tells
+END_S: Final = 253_402_300_800
 #: seconds of the longest duration: 10,000 years, as the contract of Duration has it
 _LONGEST: Final = 315_576_000_000
 
@@ -69,7 +69,7 @@ def time_ms(message: Any, name: str, field: str = "") -> int:
     if not message.HasField(name):
         return 0
     stamp = getattr(message, name)
-    if not 0 <= stamp.seconds < _END or not 0 <= stamp.nanos < 1_000_000_000:
+    if not 0 <= stamp.seconds < END_S or not 0 <= stamp.nanos < 1_000_000_000:
         raise InvalidInput(field or name, "is not a time between 1970 and 9999")
     # 0 means "none" in the queue; the epoch itself is as good one millisecond later.
     return max(1, int(stamp.seconds) * 1000 + int(stamp.nanos) // 1_000_000)

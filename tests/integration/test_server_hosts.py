@@ -6,6 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from fedsvc_client import AsyncFedsvcClient, HostState
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from servers.front import Front, front
@@ -55,6 +56,17 @@ async def test_a_host_is_paused_with_a_reason_and_resumed(server: Front) -> None
     assert not for_ever.host.HasField("pause_end_time")
     resumed = await server.operations.ResumeHost(operations.ResumeHostRequest(host=HOST))
     assert (resumed.host.state, resumed.host.pause_reason) == (operations.HOST_STATE_CLOSED, "")
+
+
+async def test_a_pause_beyond_the_years_that_there_are_is_for_ever_and_hosts_are_listed(
+    server: Front,
+) -> None:
+    async with AsyncFedsvcClient(server.target, timeout=5) as client:
+        paused = await client.pause_host(HOST, duration=3e11)
+        assert (paused.state, paused.pause_end_time) == (HostState.PAUSED, None)
+        assert (await client.list_hosts()).hosts == (paused,)
+        almost = await client.pause_host(HOST, duration=2.5e11)  # some 7,900 years
+        assert almost.pause_end_time is not None
 
 
 async def test_a_policy_is_kept_shown_and_taken_back(server: Front) -> None:
