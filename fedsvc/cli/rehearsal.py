@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from fedsvc.cli.send_queue import Good, Imported, Importer, Progress
+from fedsvc.cli.importer import Good, Imported, Importer, Progress
 from fedsvc.domain.activity import parse_activity
 from fedsvc.domain.inbox import origin_of, parse_inbox
 from fedsvc.domain.keys import load_private_key

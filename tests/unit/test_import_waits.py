@@ -10,7 +10,7 @@ from fedsvc_client._proto import delivery_service_pb2 as pb
 from fedsvc_client.outbox import _relay
 
 from fedsvc.archive.send_queue import SendQueueRow
-from fedsvc.cli import send_queue
+from fedsvc.cli import importer
 from fedsvc.errors import Overloaded
 from fedsvc.server.errors import TOLD
 
@@ -39,14 +39,12 @@ class FullOnce:
 async def test_an_import_waits_for_a_server_that_has_no_room_for_now(
     reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(send_queue, "_PAUSE", 0.0)
+    monkeypatch.setattr(importer, "_PAUSE", 0.0)
     client = FullOnce(reason)
-    progress = send_queue.Progress(tmp_path / "state", "here")
-    told = send_queue.Imported(dry_run=False)
-    importer = send_queue.Import(
-        cast(Any, None), progress, told, cast(Any, client), remove=False, patience=60.0
-    )
-    await importer._take([send_queue.Good(ROW, "a.example", "Like")])
+    progress = importer.Progress(tmp_path / "state", "here")
+    told = importer.Imported(dry_run=False)
+    taking = importer.Import(cast(Any, None), progress, told, cast(Any, client), remove=False, patience=60.0)
+    await taking._take([importer.Good(ROW, "a.example", "Like")])
     assert (client.calls, progress.failed, progress.through) == (2, {}, 7)
 
 
