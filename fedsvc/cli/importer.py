@@ -252,11 +252,17 @@ def _seen(row: SendQueueRow) -> tuple[str, str]:
 
 
 def _call(client: FedsvcClient, rows: list[SendQueueRow]) -> list[BatchItem]:
-    """The answers to rows that are sent together; one by one if the server does not take so many."""
-    from fedsvc_client import InvalidRequest
+    """The answers to rows that are sent together; one by one if the server does not take so many. A call that
+    it has no room for is one for none of them."""
+    from fedsvc_client import BatchItem, InvalidRequest, ItemError, ResourceExhausted
 
     try:
         return client.queue_activities([_item(row) for row in rows])
+    except ResourceExhausted as error:  # such as by FEDSVC_CALLER_CALLS
+        if error.reason not in _OVERLOAD:
+            raise
+        refusal = ItemError(error.reason, str(error), "")
+        return [BatchItem(index, None, refusal) for index in range(len(rows))]
     except InvalidRequest:
         if len(rows) == 1:
             raise

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from fedsvc_client import BatchItem, ItemError, _wire
+from fedsvc_client import BatchItem, ItemError, ResourceExhausted, _wire
 from fedsvc_client._proto import delivery_service_pb2 as pb
 from fedsvc_client.outbox import _relay
 
@@ -22,25 +22,29 @@ ROW = SendQueueRow(
 
 
 class FullOnce:
-    """A server that refuses the first call for a reason."""
+    """A server that refuses the first call for a reason: its item, or the call as a whole."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, whole: bool) -> None:
         self.reason = reason
+        self.whole = whole
         self.calls = 0
 
     def queue_activities(self, items: list[dict[str, Any]]) -> list[BatchItem]:
         self.calls += 1
+        if self.calls == 1 and self.whole:
+            raise ResourceExhausted("not now", reason=self.reason)
         if self.calls == 1:
             return [BatchItem(0, None, ItemError(self.reason, "not now", ""))]
         return [BatchItem(0, _wire.queued(pb.QueueActivityResponse()), None)]
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("reason", LATER)
 async def test_an_import_waits_for_a_server_that_has_no_room_for_now(
-    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reason: str, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importer, "_PAUSE", 0.0)
-    client = FullOnce(reason)
+    client = FullOnce(reason, whole=whole)
     progress = importer.Progress(tmp_path / "state", "here")
     told = importer.Imported(dry_run=False)
     taking = importer.Import(cast(Any, None), progress, told, cast(Any, client), remove=False, patience=60.0)
