@@ -21,6 +21,7 @@ from fedsvc.cli.output import (
 from fedsvc.cli.pages import page_options, show_page
 from fedsvc.cli.target import connect, target_option
 from fedsvc.domain.schedule import LONGEST_MS, SHORTEST_MS, Task
+from fedsvc.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from fedsvc_client import Schedule
@@ -34,8 +35,6 @@ _COLUMNS: Final = (
     Column("last error", whole=False, least=12),
 )
 _TASKS: Final = tuple(task.name.lower() for task in Task)
-#: bytes of a template
-_LARGEST = 16 * 1024 * 1024
 
 
 @click.group()
@@ -92,7 +91,7 @@ def show(schedule_id: str, target: str | None, as_json: bool) -> None:
 )
 @click.option("--activity", type=click.File("rb"), help="Send this template; - for standard input.")
 @click.option("--inbox", "inboxes", multiple=True, help="To this inbox; may be given again.")
-@click.option("--inboxes-file", type=click.File("r"), help="To these inboxes, one a line.")
+@click.option("--inboxes-file", type=click.File("rb"), help="To these inboxes, one a line.")
 @click.option("--key-id", default="", help="Signed with this registered key.")
 @click.option("--task", type=click.Choice(_TASKS), help="Or do this.")
 @click.option("--argument", "arguments", multiple=True, metavar="NAME=VALUE", help="Of the task.")
@@ -109,7 +108,7 @@ def create(
     interval: float | None,
     activity: BinaryIO | None,
     inboxes: tuple[str, ...],
-    inboxes_file: Any,
+    inboxes_file: BinaryIO | None,
     key_id: str,
     task: str | None,
     arguments: tuple[str, ...],
@@ -140,8 +139,8 @@ def create(
         raise click.UsageError("give either --activity or --task")
     fan_out = None
     if activity is not None:
-        lines = inboxes_file.read(_LARGEST).split() if inboxes_file else []
-        fan_out = ScheduledFanOut(activity.read(_LARGEST), (*inboxes, *lines), key_id)
+        lines = _lines(inboxes_file) if inboxes_file is not None else []
+        fan_out = ScheduledFanOut(activity.read(), (*inboxes, *lines), key_id)
     wanted = Schedule(
         schedule_id=schedule_id,
         cron=cron,
@@ -190,6 +189,13 @@ def delete(schedule_id: str, target: str | None, as_json: bool) -> None:
     with connect(target) as client:
         client.delete_schedule(schedule_id)
     emit({"deleted": schedule_id}, as_json, f"{schedule_id} is deleted")
+
+
+def _lines(file: BinaryIO) -> list[str]:
+    try:
+        return file.read().decode().split()
+    except UnicodeDecodeError:
+        raise ConfigurationError("--inboxes-file", f"{file.name} is not text in UTF-8") from None
 
 
 def _argument(text: str) -> tuple[str, Any]:

@@ -16,11 +16,11 @@ from typing import Any
 
 import click
 import pytest
-from fedsvc_client import FanOut, FedsvcClient, ItemError, Operation, RejectedInbox, Unavailable
+from fedsvc_client import FanOut, FedsvcClient, ItemError, Operation, RejectedInbox, Schedule, Unavailable
 from servers.scripted import scripted
 
 from fedsvc.archive import migrate
-from fedsvc.cli import dead, enqueue, output, stats
+from fedsvc.cli import dead, enqueue, output, schedules, stats
 from fedsvc.cli.main import cli, main
 from fedsvc.config import Settings
 from fedsvc.domain.keys import KeyCipher
@@ -90,6 +90,40 @@ def test_what_an_error_quotes_does_nothing_to_the_terminal(
     monkeypatch.setattr(stats, "connect", connect)
     assert fedsvc("stats") == 1
     assert capsys.readouterr().err == "fedsvc: no host a\ufffd]0;b\ufffd\ufffdc d\ufffd2J\n"
+
+
+SEND: tuple[str, ...] = (
+    *("schedules", "create", "weekly", "--cron", "0 9 * * MON"),
+    *("--activity", "weekly.json", "--inboxes-file", "followers", "--key-id", "https://me.example/u/ada#k"),
+)
+
+
+def test_of_a_file_of_inboxes_none_is_left_out_however_many_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inboxes = [f"https://a.example/{number:0100}" for number in range(200_000)]
+    (tmp_path / "followers").write_text("\n".join(inboxes))
+    (tmp_path / "weekly.json").write_text("{}")
+    made: list[Schedule] = []
+
+    def create(wanted: Schedule) -> Schedule:
+        made.append(wanted)
+        return wanted
+
+    client = SimpleNamespace(create_schedule=create)
+    monkeypatch.setattr(schedules, "connect", lambda _: contextlib.nullcontext(client))
+    assert fedsvc(*SEND) == 0
+    assert made[0].fan_out is not None
+    assert list(made[0].fan_out.inboxes) == inboxes
+
+
+def test_a_file_of_inboxes_that_is_no_text_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "followers").write_bytes(b"https://a.example/\xe9")
+    (tmp_path / "weekly.json").write_text("{}")
+    assert fedsvc(*SEND) == 1
+    assert capsys.readouterr().err == "fedsvc: --inboxes-file: followers is not text in UTF-8\n"
 
 
 @pytest.mark.parametrize("setting", ["FEDSVC_TOKEN", "FEDSVC_TOKEN_FILE"])
