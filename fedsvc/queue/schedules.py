@@ -17,7 +17,7 @@ from fedsvc.queue.script import Script
 
 log = structlog.get_logger(__name__)
 
-_FIELDS: Final = ("definition", "version", "paused", "next", "last", "error", "running")
+_FIELDS: Final = ("definition", "begun", "version", "paused", "next", "last", "error", "running")
 #: bytes of what is kept of an error
 _LONGEST: Final = 512
 
@@ -60,7 +60,7 @@ class Schedules:
         return await self.get(schedule.id) if done == 1 else None
 
     async def delete(self, id: str) -> None:
-        """A run that somebody has in hand goes on. Raises NotFound."""
+        """A run that somebody has in hand is broken off, unless it is over soon. Raises NotFound."""
         if not await self._link.run(self._put, self._prefix, [id, "delete", 0, 0, 0], durable=True):
             raise _missing(id)
 
@@ -86,25 +86,27 @@ class Schedules:
 
     async def due(self, now_ms: int) -> AsyncGenerator[Schedule, None]:
         """Those to be run, or taken up, by then: all of them, since any number at the front may be such as
-        nobody here can run."""
+        nobody here can run. One whose run is under way is what it was when that began."""
         ids = await self._link.call("ZRANGE", f"{self._prefix}:due", "-inf", now_ms, "BYSCORE")
         for start in range(0, len(ids), self.BATCH):
-            for schedule in await self._readable(ids[start : start + self.BATCH]):
+            for schedule in await self._readable(ids[start : start + self.BATCH], begun=True):
                 yield schedule
 
-    async def _readable(self, ids: Sequence[bytes]) -> list[Schedule]:
+    async def _readable(self, ids: Sequence[bytes], *, begun: bool = False) -> list[Schedule]:
         """One that a later version has written, or nobody, must not keep the others from running."""
         found = await asyncio.gather(
             *(self._link.call("HMGET", self._key(id.decode()), *_FIELDS) for id in ids)
         )
         read = (
-            self._read(id.decode(), raw) for id, raw in zip(ids, found, strict=True) if raw[0] is not None
+            self._read(id.decode(), raw, begun=begun)
+            for id, raw in zip(ids, found, strict=True)
+            if raw[0] is not None
         )
         return [schedule for schedule in read if schedule is not None]
 
-    def _read(self, id: str, raw: Sequence[Any]) -> Schedule | None:
+    def _read(self, id: str, raw: Sequence[Any], *, begun: bool = False) -> Schedule | None:
         try:
-            return _schedule(id, raw)
+            return _schedule(id, raw, begun=begun)
         except (ValueError, KeyError, TypeError) as error:
             if id not in self._told:
                 self._told.add(id)
@@ -146,10 +148,11 @@ class Schedules:
         return f"{self._prefix}:id:{id}"
 
 
-def _schedule(id: str, raw: Sequence[Any]) -> Schedule:
-    definition, version, paused, next_run, last_run, error, running = raw
+def _schedule(id: str, raw: Sequence[Any], *, begun: bool) -> Schedule:
+    """`begun`: as it was when the run that is under way began, if one is."""
+    definition, former, version, paused, next_run, last_run, error, running = raw
     return replace(
-        definition_from_json(id, definition),
+        definition_from_json(id, former if begun and former else definition),
         version=int(version),
         paused=paused == b"1",
         next_run_ms=int(next_run or 0),

@@ -80,7 +80,7 @@ class OperationsServiceStub:
     ListSchedules: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.ListSchedulesRequest, _operations_service_pb2.ListSchedulesResponse]
     """List schedules."""
     UpdateSchedule: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.UpdateScheduleRequest, _operations_service_pb2.UpdateScheduleResponse]
-    """Change a schedule."""
+    """Change a schedule. A run that is under way is finished as it began."""
     PauseSchedule: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.PauseScheduleRequest, _operations_service_pb2.PauseScheduleResponse]
     """Pause a schedule."""
     ResumeSchedule: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.ResumeScheduleRequest, _operations_service_pb2.ResumeScheduleResponse]
@@ -142,7 +142,7 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     ListSchedules: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ListSchedulesRequest, _operations_service_pb2.ListSchedulesResponse]  # type: ignore[assignment]
     """List schedules."""
     UpdateSchedule: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.UpdateScheduleRequest, _operations_service_pb2.UpdateScheduleResponse]  # type: ignore[assignment]
-    """Change a schedule."""
+    """Change a schedule. A run that is under way is finished as it began."""
     PauseSchedule: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.PauseScheduleRequest, _operations_service_pb2.PauseScheduleResponse]  # type: ignore[assignment]
     """Pause a schedule."""
     ResumeSchedule: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ResumeScheduleRequest, _operations_service_pb2.ResumeScheduleResponse]  # type: ignore[assignment]
@@ -327,7 +327,7 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_service_pb2.UpdateScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.UpdateScheduleResponse, _abc.Awaitable[_operations_service_pb2.UpdateScheduleResponse]]:
-        """Change a schedule."""
+        """Change a schedule. A run that is under way is finished as it began."""
 
     @_abc_1.abstractmethod
     def PauseSchedule(

@@ -122,6 +122,32 @@ async def test_a_run_that_its_worker_left_is_taken_up_as_the_same(site: Site) ->
     assert site.ran[1:] == [("a", made.next_run_ms + 3 * MINUTE_MS)]
 
 
+async def test_a_run_that_is_taken_up_is_finished_as_it_began(site: Site) -> None:
+    """Half of it may have been done before the schedule was changed."""
+    did: list[Any] = []
+
+    async def noted(schedule: Schedule, time_ms: int) -> None:
+        did.append((time_ms, schedule.arguments))
+        if site.fails:
+            raise site.fails.pop(0)
+
+    made = await site.make("a", arguments={"aggressive": True})
+    worker = site.worker("x", carry_out=noted)
+    site.fails = [QueueUnavailable("as if it had been killed")]
+    site.now_ms = made.next_run_ms
+    await site.look(worker)
+    for arguments in ({"aggressive": False}, {}):
+        found = await site.schedules.get("a")
+        changed = await site.schedules.change(replace(found, arguments=arguments))
+        assert changed is not None and changed.arguments == arguments, "this is what is told of it"
+    await site.leases_end("a")
+    site.now_ms += MINUTE_MS
+    await site.look(worker)
+    await site.look(worker)
+    first, second = made.next_run_ms, made.next_run_ms + MINUTE_MS
+    assert did == [(first, {"aggressive": True}), (first, {"aggressive": True}), (second, {})]
+
+
 async def test_a_run_that_takes_long_stays_its_worker_s(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scheduler, "KEEP_EVERY", 0.01)
     made = await site.make("a")

@@ -14,6 +14,6 @@ local key, due = P .. ':id:' .. ARGV[1], P .. ':due'
 local found = redis.call('HMGET', key, 'running', 'owner', 'next')
 if found[1] ~= ARGV[3] or found[2] ~= ARGV[2] then return 0 end
 redis.call('HSET', key, 'last', ARGV[3], 'error', ARGV[4])
-redis.call('HDEL', key, 'running', 'owner', 'until')
+redis.call('HDEL', key, 'running', 'owner', 'until', 'begun')
 if found[3] == '0' then redis.call('ZREM', due, ARGV[1]) else redis.call('ZADD', due, found[3], ARGV[1]) end
 return 1

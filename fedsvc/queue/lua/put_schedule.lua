@@ -13,7 +13,7 @@
 
 local P = KEYS[1]
 local key, all, due = P .. ':id:' .. ARGV[1], P .. ':all', P .. ':due'
-local found = redis.call('HMGET', key, 'version', 'running', 'until')
+local found = redis.call('HMGET', key, 'version', 'running', 'until', 'definition')
 if (ARGV[2] == 'create') == (found[1] ~= false) then return 0 end
 if ARGV[2] == 'delete' then
   redis.call('DEL', key)
@@ -23,6 +23,8 @@ if ARGV[2] == 'delete' then
 end
 if ARGV[3] ~= '0' and found[1] ~= ARGV[3] then return -2 end
 if not found[1] and redis.call('ZCARD', all) >= tonumber(ARGV[5]) then return -1 end
+-- A run that has begun is finished as it began, whoever takes it up: half of it may be done.
+if found[2] then redis.call('HSETNX', key, 'begun', found[4]) end
 redis.call('HSET', key, 'next', ARGV[4], unpack(ARGV, 6))
 redis.call('HINCRBY', key, 'version', 1)
 redis.call('ZADD', all, 0, ARGV[1])
