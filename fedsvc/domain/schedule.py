@@ -62,12 +62,12 @@ class Recurrence:
     anchor_ms: int = 0
 
     def check(self) -> None:
-        """Raises ValueError, which says what is wrong with the cron expression."""
+        """Raises ValueError, which says what is wrong with the cron expression, and what `zone` raises."""
         if not self.interval_ms:
             if len(self.cron.split()) != 5:
                 raise ValueError("has not five fields: minute, hour, day of month, month, day of week")
             try:
-                next(CronSim(self.cron, datetime.fromtimestamp(0, self._zone())))
+                next(CronSim(self.cron, datetime.fromtimestamp(0, self.zone())))
             except CronSimError as error:
                 raise ValueError(str(error).lower()) from None
             except StopIteration:
@@ -79,7 +79,7 @@ class Recurrence:
             return self.anchor_ms + ((time_ms - self.anchor_ms) // self.interval_ms + 1) * self.interval_ms
         # CronSim knows whole minutes, and begins after the one that it is given. In an hour that comes twice
         # it goes by what the clock shows: what it finds first may have been already.
-        times = CronSim(self.cron, datetime.fromtimestamp(time_ms // 1000, self._zone()))
+        times = CronSim(self.cron, datetime.fromtimestamp(time_ms // 1000, self.zone()))
         return next(at_ms for found in times if (at_ms := int(found.timestamp()) * 1000) > time_ms)
 
     def last_before(self, time_ms: int, first_ms: int) -> int:
@@ -88,17 +88,21 @@ class Recurrence:
             return self.anchor_ms + (time_ms - self.anchor_ms) // self.interval_ms * self.interval_ms
         found = first_ms
         # By bounded steps backwards: going forwards through a year of minutes would take seconds.
-        at = datetime.fromtimestamp(time_ms // 1000 + 60, self._zone())
+        at = datetime.fromtimestamp(time_ms // 1000 + 60, self.zone())
         if at.fold:  # an hour that comes twice: what the clock will show in a while has been before
-            at = datetime.fromtimestamp(time_ms // 1000 + 7260, self._zone())
+            at = datetime.fromtimestamp(time_ms // 1000 + 7260, self.zone())
         for earlier in CronSim(self.cron, at, reverse=True):
             at_ms = int(earlier.timestamp()) * 1000
             if at_ms <= time_ms:
                 return max(found, at_ms)
         return found
 
-    def _zone(self) -> ZoneInfo:
-        return ZoneInfo(self.time_zone)
+    def zone(self) -> ZoneInfo:
+        """Raises ValueError if it is not known here."""
+        try:
+            return ZoneInfo(self.time_zone)
+        except (ValueError, OSError, KeyError):
+            raise ValueError(f"{self.time_zone[:64]!r} is not a time zone that is known here") from None
 
 
 @dataclass(frozen=True, slots=True)

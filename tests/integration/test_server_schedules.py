@@ -9,8 +9,11 @@ from typing import Any
 import grpc
 import pytest
 from servers.front import Front, front
+from servers.queue import Queue
 
 from fedsvc.config import Settings
+from fedsvc.domain.schedule import Recurrence, Schedule, Task
+from fedsvc.queue.schedules import Schedules
 from fedsvc.server.caller import Caller, Scope
 from fedsvc.server.tokens import entry_text, new_token
 from fedsvc.v1 import key_service_pb2 as keys_pb
@@ -214,3 +217,25 @@ async def test_what_cannot_be_scheduled_is_refused_by_name(
         await call(server, "CreateSchedule", schedule=asked)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert list((await call(server, "ListSchedules")).schedules) == []
+
+
+@pytest.mark.parametrize(
+    ("recurrence", "said"),
+    [
+        (Recurrence("0 4 * * *", "Mars/Phobos"), "schedule.time_zone: 'Mars/Phobos' is not a time zone that is"),
+        (Recurrence("0 4 * * SOMEDAY"), "schedule.cron: "),
+    ],
+    ids=["zone", "cron"],
+)
+async def test_one_that_cannot_be_read_here_is_shown_and_not_resumed(
+    server: Front, queue: Queue, recurrence: Recurrence, said: str
+) -> None:
+    """A server of another version, or with other zones, has made it."""
+    made = Schedule("weekly", recurrence, task=Task.CLEANUP, next_run_ms=1)
+    await Schedules(queue.link, queue.keys).create(made)
+    paused = (await call(server, "PauseSchedule", schedule_id="weekly")).schedule
+    with pytest.raises(grpc.aio.AioRpcError, match=said) as refused:
+        await call(server, "ResumeSchedule", schedule_id="weekly")
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (await call(server, "GetSchedule", schedule_id="weekly")).schedule == paused
+    assert (await call(server, "UpdateSchedule", schedule=weekly())).schedule.cron == weekly()["cron"]

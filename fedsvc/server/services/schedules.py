@@ -8,7 +8,6 @@ import secrets
 import time
 from dataclasses import replace
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 from google.protobuf.json_format import MessageToDict
 
@@ -135,6 +134,8 @@ class ScheduleDesk:
         def resumed(found: Schedule) -> Schedule:
             if not found.paused:
                 return found
+            # Whoever made it may have known zones that are not known here.
+            _check(found.recurrence)
             return replace(found, paused=False, next_run_ms=found.recurrence.next_after(_now_ms()))
 
         stored = await self._changed(id, resumed)
@@ -247,27 +248,31 @@ def _checked(field: str, id: str) -> str:
 
 def _recurrence(given: pb.Schedule, now_ms: int) -> Recurrence:
     zone = given.time_zone or "UTC"
-    try:
-        ZoneInfo(zone)
-    except (ValueError, OSError, KeyError):
-        raise InvalidInput("schedule.time_zone", f"{zone[:64]!r} is not a time zone") from None
     match given.WhichOneof("recurrence"):
         case "cron":
+            if len(given.cron) > 256:
+                raise InvalidInput("schedule.cron", "is too long")
             found = Recurrence(given.cron, zone)
-            try:
-                if len(given.cron) > 256:
-                    raise ValueError("is too long")
-                found.check()
-            except ValueError as error:
-                raise InvalidInput("schedule.cron", str(error)) from None
-            return found
         case "interval":
             ms = duration_ms(given, "interval", "schedule.interval")
             if not SHORTEST_MS <= ms <= LONGEST_MS:
                 raise InvalidInput("schedule.interval", "must be between a second and 366 days")
-            return Recurrence(time_zone=zone, interval_ms=ms, anchor_ms=now_ms // 1000 * 1000)
+            found = Recurrence(time_zone=zone, interval_ms=ms, anchor_ms=now_ms // 1000 * 1000)
         case _:
             raise InvalidInput("schedule.recurrence", "is required: cron or interval")
+    _check(found)
+    return found
+
+
+def _check(recurrence: Recurrence) -> None:
+    """Raises InvalidInput."""
+    field = "schedule.time_zone"
+    try:
+        recurrence.zone()
+        field = "schedule.cron"
+        recurrence.check()
+    except ValueError as error:
+        raise InvalidInput(field, str(error)) from None
 
 
 def _plain(given: Any) -> dict[str, Any]:
