@@ -85,6 +85,9 @@ class HandlerFailed(FedsvcError):
 class RequestIdReused(FedsvcError):
     """The request id was used for a call with other content."""
 
+    def __init__(self, message: str = "request_id was used for a call with other content") -> None:
+        super().__init__(message)
+
 
 class AlreadyExists(FedsvcError):
     """There is one of this name already."""

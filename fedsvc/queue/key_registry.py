@@ -7,6 +7,8 @@ its partition, so that a key is deleted only when none does.
     put ──▶ registered ──delete──▶ leaving (no new call may use it) ──▶ gone (nothing needs it) ──▶ deleted
                  ▲                    │
                  └────── put ─────────┘
+
+A call that broke half-way is no new call: it is finished with a key that is leaving.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -97,6 +100,18 @@ class KeyRegistry:
                 self._seen.popitem(last=False)
         found = known[1]
         return found if found is not None and not found.leaving else None
+
+    async def finishes(self, key_id: str, parts: Sequence[bool]) -> bool:
+        """Whether a call may be repeated although no new one may use the key. `parts`: which of them were
+        accepted. If all were, the key is not needed; if some were, it must still be there, and then stays for
+        long enough that the others are counted."""
+        if not any(parts):
+            return False
+        if all(parts):
+            return True
+        slot = self._keys.private_key(registered_name(key_id))
+        held = await self._link.run(self._leave, slot, ["hold", await self._link.now_ms()])
+        return held is not None
 
     async def list(self, *, origin: str, after: str, limit: int) -> list[RegisteredKey]:
         """Those of an origin (all if empty), by origin and id, after the one with the position `after`."""

@@ -213,7 +213,7 @@ def _translate(error: BaseException) -> Exception:
     text = str(error)
     if isinstance(error, ResponseError) and not isinstance(error, RedisConnectionError):
         if "REUSED" in text:
-            return RequestIdReused("request_id was used for a call with other content")
+            return RequestIdReused()
         if isinstance(error, _REFUSED) or text.startswith(_REFUSALS):
             return QueueUnavailable(f"Redis refuses: {text[:200]}")
         return FedsvcError(f"Redis answered: {text[:300]}")

@@ -22,6 +22,7 @@ from fedsvc.domain.inbox import Inbox, host_key, inbox_key, partition_of
 from fedsvc.domain.keys import is_registered
 from fedsvc.domain.message import Message
 from fedsvc.domain.relations import UNRELATED, Relation, Rule, group_of
+from fedsvc.errors import RequestIdReused
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.record import FLAG_SHARED_INBOX
@@ -134,8 +135,8 @@ class Producer:
     async def known(
         self, message: Message, inboxes: Sequence[Place], terms: Terms, *, fan_out: bool
     ) -> list[bool]:
-        """Of each part of a call, whether one of this request id was accepted; of one without a request id
-        nothing. Raises QueueUnavailable."""
+        """Of each part of a call, whether it was accepted under this request id; of one without a request id
+        nothing. Raises QueueUnavailable, and RequestIdReused if what was accepted is another call's."""
         if not terms.request_id:
             return []
         parts = self._parts(inboxes) if fan_out else [(inboxes[0].partition, inboxes, "")]
@@ -143,7 +144,12 @@ class Producer:
             self._keys.partition(partition).request(_request(message, terms, part))
             for partition, _, part in parts
         )
-        return [bool(n) for n in await asyncio.gather(*(self._link.call("EXISTS", name) for name in names))]
+        found = await asyncio.gather(*(self._link.call("GETRANGE", name, 0, 7) for name in names))
+        identity = message.identity()
+        for accepted, (_, places, _) in zip(found, parts, strict=True):
+            if accepted and accepted != self._fingerprint(identity, places, terms):
+                raise RequestIdReused()
+        return [bool(accepted) for accepted in found]
 
     def _parts(self, inboxes: Sequence[Place]) -> list[tuple[int, Sequence[Place], str]]:
         """Partition, inboxes and name of each part of a fan-out."""

@@ -175,11 +175,12 @@ class Intake:
 
     async def check_repeated(self, submission: Submission, places: Sequence[Place], *, fan_out: bool) -> None:
         """What is late or has no key is refused, unless it repeats a call that was accepted: that gets the
-        first answer. One that is late may also finish what broke half-way, which expires at once; one without
-        its key may not. Raises InvalidInput, QueueUnavailable."""
+        first answer. What broke half-way may be finished: it expires at once if it is late, and is signed if
+        its key is still there. Raises InvalidInput, QueueUnavailable, RequestIdReused."""
         parts = await self._producer.known(submission.message, places, submission.terms, fan_out=fan_out)
-        if submission.keyless is not None and not (parts and all(parts)):
-            raise submission.keyless
+        message, keyless = submission.message, submission.keyless
+        if keyless is not None and not await self._registry.finishes(message.key_id, parts):
+            raise keyless
         if submission.late and not any(parts):
             raise InvalidInput("options.expire_time", "has passed already")
 

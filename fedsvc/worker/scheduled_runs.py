@@ -10,6 +10,7 @@ from fedsvc.config import Settings
 from fedsvc.domain.activity import parse_activity
 from fedsvc.domain.dead_letters import DeadLetterFilter
 from fedsvc.domain.inbox import origin_of, parse_inbox
+from fedsvc.domain.keys import registered_name
 from fedsvc.domain.message import Message
 from fedsvc.domain.operation import OperationKind, Order
 from fedsvc.domain.schedule import FanOutTemplate, Schedule, Task
@@ -24,7 +25,7 @@ from fedsvc.queue.keys import Keys
 from fedsvc.queue.link import Link
 from fedsvc.queue.operations import Operations
 from fedsvc.queue.outcomes import OutcomeLog
-from fedsvc.queue.producer import Producer, Terms
+from fedsvc.queue.producer import Place, Producer, Terms
 from fedsvc.worker.archive_purger import ArchivePurger
 
 #: hosts that are probed in one run, unless told; 0 stands for all
@@ -77,9 +78,6 @@ class ScheduledRuns:
         # How large it may be was said when the schedule was made, by the limits of whoever made it.
         activity = parse_activity(body, max_bytes=sys.maxsize)
         rules = self._handlers.rules(activity)
-        key = await self._registry.usable(template.key_id)
-        if key is None:
-            raise InvalidKey("fan_out.key_id", f"no key {template.key_id} is registered")
         relation = rules.relation.asked(ordering_key="", supersede_key="")
         message = Message(
             body=body,
@@ -87,7 +85,7 @@ class ScheduledRuns:
             activity_type=activity.type,
             actor=activity.actor,
             key_id=template.key_id,
-            key_name=key.name,
+            key_name=registered_name(template.key_id),
             origin=origin_of(template.key_id),
             request_id=run_id,
             digest=Message.digest_of(body),
@@ -98,7 +96,15 @@ class ScheduledRuns:
         for inbox in template.inboxes:
             place = self._producer.place(parse_inbox(inbox, allow_http=self._settings.allow_http))
             places[place.url] = place
+        await self._check_key(message, list(places.values()), terms)
         await self._producer.fan_out(message, list(places.values()), terms)
+
+    async def _check_key(self, message: Message, places: list[Place], terms: Terms) -> None:
+        """A run that was left half-way is finished with a key that is being deleted. Raises InvalidKey."""
+        if await self._registry.usable(message.key_id) is None:
+            parts = await self._producer.known(message, places, terms, fan_out=True)
+            if not await self._registry.finishes(message.key_id, parts):
+                raise InvalidKey("fan_out.key_id", f"no key {message.key_id} is registered")
 
     async def _purge(self) -> None:
         for _ in range(_BATCHES):

@@ -266,6 +266,49 @@ async def test_a_key_that_is_leaving_is_told_so_when_it_is_replaced(ring: KeyRin
     assert not (await ring.registry.put(ADA, fresh())).leaving
 
 
+async def test_a_call_that_is_finished_keeps_a_key_that_somebody_has_just_found_not_needed(
+    ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = ring.queue.link
+    await ring.registry.put(ADA, fresh())
+    await ring.enqueue("1")
+    await ring.registry.delete(ADA, when_unused=True)
+    (admitted,) = await ring.queue.admit(1)
+    await ring.queue.deliver(admitted)
+    begun = await link.now_ms()
+    while await link.now_ms() == begun:
+        pass
+    uses = ring.registry.uses
+
+    async def finished_meanwhile(name: str) -> int:
+        found = await uses(name)
+        assert await ring.registry.finishes(ADA, [True, False])
+        return found
+
+    monkeypatch.setattr(ring.registry, "uses", finished_meanwhile)
+    assert await ring.keeper.end_deletions() == 0
+    assert await ring.there()
+    monkeypatch.setattr(ring.registry, "uses", uses)
+    assert await ring.keeper.end_deletions() == 1
+
+
+async def test_what_can_be_repeated_without_a_usable_key(ring: KeyRing) -> None:
+    finishes = ring.registry.finishes
+    for there in (True, False):
+        if there:
+            await ring.registry.put(ADA, fresh())
+            await ring.enqueue("1")
+            await ring.registry.delete(ADA, when_unused=True)
+        else:
+            (admitted,) = await ring.queue.admit(1)
+            await ring.queue.deliver(admitted)
+            await ring.registry.delete(ADA, when_unused=True)
+        assert await finishes(ADA, [True, True])
+        assert await finishes(ADA, [True, False]) is there
+        assert not await finishes(ADA, [False, False])
+        assert not await finishes(ADA, [])
+
+
 async def test_keys_are_listed_by_origin_in_pages(ring: KeyRing) -> None:
     origins = ("a.example", "a.example.evil", "b.example", "a-b.example", "aa.example")
     made = [f"https://{origin}/u/{n}#k" for origin in origins for n in range(5)]

@@ -6,13 +6,25 @@ from typing import Any, cast
 
 import pytest
 from servers.key_ring import ADA, KeyRing, fresh
-from servers.queue import Queue
+from servers.queue import Queue, one_partition_away
 
 from fedsvc.domain.schedule import FanOutTemplate, Recurrence, Schedule, Task
+from fedsvc.errors import InvalidKey, QueueUnavailable
 from fedsvc.handlers.registry import Registry
+from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.hosts import Circuit
 from fedsvc.worker.archive_purger import ArchivePurger
 from fedsvc.worker.scheduled_runs import ScheduledRuns
+
+INBOXES = tuple(f"https://h{n}.example/inbox" for n in range(20))
+TEMPLATE = (
+    b'{"id":"https://me.example/{run_id}","type":"Like","actor":"https://me.example/u/ada",'
+    b'"object":"https://other.example/1"}'
+)
+HOURLY = Schedule(
+    "hourly", Recurrence(interval_ms=3_600_000), fan_out=FanOutTemplate(TEMPLATE, INBOXES, key_id=ADA)
+)
+FIRST_MS, SECOND_MS = 1_800_000_000_000, 1_800_003_600_000
 
 
 def runs_of(ring: KeyRing) -> ScheduledRuns:
@@ -60,3 +72,27 @@ async def test_an_activity_that_its_caller_may_have_so_large_is_sent(ring: KeyRi
     )
     await runs_of(ring).carry_out(schedule(fan_out=template), 60_000)
     assert (await ring.queue.stats.read()).ready == 1
+
+
+async def test_a_fan_out_that_broke_half_way_is_finished_although_its_key_is_being_deleted(
+    ring: KeyRing,
+) -> None:
+    runs = runs_of(ring)
+    await ring.registry.put(ADA, fresh())
+    for time_ms in (FIRST_MS, SECOND_MS):
+        with one_partition_away(), pytest.raises(QueueUnavailable):
+            await runs.carry_out(HOURLY, time_ms)
+    half = (await ring.queue.conserved()).counter("accepted") // 2
+    await ring.registry.delete(ADA, when_unused=True)
+    for _ in range(2):
+        await runs.carry_out(HOURLY, FIRST_MS)
+    assert (await ring.queue.conserved()).counter("accepted") == len(INBOXES) + half
+    with pytest.raises(InvalidKey, match="is registered"):
+        await runs.carry_out(HOURLY, SECOND_MS + 1000)
+    canceller = Canceller(ring.queue.link, ring.queue.keys, ring.queue.settings)
+    for time_ms in (FIRST_MS, SECOND_MS):
+        await canceller.cancel_activity(f"https://me.example/{HOURLY.run_id(time_ms)}")
+    assert await ring.keeper.end_deletions() == 1
+    with pytest.raises(InvalidKey, match="is registered"):
+        await runs.carry_out(HOURLY, SECOND_MS)
+    assert (await ring.queue.conserved()).counter("accepted") == len(INBOXES) + half

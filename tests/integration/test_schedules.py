@@ -139,7 +139,8 @@ async def test_a_run_that_is_taken_up_is_finished_as_it_began(site: Site) -> Non
     for arguments in ({"aggressive": False}, {}):
         found = await site.schedules.get("a")
         changed = await site.schedules.change(replace(found, arguments=arguments))
-        assert changed is not None and changed.arguments == arguments, "this is what is told of it"
+        assert changed is not None
+        assert changed.arguments == arguments, "this is what is told of it"
     await site.leases_end("a")
     site.now_ms += MINUTE_MS
     await site.look(worker)

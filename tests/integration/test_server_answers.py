@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from servers.calls import ACTIVITY, KEY_ID, details, fan_out, queue_request, refused
 from servers.front import Front
-from servers.queue import Queue
+from servers.queue import Queue, one_partition_away
 
 from fedsvc.server.app import SERVICES
 from fedsvc.v1 import delivery_service_pb2 as pb
@@ -139,16 +139,36 @@ async def test_a_call_that_is_repeated_after_its_key_was_deleted_gets_the_first_
     assert (stats.accepted, stats.conserved) == (23, True)
 
 
-async def test_a_fan_out_that_broke_half_way_is_not_finished_without_its_key(
+async def test_a_fan_out_that_broke_half_way_is_finished_with_its_key_while_that_is_there(
     server: Front, queue: Queue, request_of: Any, rsa_pem: str
 ) -> None:
     await server.keys.PutKey(keys_pb.PutKeyRequest(key_id=KEY_ID, private_key_pem=rsa_pem))
-    fan = fan_out(request_of(pem=""), [f"https://h{n}.example/inbox" for n in range(20)], "fan")
-    await server.delivery.FanOutActivity(fan)
-    (lost, *_) = await queue.link.call("KEYS", f"{queue.settings.namespace}:*:request:*")
-    await queue.link.call("DEL", lost)
+    fans = [
+        fan_out(
+            request_of(pem="", activity=ACTIVITY | {"id": f"https://me.example/{name}"}),
+            [f"https://h{n}.example/inbox" for n in range(20)],
+            name,
+        )
+        for name in ("finished", "refused")
+    ]
+    for fan in fans:
+        with one_partition_away(), pytest.raises(grpc.aio.AioRpcError, match="away"):
+            await server.delivery.FanOutActivity(fan)
     await server.keys.DeleteKey(keys_pb.DeleteKeyRequest(key_id=KEY_ID, when_unused=True))
-    await refused(server.delivery.FanOutActivity(fan), "signing_key.private_key_pem", "INVALID_KEY")
+    first, second = fans
+    other = fan_out(request_of(pem=""), list(first.inboxes), "finished")
+    with pytest.raises(grpc.aio.AioRpcError, match="request_id was used for a call with other content"):
+        await server.delivery.FanOutActivity(other)
+    finished = await server.delivery.FanOutActivity(first)
+    assert (finished.accepted, finished.duplicates) == (20, 0)
+    # Nothing needs it any more, and it goes.
+    for activity in (first, second):
+        sent = pb.CancelDeliveriesRequest(activity_id=json.loads(activity.activity)["id"])
+        await server.delivery.CancelDeliveries(sent)
+    await server.keys.DeleteKey(keys_pb.DeleteKeyRequest(key_id=KEY_ID))
+    await refused(server.delivery.FanOutActivity(second), "signing_key.private_key_pem", "INVALID_KEY")
+    stats = await server.operations.GetQueueStats(operations_service_pb2.GetQueueStatsRequest())
+    assert 20 < stats.accepted < 40, "nothing of the other call, and no more of the second"
 
 
 async def test_the_key_of_a_call_outlives_what_it_is_scheduled_for(

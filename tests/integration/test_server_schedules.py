@@ -222,7 +222,10 @@ async def test_what_cannot_be_scheduled_is_refused_by_name(
 @pytest.mark.parametrize(
     ("recurrence", "said"),
     [
-        (Recurrence("0 4 * * *", "Mars/Phobos"), "schedule.time_zone: 'Mars/Phobos' is not a time zone that is"),
+        (
+            Recurrence("0 4 * * *", "Mars/Phobos"),
+            "schedule.time_zone: 'Mars/Phobos' is not a time zone that is",
+        ),
         (Recurrence("0 4 * * SOMEDAY"), "schedule.cron: "),
     ],
     ids=["zone", "cron"],

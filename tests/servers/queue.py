@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+
+import pytest
 
 from fedsvc.config import Settings
 from fedsvc.domain.delivery import Attempt, Delivery, DeliveryId, DeliveryState, Priority, Reason
@@ -13,6 +15,7 @@ from fedsvc.domain.inbox import Inbox, host_of, partition_of
 from fedsvc.domain.knock import Dialect
 from fedsvc.domain.message import Message
 from fedsvc.domain.relations import Relation, Rule
+from fedsvc.errors import QueueUnavailable
 from fedsvc.queue.consumer import NO_SIGNAL, Admitted, Consumer, Settled, Settlement, Shares, Signal
 from fedsvc.queue.dead_letters import DeadLetters
 from fedsvc.queue.hosts import Circuit, Hosts
@@ -249,6 +252,21 @@ class Queue:
         assert {name: n for name, n in found.items() if n} == expected
         assert stats.counter("accepted") == sum(expected.values())
         return stats
+
+
+@contextmanager
+def one_partition_away() -> Iterator[None]:
+    """As a shard of Redis may be: a fan-out breaks half-way."""
+    accepted = Producer._part
+
+    async def part(self: Producer, partition: int, *more: Any) -> Any:
+        if not partition:
+            raise QueueUnavailable("away")
+        return await accepted(self, partition, *more)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Producer, "_part", part)
+        yield
 
 
 @asynccontextmanager

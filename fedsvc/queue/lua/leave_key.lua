@@ -3,8 +3,8 @@
 --
 -- KEYS[1]  the key's hash
 -- ARGV[1]  `mark`: no new call may use it; `gone`: nothing needs it either; `unmark`: it stays after all;
---          `delete`: forget it
--- ARGV[2]  stamp of this deletion, ms; every step but the first is only done for the same one
+--          `delete`: forget it; `hold`: a call that has begun is to be finished, the deletion begins anew
+-- ARGV[2]  stamp of this deletion, ms; every step but `mark` and `hold` is only done for the same one
 -- ARGV[3]  of `mark` and `gone`: names the call; empty if nothing does
 --
 -- Result: stamp of the deletion under way; nothing if there is none. A key that is gone is there only for the
@@ -16,6 +16,11 @@ if ARGV[1] == 'mark' then
   if redis.call('EXISTS', KEYS[1]) == 0 or gone == '' or gone and gone ~= ARGV[3] then return false end
   if not leaving then redis.call('HSET', KEYS[1], 'leaving', ARGV[2]) end
   return leaving or ARGV[2]
+end
+if ARGV[1] == 'hold' then
+  if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('HGET', KEYS[1], 'gone') then return false end
+  if leaving then redis.call('HSET', KEYS[1], 'leaving', ARGV[2]) end
+  return ARGV[2]
 end
 if leaving ~= ARGV[2] then return false end
 if ARGV[1] == 'gone' then
