@@ -29,6 +29,9 @@ from fedsvc.worker.rounds import Rounds
 
 log = structlog.get_logger(__name__)
 
+#: partition and number of an outcome that SQL can never hold, and why
+_Refused = dict[tuple[int, int], str]
+
 
 @dataclass(slots=True)
 class _Batch:
@@ -116,8 +119,7 @@ class ArchivalHandler:
         entries = [entry for batch in batches for entry in batch.entries]
         outcomes = [entry for entry in entries if isinstance(entry, Delivery)]
         happened = [entry for entry in entries if isinstance(entry, HostEvent)]
-        if outcomes:
-            await self._store(outcomes)
+        refused = await self._store(outcomes) if outcomes else {}
         if happened:
             await self._log.record(happened)
         if entries:
@@ -127,7 +129,7 @@ class ArchivalHandler:
             return_exceptions=True,
         )
         for batch in batches:
-            self._tell_of(batch, whole=batch.partition not in behind)
+            self._tell_of(batch, refused, whole=batch.partition not in behind)
         for problem in (*leads, *resigned, *read, *committed):
             if isinstance(problem, BaseException):
                 raise problem
@@ -139,9 +141,9 @@ class ArchivalHandler:
             *(self._outcomes.resign(p, self._affinity.name) for p in partitions), return_exceptions=True
         )
 
-    def _tell_of(self, batch: _Batch, whole: bool) -> None:
-        """What nobody else has told, nor this one before: what happened in Redis, without a worker's doing.
-        `whole`: the log has no more than this."""
+    def _tell_of(self, batch: _Batch, refused: _Refused, whole: bool) -> None:
+        """What nobody else has told, nor this one before: what happened in Redis, without a worker's doing,
+        and what SQL has refused. `whole`: the log has no more than this."""
         told = self._told.get(batch.partition, 0)
         if whole and batch.last < told:
             told = 0  # a Redis that came back empty, with its clock set back
@@ -149,7 +151,14 @@ class ArchivalHandler:
             if isinstance(entry, HostEvent):
                 if entry.number > told:
                     _tell_event(entry)
-            elif entry.outcome > told and entry.reason in BY_ITSELF and entry.state.is_terminal:
+                continue
+            if entry.outcome <= told:
+                continue
+            if error := refused.get((batch.partition, entry.outcome)):
+                log.error(
+                    "outcome_never_archived", delivery=str(entry.id), state=entry.state.name, error=error
+                )
+            if entry.reason in BY_ITSELF and entry.state.is_terminal:
                 self._metrics.ended(entry)
                 _tell_end(entry, self._tell)
         self._told[batch.partition] = max(told, batch.last)
@@ -191,13 +200,14 @@ class ArchivalHandler:
         batch.entries += entries
         return count
 
-    async def _store(self, outcomes: list[Delivery]) -> None:
+    async def _store(self, outcomes: list[Delivery]) -> _Refused:
         """All but those that SQL can never hold: they must not block the ones behind them.
 
         Raises ArchiveUnavailable, also if SQL would not hold any outcome at all."""
+        refused: _Refused = {}
         try:
             await self._archive.record(outcomes)
-            return
+            return refused
         except DataRefused:
             await self._archive.takes_rows()
         # Halves of halves, down to the one that is refused; the others go in together.
@@ -211,12 +221,8 @@ class ArchivalHandler:
                     middle = len(some) // 2
                     waiting += [some[middle:], some[:middle]]
                 else:
-                    log.error(
-                        "outcome_never_archived",
-                        delivery=str(some[0].id),
-                        state=some[0].state.name,
-                        error=str(error),
-                    )
+                    refused[some[0].id.partition, some[0].outcome] = str(error)
+        return refused
 
 
 def _tell_event(event: HostEvent) -> None:

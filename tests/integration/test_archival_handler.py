@@ -6,7 +6,7 @@ import asyncio
 import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -250,6 +250,39 @@ async def test_an_outcome_that_sql_can_never_hold_is_told_and_blocks_nothing(sys
     }
     assert len(errors) == 2 * PARTITIONS
     assert {entry["event"] for entry in errors} == {"outcome_never_archived"}
+
+
+@pytest.mark.parametrize("away", ["Redis", "SQL"])
+async def test_an_outcome_that_sql_can_never_hold_is_told_once_however_often_its_batch_comes(
+    system: System, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    await system.end_many(0, range(4))
+    handler, record = system.handler(), system.archive.record
+
+    async def unheard(*archived: int) -> None:
+        raise QueueUnavailable("Redis is away")
+
+    async def unanswered(outcomes: Sequence[Delivery]) -> int:
+        """Once what is refused has been found, the rest cannot be written."""
+        if len(outcomes) == 2 and outcomes[-1].host == "h3.example":
+            raise ArchiveUnavailable("SQL is away")
+        return await record(outcomes)
+
+    async with refused(system, "host IN ('h1.example')"):
+        with capture_logs() as logs:
+            with monkeypatch.context() as patch:
+                if away == "Redis":
+                    patch.setattr(system.outcomes, "commit", unheard)
+                else:
+                    patch.setattr(system.archive, "record", unanswered)
+                for _ in range(3):
+                    with pytest.raises((QueueUnavailable, ArchiveUnavailable), match="is away"):
+                        await handler.round()
+            await handler.round()
+    assert [(entry["event"], entry["delivery"]) for entry in logs] == [
+        ("outcome_never_archived", f"0-{START + 1}")
+    ]
+    assert (await system.rows(), (await system.positions())[0]) == (3, 3)
 
 
 async def test_a_table_that_takes_nothing_costs_no_outcome(system: System) -> None:
