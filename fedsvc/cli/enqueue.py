@@ -7,10 +7,11 @@ from typing import BinaryIO, Final
 
 import click
 
+from fedsvc.cli import files
+from fedsvc.cli.files import read_key, read_whole
 from fedsvc.cli.output import emit, json_option
 from fedsvc.cli.target import connect, target_option
 from fedsvc.domain.delivery import Priority
-from fedsvc.errors import ConfigurationError
 
 _PRIORITIES: Final = tuple(priority.name.lower() for priority in Priority)
 
@@ -45,11 +46,10 @@ def enqueue(
       fedsvc enqueue like.json --inbox https://lemmy.example/inbox \\
         --key-id https://me.example/u/ada#main-key --key-file ada.pem
     """
-    body = activity.read()
-    try:
-        pem = key_file.read_bytes().decode("ascii") if key_file is not None else None
-    except UnicodeDecodeError:
-        raise ConfigurationError("--key-file", f"{key_file} is not PEM (text)") from None
+    body, pem = read_whole(activity, "ACTIVITY", files.ACTIVITY), None
+    if key_file is not None:
+        with key_file.open("rb") as file:
+            pem = read_key(file)
     with connect(target) as client:
         if len(inboxes) == 1:
             queued = client.queue_activity(

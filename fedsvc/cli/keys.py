@@ -6,10 +6,10 @@ from typing import BinaryIO, Final
 
 import click
 
+from fedsvc.cli.files import read_key
 from fedsvc.cli.output import Column, emit, json_option
 from fedsvc.cli.pages import page_options, show_page
 from fedsvc.cli.target import connect, target_option
-from fedsvc.errors import ConfigurationError
 
 _COLUMNS: Final = (
     Column("key id"),
@@ -43,10 +43,7 @@ def put(key_id: str, key_file: BinaryIO, rotate: bool, target: str | None, as_js
     Example:
       fedsvc keys put https://me.example/u/ada#main-key --key-file ada.pem
     """
-    try:
-        pem = key_file.read(65_536).decode("ascii")
-    except UnicodeDecodeError:
-        raise ConfigurationError("--key-file", "is not PEM (text)") from None
+    pem = read_key(key_file)
     with connect(target) as client:
         key = client.rotate_key(key_id, pem) if rotate else client.put_key(key_id, pem)
     emit(key, as_json, f"{key.key_id}: {key.algorithm} of {key.bits} bits, fingerprint {key.fingerprint}")

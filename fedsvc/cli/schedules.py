@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
+from fedsvc.cli import files
+from fedsvc.cli.files import read_whole
 from fedsvc.cli.output import (
     Column,
     Number,
@@ -140,7 +142,8 @@ def create(
     fan_out = None
     if activity is not None:
         lines = _lines(inboxes_file) if inboxes_file is not None else []
-        fan_out = ScheduledFanOut(activity.read(), (*inboxes, *lines), key_id)
+        body = read_whole(activity, "--activity", files.ACTIVITY)
+        fan_out = ScheduledFanOut(body, (*inboxes, *lines), key_id)
     wanted = Schedule(
         schedule_id=schedule_id,
         cron=cron,
@@ -193,7 +196,7 @@ def delete(schedule_id: str, target: str | None, as_json: bool) -> None:
 
 def _lines(file: BinaryIO) -> list[str]:
     try:
-        return file.read().decode().split()
+        return read_whole(file, "--inboxes-file", files.INBOXES).decode().split()
     except UnicodeDecodeError:
         raise ConfigurationError("--inboxes-file", f"{file.name} is not text in UTF-8") from None
 

@@ -394,3 +394,27 @@ def test_a_server_has_no_reflection_unless_it_is_told_to(monkeypatch: pytest.Mon
     listen = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
     assert (fedsvc("server", *listen), fedsvc("server", *listen, "--reflection")) == (0, 0)
     assert told == [False, True]
+
+
+_SCHEDULE = ("schedules", "create", "s", "--interval", "60", "--activity")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argument", "most"),
+    [
+        (("enqueue", "/dev/zero"), "ACTIVITY", "16.0 MiB"),
+        (("enqueue", "like.json", "--key-file", "/dev/zero"), "--key-file", "64.0 KiB"),
+        (("keys", "put", "https://me.example/key", "--key-file", "/dev/zero"), "--key-file", "64.0 KiB"),
+        ((*_SCHEDULE, "/dev/zero"), "--activity", "16.0 MiB"),
+        ((*_SCHEDULE, "like.json", "--inboxes-file", "/dev/zero"), "--inboxes-file", "64.0 MiB"),
+    ],
+    ids=["activity", "key", "registered key", "template", "inboxes"],
+)
+def test_a_file_without_an_end_is_read_no_further_than_it_can_be_meant(
+    arguments: tuple[str, ...], argument: str, most: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("like.json").write_bytes(b"{}")
+    if arguments[0] == "enqueue":
+        arguments += ("--inbox", "https://h.example/inbox", "--key-id", "https://me.example/key")
+    assert fedsvc(*arguments) == 1
+    assert capsys.readouterr().err == f"fedsvc: {argument}: /dev/zero has more than {most}\n"
