@@ -47,6 +47,8 @@ _OPERATION_COLUMNS: Final = (
 )
 #: seconds between two looks at how far an operation is
 _LOOK_EVERY: Final = 0.25
+#: looks after which that is told where no bar shows it
+_TELL_EVERY: Final = 20
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -239,7 +241,7 @@ def _none_of(delivery_ids: tuple[str, ...]) -> str:
 
 
 def _follow(client: FedsvcClient, operation: Operation, *, quiet: bool) -> Operation:
-    """Until it has ended; whoever interrupts this leaves it running."""
+    """Until it has ended; whoever interrupts this leaves it running. `quiet`: say nothing meanwhile."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -247,11 +249,15 @@ def _follow(client: FedsvcClient, operation: Operation, *, quiet: bool) -> Opera
     console = Console(stderr=True)
     unseen = quiet or not console.is_terminal  # which would get an empty line
     with Progress(*columns, console=console, disable=unseen, transient=True) as bar:
-        task = bar.add_task(operation.kind, total=None)
+        task, looks = bar.add_task(operation.kind, total=None), 0
         while not operation.done:
             time.sleep(_LOOK_EVERY)
             operation = client.get_operation(operation.operation_id)
             bar.update(task, total=operation.total or None, completed=operation.completed)
+            looks += 1
+            if not (quiet or console.is_terminal or operation.done or looks % _TELL_EVERY):
+                far = f"{operation.completed:,} of {operation.total:,}"
+                click.echo(f"{operation.kind} {operation.operation_id}: {far}", err=True)
     return operation
 
 

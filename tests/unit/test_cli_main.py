@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -257,6 +258,30 @@ def test_an_operation_that_ended_badly_is_an_error(
     assert told.err == "fedsvc: replay 0a: QueueCorrupt\n"
     assert fedsvc("dead", "replay", "--all") == 1
     assert capsys.readouterr().err == "fedsvc: replay 0a: QueueCorrupt\n", "one line, and no bar of progress"
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_an_operation_that_takes_long_says_how_far_it_is_where_no_bar_shows_it(
+    as_json: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = Operation("0a", "replay", "anybody", None, None, 5000, 0, 0, False, False, False, "", None, 0)
+    looks = 0
+
+    def get_operation(_: str) -> Operation:
+        nonlocal looks
+        looks += 1
+        return replace(begun, completed=100 * looks, done=looks == 50)
+
+    client = SimpleNamespace(replay_dead_letters=lambda **_: begun, get_operation=get_operation)
+    monkeypatch.setattr(dead, "connect", lambda _: contextlib.nullcontext(client))
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    assert fedsvc("dead", "replay", "--all", *as_json) == 0
+    told = capsys.readouterr()
+    if as_json:
+        assert (json.loads(told.out)["completed"], told.err) == (5000, "")
+    else:
+        assert told.out == "5,000 of 5,000 replayed\n"
+        assert told.err == "replay 0a: 2,000 of 5,000\nreplay 0a: 4,000 of 5,000\n"
 
 
 @pytest.mark.parametrize("interval", ["1e300", "0.5", "nan"])
