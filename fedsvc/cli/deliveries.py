@@ -102,5 +102,6 @@ def cancel(
         click.confirm(f"Cancel {what}?", abort=True, err=True)
     with connect(target) as client:
         done = client.cancel_deliveries(delivery_ids, activity_id=activity_id, host=host)
-    text = f"{done.cancelled:,} cancelled, {done.in_flight:,} on their way, {done.ended:,} had ended"
+    on_their_way = counted(done.in_flight, "on its way", "on their way")
+    text = f"{done.cancelled:,} cancelled, {on_their_way}, {done.ended:,} had ended"
     emit(done, as_json, text)

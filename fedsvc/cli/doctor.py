@@ -16,7 +16,7 @@ import click
 from fedsvc.cli.dev_instance import Instance
 from fedsvc.cli.findings import MARKS, Finding, failed, ok, warning
 from fedsvc.cli.local_checks import local
-from fedsvc.cli.output import emit, json_option
+from fedsvc.cli.output import counted, emit, json_option
 from fedsvc.config import Settings
 from fedsvc.errors import ConfigurationError, FedsvcError
 
@@ -132,7 +132,7 @@ async def _examine_redis(settings: Settings, link: Link) -> list[Finding]:
     elif int(recorded) == settings.partitions:
         findings.append(ok("partitions", str(settings.partitions)))
     else:
-        found = f"this queue was made with {int(recorded)} partitions, not {settings.partitions}"
+        found = f"this queue was made with {counted(int(recorded), 'partition')}, not {settings.partitions}"
         findings.append(failed("partitions", found, f"set FEDSVC_PARTITIONS to {int(recorded)}"))
     if problem := too_new(await formats_of(link, Keys(settings.namespace))):
         findings.append(failed("data format", problem, "run the newer version, or restore an older backup"))
@@ -192,11 +192,13 @@ async def _stored_keys(settings: Settings, link: Link) -> list[Finding]:
     found = await keeper.census()
     check = "stored keys"
     if found.closed:
-        text = f"{found.closed} of {sum(found)} are encrypted under a key that is not configured"
+        are = "is" if found.closed == 1 else "are"
+        text = f"{found.closed} of {sum(found)} {are} encrypted under a key that is not configured"
         advice = "add the key encryption key of before behind the new one: nothing can be signed with them"
         return [failed(check, text, advice)]
     if found.other:
-        text = f"{found.other} of {sum(found)} are not yet under the first key encryption key"
+        are = "is" if found.other == 1 else "are"
+        text = f"{found.other} of {sum(found)} {are} not yet under the first key encryption key"
         return [warning(check, text, "leave the old one configured: servers encrypt them anew every hour")]
     return [ok(check, f"{found.current}, all under the first key encryption key")]
 

@@ -72,4 +72,7 @@ def enqueue(
         lines += [f"  {r.inbox}: {r.error.message}" for r in fanned.rejected]
         emit(fanned, as_json, "\n".join(lines))
         if fanned.rejected:
-            raise click.ClickException(f"{len(fanned.rejected):,} of {len(inboxes):,} inboxes were rejected")
+            were = "was" if len(fanned.rejected) == 1 else "were"
+            raise click.ClickException(
+                f"{len(fanned.rejected):,} of {len(inboxes):,} inboxes {were} rejected"
+            )

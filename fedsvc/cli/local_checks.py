@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from fedsvc.cli.findings import Finding, failed, mounted, ok, permissions, warning
+from fedsvc.cli.output import counted
 from fedsvc.config import Settings
 from fedsvc.config_files import check_authorities
 from fedsvc.errors import ConfigurationError
@@ -72,7 +73,7 @@ def callers(settings: Settings) -> Finding:
     if not settings.tls_cert and not settings.listen.local:
         advice = "keep it where nobody listens in: within one machine, a service mesh, a tunnel"
         return warning(check, f"--insecure: tokens and keys come to {settings.listen} without TLS", advice)
-    return ok(check, f"{tokens.callers} have tokens")
+    return ok(check, counted(tokens.callers, "has a token", "have tokens"))
 
 
 def _advice(setting: str) -> str:

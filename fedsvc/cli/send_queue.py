@@ -100,8 +100,9 @@ async def _run(importer: Importer) -> None:
 
 def _text(told: Imported) -> str:
     lines = [
-        f"{'would import' if told.dry_run else 'imported'} {told.imported:,} to {told.hosts:,} hosts, "
-        f"{told.scheduled:,} of them for later; {told.duplicates:,} were there already, {told.skipped:,} had "
+        f"{'would import' if told.dry_run else 'imported'} {told.imported:,} to "
+        f"{counted(told.hosts, 'host')}, {told.scheduled:,} of them for later; "
+        f"{counted(told.duplicates, 'was there already', 'were there already')}, {told.skipped:,} had "
         f"used up their retries, {len(told.failed):,} failed"
     ]
     if told.types:

@@ -21,12 +21,14 @@ from fedsvc_client import FanOut, FedsvcClient, ItemError, Operation, RejectedIn
 from servers.scripted import scripted
 
 from fedsvc.archive import migrate
-from fedsvc.cli import dead, enqueue, output, schedules, stats
+from fedsvc.cli import dead, enqueue, local_checks, output, schedules, stats
 from fedsvc.cli.main import cli, main
 from fedsvc.config import Settings
 from fedsvc.domain.keys import KeyCipher
 from fedsvc.errors import ConfigurationError
 from fedsvc.queue.link import Link
+from fedsvc.server.caller import Caller
+from fedsvc.server.tokens import entry_text, new_token
 from fedsvc.v1 import operations_service_pb2, types_pb2
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBg\n-----END PRIVATE KEY-----"
@@ -242,7 +244,7 @@ def test_inboxes_that_were_rejected_are_an_error_too(
     assert fedsvc("enqueue", "like.json", *inboxes, "--key-id", "https://me.example/key", *as_json) == 1
     told = capsys.readouterr()
     assert "gopher" in told.out
-    assert told.err == "fedsvc: 1 of 2 inboxes were rejected\n"
+    assert told.err == "fedsvc: 1 of 2 inboxes was rejected\n"
 
 
 def test_an_operation_that_ended_badly_is_an_error(
@@ -443,3 +445,10 @@ def test_a_file_without_an_end_is_read_no_further_than_it_can_be_meant(
         arguments += ("--inbox", "https://h.example/inbox", "--key-id", "https://me.example/key")
     assert fedsvc(*arguments) == 1
     assert capsys.readouterr().err == f"fedsvc: {argument}: /dev/zero has more than {most}\n"
+
+
+@pytest.mark.parametrize(("callers", "told"), [(1, "1 has a token"), (2, "2 have tokens")])
+def test_the_doctor_counts_callers_as_people_do(callers: int, told: str) -> None:
+    entries = [entry_text(Caller(f"caller-{n}"), new_token()) for n in range(callers)]
+    settings = Settings.from_environment({"FEDSVC_TOKENS": " ".join(entries)})
+    assert local_checks.callers(settings).found == told
