@@ -217,7 +217,7 @@ def test_a_client_that_is_closed_while_a_thread_connects_keeps_no_connection(
             super().__init__(*how)
             made.append(self)
 
-    monkeypatch.setattr("fedsvc_client._sync.Connection", Late)
+    monkeypatch.setattr("fedsvc_client._connections.Connection", Late)
     with pytest.raises(ClientClosed):
         client.get_queue_stats()
     with pytest.raises(ValueError, match="closed channel"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import ssl
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from fedsvc_client import TLS, AsyncFedsvcClient, FedsvcClient, Unavailable
+from fedsvc_client import TLS, AsyncFedsvcClient, ClientClosed, FedsvcClient, Unavailable
 from servers.certificates import Authority, authority
 from servers.front import front
 
@@ -216,3 +218,69 @@ def test_a_certificate_file_has_its_key() -> None:
     made = OURS.certify("127.0.0.1").read_bytes()
     public = x509.load_pem_x509_certificate(made).public_key()
     assert load_pem_private_key(made, None).public_key() == public
+
+
+@pytest.fixture
+def ours_and_theirs(files: Path) -> Callable[[Authority], None]:
+    """Has the server show what this authority has certified, and clients trust that alone."""
+
+    def install_all(issuer: Authority) -> None:
+        install(files, issuer)
+        (files / "ca.pem").write_bytes(issuer.file.read_bytes())
+
+    install_all(OURS)
+    return install_all
+
+
+@pytest.mark.parametrize("kind", [FedsvcClient, AsyncFedsvcClient])
+async def test_a_client_reads_its_files_again_when_the_server_has_come_back_with_others(
+    start: Start, files: Path, ours_and_theirs: Callable[[Authority], None], kind: Any
+) -> None:
+    client: Any = None
+    former: list[Any] = []
+
+    async def asked() -> None:
+        answer = client.get_queue_stats
+        await (asyncio.to_thread(answer) if kind is FedsvcClient else answer())
+
+    listen = "127.0.0.1:0"
+    for issuer in (OURS, THEIRS, OURS):
+        ours_and_theirs(issuer)
+        async with start(listen=listen) as listen:
+            client = client or kind(listen, TOKEN, timeout=10.0, tls=TLS(ca_file=files / "ca.pem"))
+            await asked()
+            gc.collect()
+            assert [one() for one in former] == [None] * len(former), "nobody uses them any more"
+            former.append(weakref.ref(client._connections.get()))
+    (files / "ca.pem").write_bytes(b"")
+    install(files, OURS, common_name="again")
+    async with start(listen=listen):
+        await asked()  # with what it had: the new file cannot be used yet
+    closing = client.close()
+    if closing is not None:
+        await closing
+
+
+@pytest.mark.parametrize("kind", [FedsvcClient, AsyncFedsvcClient])
+async def test_what_is_under_way_on_a_connection_goes_on_there_when_another_takes_its_place(
+    start: Start, files: Path, ours_and_theirs: Callable[[Authority], None], kind: Any
+) -> None:
+    async with start() as target:
+        client = kind(target, TOKEN, timeout=10.0, tls=TLS(ca_file=files / "ca.pem"))
+        stream = client.watch_queue_stats()
+
+        async def following() -> None:
+            await (asyncio.to_thread(next, stream) if kind is FedsvcClient else anext(stream))
+
+        await following()
+        former = client._connections.get()
+        ours_and_theirs(OURS)
+        client._connections.renew()
+        assert client._connections.get() is not former
+        await following()
+        assert client.retries == 0
+        closing = client.close()
+        if closing is not None:
+            await closing
+        with pytest.raises(ClientClosed):
+            await following()

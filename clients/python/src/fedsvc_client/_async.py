@@ -345,7 +345,8 @@ class AsyncFedsvcClient(AsyncOperators):
         """What a stream gives. One that breaks is made again with `request` as it is then."""
         remakings = Remakings(self.timeout)
         while True:
-            call = getattr(getattr(self._connection(), service), method)(
+            connection = self._connection()  # which stays open as long as it is used
+            call = getattr(getattr(connection, service), method)(
                 request, metadata=_channel.metadata(self._token)
             )
             try:
@@ -363,9 +364,9 @@ class AsyncFedsvcClient(AsyncOperators):
     async def _call(self, service: str, method: str, request: Any, timeout: float | None) -> Any:
         attempts = Attempts(self.timeout if timeout is None else timeout)
         while True:
-            call = getattr(getattr(self._connection(), service), method)
+            connection = self._connection()  # which stays open as long as it is used
             try:
-                return await call(
+                return await getattr(getattr(connection, service), method)(
                     request, timeout=max(0.001, attempts.left), metadata=_channel.metadata(self._token)
                 )
             except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
@@ -378,6 +379,8 @@ class AsyncFedsvcClient(AsyncOperators):
         """How a call ended. Raises ClientClosed if that is why: gRPC then cancels what is under way, as if
         the task were cancelled. A task that is, stays so, where that can be told (from Python 3.11 on)."""
         if not isinstance(error, asyncio.CancelledError):
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                self._connections.renew()
             return error.code(), error.details(), tuple(error.trailing_metadata() or ())
         cancelling = getattr(asyncio.current_task(), "cancelling", None)
         if self._closed and not (cancelling and cancelling()):

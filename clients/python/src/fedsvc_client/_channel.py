@@ -29,7 +29,8 @@ LARGEST = 64 * 1024 * 1024
 @dataclass(frozen=True)
 class TLS:
     """How to trust the server, and how it can trust us. Files are in PEM, read when a connection is made; the
-    call that makes it raises ConfigurationError if they are not."""
+    call that makes it raises ConfigurationError if they are not. Those that have changed are read again once
+    the server cannot be reached."""
 
     #: authorities to trust; the system's if not given
     ca_file: str | Path | None = None
@@ -46,6 +47,20 @@ class TLS:
         files = authorities_of(self.ca_file), pem_of(self.key_file), pem_of(self.cert_file)
         check_pair(self.cert_file, self.key_file)
         return grpc.ssl_channel_credentials(*files)
+
+
+def stamps_of(tls: TLS | None) -> list[tuple[int, ...]]:
+    """What tells whether its files are others than before."""
+    files = (tls.ca_file, tls.cert_file, tls.key_file) if tls is not None else ()
+    return [_stamp_of(file) for file in files if file is not None]
+
+
+def _stamp_of(file: str | Path) -> tuple[int, ...]:
+    try:
+        status = Path(file).stat()
+    except (OSError, TypeError, ValueError):
+        return ()  # as whoever reads it is told
+    return (status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 def pem_of(path: str | Path | None) -> bytes | None:

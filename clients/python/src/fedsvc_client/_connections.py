@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from fedsvc_client._channel import TLS, channel_options
-from fedsvc_client._exceptions import FedsvcError
+from fedsvc_client._channel import TLS, channel_options, stamps_of
+from fedsvc_client._exceptions import ConfigurationError, FedsvcError
 from fedsvc_client._proto.delivery_service_pb2_grpc import DeliveryServiceStub
 from fedsvc_client._proto.key_service_pb2_grpc import KeyServiceStub
 from fedsvc_client._proto.operations_service_pb2_grpc import OperationsServiceStub
 
 
 class _Services:
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: Any, tls: TLS | None, stamps: list[tuple[int, ...]]) -> None:
+        """`stamps`: of the files of `tls`, from before they were read."""
         self.channel = channel
+        self._tls, self._stamps = tls, stamps
         self.delivery = DeliveryServiceStub(channel)
         self.operations = OperationsServiceStub(channel)
         self.keys = KeyServiceStub(channel)
+
+    def outdated(self) -> bool:
+        """Whether files that it was made with have changed: gRPC never reads them again."""
+        return stamps_of(self._tls) != self._stamps
 
 
 class Connection(_Services):
@@ -31,11 +39,59 @@ class Connection(_Services):
     def __init__(self, target: str, tls: TLS | None, timeout: float) -> None:
         """`timeout`: seconds that a call takes at most."""
         self.pid = os.getpid()
-        options = channel_options(target, timeout)
+        options, stamps = channel_options(target, timeout), stamps_of(tls)
         if tls is None:
-            super().__init__(grpc.insecure_channel(target, options=options))
+            channel = grpc.insecure_channel(target, options=options)
         else:
-            super().__init__(grpc.secure_channel(target, tls.credentials(), options=options))
+            channel = grpc.secure_channel(target, tls.credentials(), options=options)
+        super().__init__(channel, tls, stamps)
+
+
+class Connections:
+    """Of one client: one for each process that uses it, of which several threads may."""
+
+    def __init__(self, target: str, tls: TLS | None, timeout: float) -> None:
+        """`timeout`: seconds that a call takes at most."""
+        self._how = (target, tls, timeout)
+        self._lock, self._lock_pid = threading.Lock(), os.getpid()
+        self._held: Connection | None = None
+        #: those that others took the place of, while calls still use them
+        self._former: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+    def get(self) -> Connection:
+        """That of this process."""
+        held = self._held
+        if held is not None and held.pid == os.getpid():
+            return held
+        if self._lock_pid != os.getpid():
+            # We forked. The lock may have been held by a thread that does not exist here.
+            self._lock, self._lock_pid = threading.Lock(), os.getpid()
+        with self._lock:
+            if self._held is None or self._held.pid != os.getpid():
+                # The connection of the parent stays open there; here it is only forgotten.
+                self._held = Connection(*self._how)
+            return self._held
+
+    def renew(self) -> None:
+        """Once the server cannot be reached: with files of TLS that have changed since, if they can be used.
+        What is under way on the former ends there."""
+        held = self._held
+        if held is None or held.pid != os.getpid() or not held.outdated():
+            return
+        try:
+            fresh = Connection(*self._how)
+        except ConfigurationError:
+            return  # one file may change a moment after the other
+        with self._lock:
+            if self._held is held:
+                self._former.add(held)
+                self._held = fresh
+
+    def close(self) -> None:
+        held, self._held = self._held, None
+        for one in (held, *self._former):
+            if one is not None and one.pid == os.getpid():
+                one.channel.close()
 
 
 def owner() -> tuple[int, int]:
@@ -67,11 +123,12 @@ class AsyncConnection(_Services):
                 "none here: close that before the fork, or use FedsvcClient"
             )
         self.owner, self.loop = owner(), asyncio.get_running_loop()
-        options = channel_options(target, timeout)
+        options, stamps = channel_options(target, timeout), stamps_of(tls)
         if tls is None:
-            super().__init__(grpc.aio.insecure_channel(target, options=options))
+            channel = grpc.aio.insecure_channel(target, options=options)
         else:
-            super().__init__(grpc.aio.secure_channel(target, tls.credentials(), options=options))
+            channel = grpc.aio.secure_channel(target, tls.credentials(), options=options)
+        super().__init__(channel, tls, stamps)
         _open.add(self)
 
     async def close(self) -> None:
@@ -87,6 +144,8 @@ class AsyncConnections:
         self._how = (target, tls, timeout)
         # A connection holds its loop, so that no other gets its id.
         self._held: dict[tuple[int, int], AsyncConnection] = {}
+        #: those that others took the place of, while calls still use them
+        self._former: weakref.WeakSet[AsyncConnection] = weakref.WeakSet()
 
     def get(self) -> AsyncConnection:
         """That of this process and loop. Raises FedsvcError if there cannot be any."""
@@ -99,9 +158,19 @@ class AsyncConnections:
             self._held[held.owner] = held
         return held
 
+    def renew(self) -> None:
+        """Once the server cannot be reached: with files of TLS that have changed since, if they can be used.
+        What is under way on the former ends there."""
+        held = self._held.get(owner())
+        if held is None or not held.outdated():
+            return
+        with suppress(ConfigurationError):  # one file may change a moment after the other
+            self._held[held.owner] = AsyncConnection(*self._how)
+            self._former.add(held)
+
     async def close(self) -> None:
-        """That of this loop; the others are forgotten, and end with what is under way on them."""
-        own = self._held.pop(owner(), None)
+        """Those of this loop; the others are forgotten, and end with what is under way on them."""
+        own = [one for one in (*self._held.values(), *self._former) if one.owner == owner()]
         self._held.clear()
-        if own is not None:
-            await own.close()
+        for one in own:
+            await one.close()

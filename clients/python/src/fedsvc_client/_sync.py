@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -14,7 +12,7 @@ import grpc
 from fedsvc_client import _channel, _wire
 from fedsvc_client._arguments import build, inbox_list, named, seconds, several, whole_text
 from fedsvc_client._channel import TLS, Attempts, Remakings
-from fedsvc_client._connections import Connection
+from fedsvc_client._connections import Connection, Connections
 from fedsvc_client._exceptions import ClientClosed, ConfigurationError
 from fedsvc_client._operators import Operators
 from fedsvc_client._proto import delivery_service_pb2 as delivery_pb2
@@ -61,9 +59,7 @@ class FedsvcClient(Operators):
         self._token = _channel.channel_token(token)
         #: seconds that a call takes at most
         self.timeout = seconds("timeout", timeout, ConfigurationError)
-        self._tls = _channel.channel_tls(tls)
-        self._lock, self._lock_pid = threading.Lock(), os.getpid()
-        self._held: Connection | None = None
+        self._connections = Connections(self._target, _channel.channel_tls(tls), self.timeout)
         self._closed = False
 
     def __enter__(self) -> FedsvcClient:
@@ -78,9 +74,7 @@ class FedsvcClient(Operators):
     def close(self) -> None:
         """Drop the connection. The client cannot be used afterwards."""
         self._closed = True
-        held, self._held = self._held, None
-        if held is not None and held.pid == os.getpid():
-            held.channel.close()
+        self._connections.close()
 
     def queue_activity(
         self,
@@ -337,18 +331,8 @@ class FedsvcClient(Operators):
         return bool((self._call("keys", "DeleteKey", request, timeout)).deferred)
 
     def _connection(self) -> Connection:
-        held = self._held
-        if held is not None and held.pid == os.getpid():
-            return held
         self._refuse_closed()
-        if self._lock_pid != os.getpid():
-            # We forked. The lock may have been held by a thread that does not exist here.
-            self._lock, self._lock_pid = threading.Lock(), os.getpid()
-        with self._lock:
-            if self._held is None or self._held.pid != os.getpid():
-                # The connection of the parent stays open there; here it is only forgotten.
-                self._held = Connection(self._target, self._tls, self.timeout)
-            held = self._held
+        held = self._connections.get()
         if self._closed:  # by another thread, meanwhile: the call will say so
             held.channel.close()
         return held
@@ -362,8 +346,10 @@ class FedsvcClient(Operators):
         remakings, call = Remakings(self.timeout), None
         while True:
             try:
-                make = getattr(getattr(self._connection(), service), method)
-                call = make(request, metadata=_channel.metadata(self._token))
+                connection = self._connection()  # which stays open as long as it is used
+                call = getattr(getattr(connection, service), method)(
+                    request, metadata=_channel.metadata(self._token)
+                )
                 for message in call:
                     remakings.works()
                     yield message
@@ -380,8 +366,8 @@ class FedsvcClient(Operators):
         attempts = Attempts(self.timeout if timeout is None else timeout)
         while True:
             try:
-                call = getattr(getattr(self._connection(), service), method)
-                return call(
+                connection = self._connection()  # which stays open as long as it is used
+                return getattr(getattr(connection, service), method)(
                     request, timeout=max(0.001, attempts.left), metadata=_channel.metadata(self._token)
                 )
             except (grpc.RpcError, ValueError) as error:
@@ -397,4 +383,6 @@ class FedsvcClient(Operators):
             raise ClientClosed("the client is closed") from None
         if not answered:
             raise error
+        if error.code() is grpc.StatusCode.UNAVAILABLE:
+            self._connections.renew()
         return error.code(), error.details(), error.trailing_metadata() or ()
