@@ -14,6 +14,7 @@ from sqlalchemy import Table, and_, delete, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from fedsvc.archive.engine import insert_into
+from fedsvc.archive.tables import deliveries as archived_deliveries
 from fedsvc.archive.tables import spilled_batches, spilled_deliveries, spilled_messages, spilled_needs
 from fedsvc.archive.transaction import transaction
 from fedsvc.domain.delivery import DeliveryId
@@ -141,6 +142,22 @@ class SpillStore:
             [SpilledDelivery(DeliveryId(partition, r.sequence), r.record, r.deadline_s) for r in of_batch],
             [SpilledMessage(r.number, r.body, r.fields, r.identity) for r in needed],
         )
+
+    async def ended(self, partition: int, batch: int) -> set[int]:
+        """Sequences of those of a batch of which the archive knows that they have ended since it was made."""
+        d, e = spilled_deliveries.c, archived_deliveries.c
+        query = (
+            select(d.sequence)
+            .join_from(
+                spilled_deliveries,
+                archived_deliveries,
+                and_(e.partition == d.partition, e.sequence == d.sequence),
+            )
+            # A dead letter that was replayed before has ended before, too.
+            .where(d.partition == partition, d.batch == batch, e.outcome > batch)
+        )
+        async with transaction(self.engine) as connection:
+            return set((await connection.execute(query)).scalars())
 
     async def delete(self, partition: int, batch: int) -> None:
         """Forget a batch, and the messages that no other batch needs."""

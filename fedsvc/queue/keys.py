@@ -35,6 +35,7 @@ The Lua scripts build the same names from the same prefix: see `lua/prelude.lua`
     <ns>:{pN}:archived                   string    number of the last outcome that SQL has committed
     <ns>:{pN}:trimmed                    string    number of the last outcome that is only in SQL
     <ns>:{pN}:spills                     hash      batch -> what of a lane is in SQL
+    <ns>:{pN}:spent                      set       batches that SQL may still have, and nobody needs
     <ns>:{pN}:consumers                  zset      worker -> time (ms) at which its lease ends
     <ns>:{pN}:looked                     string    when (ms) a worker last looked for dead ones
     <ns>:{pN}:counters, :rates           hash      what stats are read from
@@ -110,6 +111,10 @@ class PartitionKeys:
     @property
     def spills(self) -> str:
         return f"{self.prefix}:spills"
+
+    @property
+    def spent(self) -> str:
+        return f"{self.prefix}:spent"
 
     @property
     def retry(self) -> str:

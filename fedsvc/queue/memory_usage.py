@@ -28,7 +28,8 @@ _LARGE: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "outcomes": (("outcomes", "XLEN"),),
     "hosts": (("hosts", "HLEN"), ("recent", ""), ("policies", ""), ("pauses", ""), ("wake", "")),
     "figures": (
-        ("counters", ""), ("rates", ""), ("backlog", ""), ("spills", ""), ("followed", ""), ("key-uses", ""),
+        ("counters", ""), ("rates", ""), ("backlog", ""), ("spills", ""), ("spent", ""), ("followed", ""),
+        ("key-uses", ""),
     ),
 }  # fmt: skip
 #: what one delivery takes up in its origin's line: 16 digits in a listpack

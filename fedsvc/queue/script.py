@@ -31,7 +31,7 @@ _COMMENT: Final = re.compile(r"--.*")
 _MOST_OUTER: Final = 60
 #: scripts that run although Redis is full. Only what takes in new work needs memory for good: were the rest
 #: refused too, nothing could be finished, and Redis would stay full.
-_TAKES_IN: Final = frozenset({"enqueue", "unspill"})
+_TAKES_IN: Final = frozenset({"enqueue", "unspill", "adopt"})
 
 
 class Script:

@@ -2,9 +2,11 @@
 
     spillable ──▶ (SQL has it) ──▶ spill        what leaves Redis is in SQL before
     unspillable ──▶ (read from SQL) ──▶ unspill ──▶ (SQL forgets it)
+    unknown ──▶ (read from SQL) ──▶ adopt
 
 A batch counts once Redis has taken note of it, and comes back once: whatever breaks off in between leaves
-rows in SQL that nobody asks for, which `stale` tells.
+rows in SQL that nobody asks for, which `stale` tells. Of every batch in SQL Redis knows that it is away, or
+that it is not needed any more; of those that are `unknown` it has lost what it knew, and `adopt` tells it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from fedsvc.config import Settings
-from fedsvc.domain.inbox import inbox_key
+from fedsvc.domain.inbox import host_key, inbox_key
 from fedsvc.domain.keys import is_registered
 from fedsvc.domain.message import Message
 from fedsvc.queue.hosts import pack_terms
@@ -24,7 +26,7 @@ from fedsvc.queue.record import HEADER, inbox_in
 from fedsvc.queue.script import Script
 from fedsvc.queue.topology import Argument
 
-#: microseconds after which a batch that Redis knows nothing of has been given up
+#: microseconds after which a batch that Redis does not need has come back for good, or was given up
 _GIVEN_UP_US: Final = 3_600_000_000
 
 
@@ -77,11 +79,13 @@ class Spill:
         self._keys = keys
         self._terms = pack_terms(settings)
         self._after_ms = int(settings.spill_after * 1000)
+        self._index_ttl_ms = (settings.max_retry_duration + settings.task_ttl) * 1000
         self._spillable = Script("spillable")
         self._spill = Script("spill")
         self._unspillable = Script("unspillable")
         self._unspill = Script("unspill")
         self._pass_over = Script("pass_over")
+        self._adopt = Script("adopt")
 
     async def next_batch(self, partition: int) -> SpillBatch | None:
         """Deliveries that had better wait in SQL; None if there are none."""
@@ -152,15 +156,54 @@ class Spill:
         prefix = self._keys.partition(partition).prefix
         await self._link.run(self._pass_over, prefix, [self._terms, number])
 
+    async def adopt(
+        self,
+        partition: int,
+        number: int,
+        host: str,
+        deliveries: Sequence[tuple[int, bytes]],
+        messages: Sequence[SpillMessage],
+    ) -> int:
+        """Tell Redis of a batch that is unknown to it. `deliveries`: those that have not ended, the oldest
+        first. Returns how many of them were not known either: they count as accepted, and are away."""
+        arguments: list[Argument] = [
+            self._terms, number, host, host_key(host), self._index_ttl_ms, len(messages),
+        ]  # fmt: skip
+        origins = set()
+        for m in messages:
+            message = Message.unpack(b"", m.fields)
+            key_name = message.key_name if is_registered(message.key_name) else ""
+            arguments += (m.number, message.origin, key_name, m.group)
+            origins.add(message.origin)
+        for sequence, record in deliveries:
+            arguments += (sequence, record, inbox_key(inbox_in(record)))
+        if origins:
+            await self._link.call("SADD", self._keys.origins, *sorted(origins))
+        prefix = self._keys.partition(partition).prefix
+        return int(await self._link.run(self._adopt, prefix, arguments, durable=True))
+
+    async def unknown(self, partition: int, numbers: Sequence[int]) -> list[int]:
+        """Which batches of those that SQL holds Redis knows nothing of, the oldest first."""
+        away, spent = await asyncio.gather(self.away(partition), self._spent(partition))
+        return sorted(set(numbers) - away - spent)
+
     async def stale(self, partition: int, numbers: Sequence[int]) -> list[int]:
         """Which batches of those that SQL holds nobody will ever ask for: what spilled or brought them back
-        broke off long ago. None of a queue that has lost its memory, until it takes in something again: they
-        may be all that is left of it."""
+        broke off long ago, or is done."""
         keys = self._keys.partition(partition)
-        away, last = await asyncio.gather(self.away(partition), self._link.call("GET", keys.sequence))
+        away, spent, last = await asyncio.gather(
+            self.away(partition), self._spent(partition), self._link.call("GET", keys.sequence)
+        )
         now_us = int(last or 0)
-        return [n for n in numbers if n not in away and n < now_us - _GIVEN_UP_US]
+        return [n for n in numbers if n in spent - away and n < now_us - _GIVEN_UP_US]
+
+    async def forget(self, partition: int, number: int) -> None:
+        """SQL has forgotten a batch."""
+        await self._link.call("SREM", self._keys.partition(partition).spent, number)
 
     async def away(self, partition: int) -> set[int]:
         """All batches that are in SQL, as Redis knows it."""
         return {int(n) for n in await self._link.call("HKEYS", self._keys.partition(partition).spills)}
+
+    async def _spent(self, partition: int) -> set[int]:
+        return {int(n) for n in await self._link.call("SMEMBERS", self._keys.partition(partition).spent)}

@@ -1,10 +1,12 @@
 """Keeps Redis's memory for work that can be done: while it is short, lanes of hosts that are down for long
 go to SQL, and they come back when their host does. Nothing that was accepted is dropped for want of memory.
+If Redis loses its memory, what is in SQL is not lost with it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Final
 
 import structlog
@@ -22,15 +24,24 @@ from fedsvc.worker.rounds import Rounds
 log = structlog.get_logger(__name__)
 
 
+def _as_queued(messages: Iterable[SpilledMessage]) -> list[SpillMessage]:
+    return [
+        SpillMessage(m.number, m.body, stored_fields(m.fields), m.identity, stored_group(m.fields))
+        for m in messages
+    ]
+
+
 class Spiller:
     #: seconds between two rounds, and while SQL or Redis is away
     PAUSE: Final = 0.5
     AWAY: Final = 2.0
     #: deliveries left in a lane below which the next batch comes back
     FEW: Final = 1000
-    #: seconds between two looks for rows that nobody asks for; those that are found twice are deleted. What
-    #: has come back stays in SQL until then, for a Redis that crashes may forget that it came
+    #: seconds between two looks at what SQL has and Redis does not ask for. Of what is not needed there, what
+    #: is found twice is deleted; it stays in SQL until then, for a Redis that crashes may forget that it came
     TIDY: Final = 60.0
+    #: batches of which Redis is told in one round
+    TOLD: Final = 50
     #: seconds after which a batch that SQL does not have keeps nothing waiting any more
     MISSING: Final = 300.0
     #: seconds between two rounds through all partitions, whoever's they are
@@ -87,6 +98,8 @@ class Spiller:
                 more |= await self._restore(partition, number)
         now = asyncio.get_running_loop().time()
         if now - self._tidied >= self.TIDY:
+            if await self.tell():
+                return True
             self._tidied = now
             await self.tidy()
         return more
@@ -101,7 +114,7 @@ class Spiller:
         if await self._spill.commit(batch):
             log.info("spilled", host=batch.host, deliveries=len(deliveries))
             return True
-        await self._store.delete(batch.partition, batch.number)
+        await self._forget(batch.partition, batch.number)
         return False
 
     async def _restore(self, partition: int, number: int) -> bool:
@@ -112,13 +125,7 @@ class Spiller:
         self._missing.pop((partition, number), None)
         host, deliveries, messages = found
         back = await self._spill.restore(
-            partition,
-            number,
-            [(d.id.sequence, d.record) for d in deliveries],
-            [
-                SpillMessage(m.number, m.body, stored_fields(m.fields), m.identity, stored_group(m.fields))
-                for m in messages
-            ],
+            partition, number, [(d.id.sequence, d.record) for d in deliveries], _as_queued(messages)
         )
         if back:
             log.info("restored", host=host, deliveries=back)
@@ -134,6 +141,31 @@ class Spiller:
         elif now - self._missing[partition, number] >= self.MISSING:
             await self._spill.pass_over(partition, number)
 
+    async def tell(self) -> bool:
+        """Tell Redis of what SQL has and it knows nothing of, as it has lost its memory or was restored to an
+        earlier state. What the archive says has ended is left out, so that it does not end twice. Returns
+        whether there may be more. Raises as `round` does."""
+        told = 0
+        for partition in sorted(self._affinity.own):
+            held = await self._store.batches(partition)
+            for number in await self._spill.unknown(partition, held) if held else ():
+                if told == self.TOLD:
+                    return True
+                told += 1
+                await self._adopt(partition, number)
+        return False
+
+    async def _adopt(self, partition: int, number: int) -> None:
+        found = await self._store.read(partition, number)
+        if found is None:
+            return
+        host, deliveries, messages = found
+        ended = await self._store.ended(partition, number)
+        pending = [(d.id.sequence, d.record) for d in deliveries if d.id.sequence not in ended]
+        adopted = await self._spill.adopt(partition, number, host, pending, _as_queued(messages))
+        if adopted:
+            log.warning("spilled_batch_adopted", host=host, deliveries=adopted)
+
     async def tidy(self) -> None:
         """Delete what nobody asked for at the last look, and does not now. Raises as `round` does."""
         for partition in {partition for partition, _ in self._missing}:
@@ -145,7 +177,11 @@ class Spiller:
             held = await self._store.batches(partition)
             for number in await self._spill.stale(partition, held) if held else ():
                 if (partition, number) in self._unasked:
-                    await self._store.delete(partition, number)
+                    await self._forget(partition, number)
                 else:
                     unasked.add((partition, number))
         self._unasked = unasked
+
+    async def _forget(self, partition: int, number: int) -> None:
+        await self._store.delete(partition, number)
+        await self._spill.forget(partition, number)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.queue import HOUR_MS, Queue, open_queue
-from servers.spilling import EMPTY, FULL, HOST, Desk
+from servers.queue import HOUR_MS, open_queue
+from servers.spilling import EMPTY, FULL, HOST, Desk, contents, put_back
 from servers.structure import check
 from servers.valkey import valkey_server
 
@@ -121,18 +121,6 @@ class Killed(Exception):
 
 async def dies(*_: object) -> None:
     raise Killed
-
-
-async def contents(queue: Queue) -> dict[bytes, bytes]:
-    """Everything that the queue has in Redis."""
-    names = await queue.link.call("KEYS", f"{queue.settings.namespace}:*")
-    return {name: await queue.link.call("DUMP", name) for name in names}
-
-
-async def put_back(queue: Queue, before: dict[bytes, bytes]) -> None:
-    await queue.empty()
-    for name, value in before.items():
-        await queue.link.call("RESTORE", name, 0, value, "REPLACE")
 
 
 async def test_a_crash_between_the_two_stores_loses_and_doubles_nothing(

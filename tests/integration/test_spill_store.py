@@ -12,11 +12,18 @@ from servers.postgres import postgres_server
 from sqlalchemy import func, select
 
 from fedsvc.archive import migrate
+from fedsvc.archive.archive import Archive
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.spill_store import SpilledDelivery, SpilledMessage, SpillStore, message_number
-from fedsvc.archive.tables import spilled_batches, spilled_deliveries, spilled_messages, spilled_needs
+from fedsvc.archive.tables import (
+    deliveries,
+    spilled_batches,
+    spilled_deliveries,
+    spilled_messages,
+    spilled_needs,
+)
 from fedsvc.config import Settings
-from fedsvc.domain.delivery import DeliveryId, DeliveryState, Priority
+from fedsvc.domain.delivery import Delivery, DeliveryId, DeliveryState, Priority
 from fedsvc.errors import ArchiveUnavailable
 from fedsvc.queue.record import Record
 
@@ -135,6 +142,29 @@ async def test_of_a_delivery_in_two_batches_the_later_is_told(store: SpillStore)
     assert await store.find([DeliveryId(3, 1)]) == [(delivery(1, attempts=11), message(1), 11)]
 
 
+def outcome(sequence: int, number: int, partition: int = 3) -> Delivery:
+    return Delivery(
+        DeliveryId(partition, sequence), DeliveryState.DELIVERED, "https://me.example/1", "Like",
+        "https://me.example/u/a", f"https://{HOST}/inbox", HOST, "me.example", "https://me.example/u/a#k",
+        Priority.BULK, outcome=number,
+    )  # fmt: skip
+
+
+async def test_what_has_ended_since_its_batch_was_made_is_told_from_what_had_ended_before(
+    store: SpillStore,
+) -> None:
+    archive = Archive(store.engine)
+    async with store.engine.begin() as connection:
+        await connection.execute(deliveries.delete())
+    await store.write(3, 100, HOST, [delivery(n) for n in range(1, 6)], [message(1)])
+    await store.write(3, 200, HOST, [delivery(n) for n in range(4, 8)], [message(1)])
+    await archive.record([outcome(1, 99), outcome(2, 101), outcome(4, 150), outcome(5, 250)])
+    await archive.record([outcome(3, 300, partition=4), outcome(90, 300)])
+    assert await store.ended(3, 100) == {2, 4, 5}
+    assert await store.ended(3, 200) == {5}
+    assert await store.ended(3, 300) == await store.ended(4, 100) == set()
+
+
 async def test_a_body_that_one_batch_gives_up_is_there_for_another_that_takes_it_on(
     store: SpillStore,
 ) -> None:
@@ -165,6 +195,7 @@ async def test_a_database_that_is_away_is_told(postgres_template: Path) -> None:
         for call in (
             store.write(3, 11, HOST, [], []),
             store.read(3, 10),
+            store.ended(3, 10),
             store.delete(3, 10),
             store.batches(3),
             store.find([DeliveryId(3, 1)]),

@@ -82,6 +82,20 @@ class Desk:
         return got
 
 
+async def contents(queue: Queue) -> dict[bytes, bytes]:
+    """Everything that the queue has in Redis."""
+    names = await queue.link.call("KEYS", f"{queue.settings.namespace}:*")
+    return {name: await queue.link.call("DUMP", name) for name in names}
+
+
+async def put_back(queue: Queue, before: dict[bytes, bytes]) -> None:
+    """Redis is restored to an earlier state; its clock is not."""
+    await queue.empty()
+    for name, value in before.items():
+        await queue.link.call("RESTORE", name, 0, value, "REPLACE")
+    await queue.pass_time(0)
+
+
 @asynccontextmanager
 async def spilling(url: str, namespace: str, directory: Path) -> AsyncIterator[Desk]:
     settings = Settings.from_environment({"DATABASE_URL": f"sqlite:///{directory}/archive.db"})

@@ -136,6 +136,10 @@ EVENTS: Final[dict[str, str]] = {
     ),
     "spill_away": "SQL or Redis is away; no backlog moves between them.",
     "spilled": "Part of the backlog of a host that is down moved to SQL.",
+    "spilled_batch_adopted": (
+        "Redis has lost its memory, or was restored to an earlier state: it was told of a part of a backlog "
+        "that waits in SQL, which comes back with its host."
+    ),
     "spilled_batch_missing": "SQL does not have a batch that it should: was it restored from a backup?",
     "stopped": "A process has ended in order.",
     "stopping": "A process was told to stop.",

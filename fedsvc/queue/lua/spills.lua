@@ -5,6 +5,8 @@
 -- origins whose deliveries were cancelled, each after a comma; separated by spaces.
 
 local SPILLS = P .. ':spills'
+-- Batches that SQL may still have, and that Redis needs no more: they came back, or never left.
+local SPENT = P .. ':spent'
 -- Stands for the first sequence of a batch that SQL does not have: nothing is newer.
 local NEWEST = 9007199254740991
 

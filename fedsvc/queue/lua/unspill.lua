@@ -70,6 +70,7 @@ for i = #older, 1, -1 do call('LPUSH', key, older[i]) end
 h[LANE[lane]] = h[LANE[lane]] + #back
 
 call('HDEL', SPILLS, ARGV[2])
+call('SADD', SPENT, ARGV[2])
 set_barrier(h)
 count('spilled', -(#back + #ended + #late))
 for _, item in ipairs(ended) do
