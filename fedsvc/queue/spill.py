@@ -12,17 +12,19 @@ that it is not needed any more; of those that are `unknown` it has lost what it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from fedsvc.config import Settings
+from fedsvc.domain.delivery import DeliveryId
 from fedsvc.domain.inbox import host_key, inbox_key
 from fedsvc.domain.keys import is_registered
 from fedsvc.domain.message import Message
+from fedsvc.errors import QueueCorrupt
 from fedsvc.queue.hosts import pack_terms
-from fedsvc.queue.keys import Keys
+from fedsvc.queue.keys import Keys, PartitionKeys
 from fedsvc.queue.link import Link
-from fedsvc.queue.record import HEADER, inbox_in
+from fedsvc.queue.record import HEADER, inbox_in, unpack
 from fedsvc.queue.script import Script
 from fedsvc.queue.topology import Argument
 
@@ -52,6 +54,26 @@ def stored_fields(value: bytes) -> bytes:
 def stored_group(value: bytes) -> bytes:
     """The group in what `stored` made."""
     return value[1 : 1 + value[0]]
+
+
+def _whole(
+    number: int, body: bytes | None, fields: bytes | None, identity: bytes | None, group: bytes | None
+) -> SpillMessage | None:
+    if body is None or fields is None or identity is None:
+        return None
+    try:
+        Message.unpack(b"", fields)
+    except ValueError:
+        return None
+    return SpillMessage(number, body, fields, identity, group or b"")
+
+
+def _is_readable(record: bytes, id: DeliveryId) -> bool:
+    try:
+        unpack(record, id)
+    except QueueCorrupt:
+        return False
+    return True
 
 
 class SpillBatch(NamedTuple):
@@ -96,27 +118,40 @@ class Spill:
             return None
         number, host, lane, *items = answer
         deliveries = [(int(s), bytes(r)) for s, r in zip(items[::2], items[1::2], strict=True)]
-        messages: dict[int, SpillMessage] = {}
-        taken = size = 0
+        run, messages = await self._first_readable(partition, deliveries)
+        return SpillBatch(partition, int(number), host.decode(), lane, run, messages) if run else None
+
+    async def _first_readable(
+        self, partition: int, deliveries: Sequence[tuple[int, bytes]]
+    ) -> tuple[list[tuple[int, bytes]], list[SpillMessage]]:
+        """The first of these that stand together and can be read, of which the bodies are not too large, and
+        their messages. Others stay for a worker to find out what they are."""
+        keys = self._keys.partition(partition)
+        run: list[tuple[int, bytes]] = []
+        messages: dict[int, SpillMessage | None] = {}
+        needed: dict[int, SpillMessage] = {}
         for start in range(0, len(deliveries), 50):
             chunk = deliveries[start : start + 50]
             new = {HEADER.unpack_from(record)[7] for _, record in chunk} - messages.keys()
-            found = await asyncio.gather(
-                *(self._link.call("HMGET", keys.message(n), "b", "m", "i", "g") for n in new)
-            )
-            if any(f[0] is None for f in found):
+            messages |= await self._messages(keys, new)
+            for sequence, record in chunk:
+                message = messages[HEADER.unpack_from(record)[7]]
+                if message is not None and _is_readable(record, DeliveryId(partition, sequence)):
+                    run.append((sequence, record))
+                    needed[message.number] = message
+                elif run:
+                    return run, list(needed.values())
+            if sum(len(m.body) for m in needed.values()) > self.BYTES:
                 break
-            for n, (body, fields, identity, group) in zip(new, found, strict=True):
-                messages[n] = SpillMessage(n, body, fields, identity, group or b"")
-                size += len(body)
-            taken += len(chunk)
-            if size > self.BYTES:
-                break
-        if not taken:
-            return None
-        return SpillBatch(
-            partition, int(number), host.decode(), lane, deliveries[:taken], list(messages.values())
+        return run, list(needed.values())
+
+    async def _messages(self, keys: PartitionKeys, numbers: Iterable[int]) -> dict[int, SpillMessage | None]:
+        """None for one that is not whole."""
+        numbers = list(numbers)
+        found = await asyncio.gather(
+            *(self._link.call("HMGET", keys.message(n), "b", "m", "i", "g") for n in numbers)
         )
+        return {n: _whole(n, *fields) for n, fields in zip(numbers, found, strict=True)}
 
     async def commit(self, batch: SpillBatch) -> bool:
         """SQL has the batch: it leaves Redis. False if something has changed since it was shown."""

@@ -229,18 +229,39 @@ async def test_rows_that_nobody_asks_for_are_looked_for_once_in_a_while(
     assert looked == 1
 
 
-async def test_what_lost_its_body_since_it_was_shown_ends_the_batch_before_it(desk: Desk) -> None:
+#: what is wrong with a delivery that waits
+SPOILT = ["no body", "no fields", "strange fields", "no identity", "strange inbox"]
+
+
+async def spoil(desk: Desk, id: DeliveryId, how: str) -> None:
+    keys, call = desk.queue.keys.partition(id.partition), desk.queue.link.call
+    record = await call("HGET", keys.deliveries, str(id.sequence))
+    message = keys.message(HEADER.unpack_from(record)[7])
+    match how:
+        case "no body":
+            await call("HDEL", message, "b")
+        case "no fields":
+            await call("HDEL", message, "m")
+        case "strange fields":
+            await call("HSET", message, "m", "[")
+        case "no identity":
+            await call("HDEL", message, "i")
+        case _:
+            await call("HSET", keys.deliveries, str(id.sequence), record[:-1] + b"\xff")
+
+
+@pytest.mark.parametrize("how", SPOILT)
+async def test_what_cannot_be_read_stays_and_keeps_nothing_else_from_going(desk: Desk, how: str) -> None:
     sent = await desk.down(200)
-    keys = desk.queue.keys.partition(desk.queue.partition_of(0))
-
-    async def loses_its_body(id: DeliveryId) -> None:
-        record = await desk.queue.link.call("HGET", keys.deliveries, str(id.sequence))
-        await desk.queue.link.call("HDEL", keys.message(HEADER.unpack_from(record)[7]), "b")
-
-    await loses_its_body(sent[101])
+    for spoilt in (sent[1], sent[101]):
+        await spoil(desk, spoilt, how)
     batch = await desk.spill.next_batch(sent[0].partition)
     assert batch is not None
-    assert [sequence for sequence, _ in batch.deliveries] == [id.sequence for id in sent[1:101]]
-    assert len(batch.messages) == 100
-    await loses_its_body(sent[1])
-    assert await desk.spill.next_batch(sent[0].partition) is None
+    assert [sequence for sequence, _ in batch.deliveries] == [id.sequence for id in sent[2:101]]
+    assert len(batch.messages) == 99
+    await desk.short()
+    stats = await desk.queue.conserved()
+    assert (stats.counter("spilled"), stats.parked) == (197, 200), "all but these and the one to probe with"
+    await Canceller(desk.queue.link, desk.queue.keys, desk.queue.settings).cancel_host(HOST)
+    await desk.rounds()
+    assert (await desk.queue.conserved()).counter("spilled") == 0
