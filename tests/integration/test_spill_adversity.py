@@ -20,6 +20,7 @@ from fedsvc.errors import QueueUnavailable
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.durability import Durability
 from fedsvc.queue.record import HEADER
+from fedsvc.queue.spill import Spill
 from fedsvc.worker.spiller import Spiller
 
 
@@ -162,6 +163,27 @@ async def test_a_batch_that_sql_lacked_is_remembered_for_no_longer_than_it_is_aw
     assert number not in await desk.spill.due(partition, Spiller.FEW)
     await desk.spiller.tidy()
     assert desk.spiller._missing == {}
+
+
+async def test_batches_that_sql_has_lost_keep_none_that_it_has_from_coming_back_when_its_time_is_over(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after Redis was restored to a state in which there were many that have come back since."""
+    monkeypatch.setattr(Spill, "BATCH", 10)
+    monkeypatch.setattr(Spill, "WORTH", 5)
+    monkeypatch.setattr(Spiller, "MISSING", 0.0)
+    sent = await desk.down(301)
+    await desk.short()
+    partition = sent[0].partition
+    *lost, kept = await desk.store.batches(partition)
+    assert len(lost) == 29
+    for number in lost:
+        await desk.store.delete(partition, number)
+    await desk.queue.pass_time(50 * HOUR_MS)
+    for _ in range(10):  # eight of them are looked at each time
+        await desk.spiller.round()
+    assert kept not in await desk.spill.away(partition)
+    assert (await desk.queue.conserved()).counter("dead") == 10
 
 
 async def test_a_batch_that_changed_meanwhile_stays(desk: Desk) -> None:

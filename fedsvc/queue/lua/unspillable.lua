@@ -7,15 +7,21 @@
 -- ARGV[1]  packed terms of all hosts
 -- ARGV[2]  how few must be left in the lane that are older
 --
--- Result: their numbers; of those that come back for their host's sake, one for each host, of others a few.
+-- Result: their numbers; of those that come back for their host's sake, one for each host, of others a few, and a few
+-- that SQL did not have, which must not stand in their way.
 
 read_terms(ARGV[1])
 local oldest, result = {}, {}
 local FEW = 8
+local ready, missing = 0, 0
 for _, batch in ipairs(spilled_batches()) do
   local known = oldest[batch.host]
   if batch.cancelled or batch.deadline <= NOW_MS then
-    if #result < FEW then result[#result + 1] = batch.number end
+    local lost = batch.first == NEWEST
+    if (lost and missing or ready) < FEW then
+      result[#result + 1] = batch.number
+      if lost then missing = missing + 1 else ready = ready + 1 end
+    end
   elseif not known or batch.first < known.first then
     oldest[batch.host] = batch
   end
