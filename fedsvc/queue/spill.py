@@ -118,16 +118,18 @@ class Spill:
             return None
         number, host, lane, *items = answer
         deliveries = [(int(s), bytes(r)) for s, r in zip(items[::2], items[1::2], strict=True)]
-        run, messages = await self._first_readable(partition, deliveries)
-        return SpillBatch(partition, int(number), host.decode(), lane, run, messages) if run else None
+        readable, messages = await self._readable(partition, deliveries)
+        if not readable:
+            return None
+        return SpillBatch(partition, int(number), host.decode(), lane, readable, messages)
 
-    async def _first_readable(
+    async def _readable(
         self, partition: int, deliveries: Sequence[tuple[int, bytes]]
     ) -> tuple[list[tuple[int, bytes]], list[SpillMessage]]:
-        """The first of these that stand together and can be read, of which the bodies are not too large, and
-        their messages. Others stay for a worker to find out what they are."""
+        """Those of these that can be read, until their bodies are too large, and their messages. What cannot
+        stays for a worker to find out what it is."""
         keys = self._keys.partition(partition)
-        run: list[tuple[int, bytes]] = []
+        readable: list[tuple[int, bytes]] = []
         messages: dict[int, SpillMessage | None] = {}
         needed: dict[int, SpillMessage] = {}
         for start in range(0, len(deliveries), 50):
@@ -137,13 +139,11 @@ class Spill:
             for sequence, record in chunk:
                 message = messages[HEADER.unpack_from(record)[7]]
                 if message is not None and _is_readable(record, DeliveryId(partition, sequence)):
-                    run.append((sequence, record))
+                    readable.append((sequence, record))
                     needed[message.number] = message
-                elif run:
-                    return run, list(needed.values())
             if sum(len(m.body) for m in needed.values()) > self.BYTES:
                 break
-        return run, list(needed.values())
+        return readable, list(needed.values())
 
     async def _messages(self, keys: PartitionKeys, numbers: Iterable[int]) -> dict[int, SpillMessage | None]:
         """None for one that is not whole."""

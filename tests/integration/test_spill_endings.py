@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from servers.queue import HOUR_MS, SECOND_MS
 from servers.spilling import EMPTY, FULL, HOST, Desk
+from servers.structure import check
 
 from fedsvc.archive.spill_store import SpillStore
 from fedsvc.domain.delivery import DeliveryId, DeliveryState
@@ -136,6 +137,45 @@ async def test_those_that_get_too_old_one_by_one_do_not_take_their_batch_along_e
     stats = await queue.conserved()
     assert (stats.counter("dead"), stats.counter("spilled")) == (301, 0)
     assert written < 3 * 300
+
+
+async def test_those_that_expire_soon_in_the_middle_of_a_lane_stay_and_bring_no_batch_back(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, written = desk.queue, 0
+    write = SpillStore.write
+
+    async def counted(self: SpillStore, *batch: Any) -> None:
+        nonlocal written
+        written += len(batch[3])
+        await write(self, *batch)
+
+    monkeypatch.setattr(SpillStore, "write", counted)
+    await desk.down(1)
+    now_ms = await queue.now_ms()
+    fleeting: list[DeliveryId] = []
+    lasting: list[DeliveryId] = []
+    for number in range(300):
+        soon = number % 10 == 5
+        expire_ms = now_ms + (600 + number) * SECOND_MS if soon else 0
+        queued = await queue.enqueue(f"x{number}", priority=queue.BULK, expire_ms=expire_ms)
+        (fleeting if soon else lasting).append(queued.id)
+    while await desk.parked() < 301:
+        for admitted in await queue.admit(100):
+            await queue.fail(admitted)
+    desk.memory.note(FULL)
+    await desk.rounds()
+    await check(queue)
+    for _ in range(10):
+        await queue.pass_time(100 * SECOND_MS)
+        await queue.promote()
+        await desk.rounds()
+    assert written == len(lasting)
+    assert {(await queue.get(id)).state for id in fleeting} == {DeliveryState.EXPIRED}
+    desk.memory.note(EMPTY)
+    got = await desk.recover()
+    assert [id for id in got if id in lasting] == lasting
+    await check(queue)
 
 
 async def test_what_comes_back_from_sql_expires_although_its_host_is_not_tried(desk: Desk) -> None:

@@ -1,4 +1,4 @@
--- spill: SQL has a batch of deliveries; they leave their lane, all or none.
+-- spill: SQL has a batch of deliveries; they leave their lane, all or none. Others stay in front of them and between.
 -- uses: hosts, spills
 --
 -- KEYS[1]  prefix of the partition
@@ -15,16 +15,17 @@ local h, lane, number = host(ARGV[3]), tonumber(ARGV[4]), (#ARGV - 4) / 2
 local function sequence_at(i) return ARGV[3 + 2 * i] end
 local function inbox_key_at(i) return ARGV[4 + 2 * i] end
 local key = lane_key(h, lane)
--- Those in front of them stay; one at least, to be probed with.
-local before = call('LPOS', key, sequence_at(1))
-if not before or before == 0 then return 0 end
-local there = call('LRANGE', key, before, before + number - 1)
-if #there ~= number then return 0 end
+-- One at least stays in front, to be probed with.
+local before, last = call('LPOS', key, sequence_at(1)), call('LPOS', key, sequence_at(number))
+if not before or before == 0 or not last then return 0 end
+local found, staying = 0, {}
+for _, sequence in ipairs(call('LRANGE', key, before, last)) do
+  if sequence == sequence_at(found + 1) then found = found + 1 else staying[#staying + 1] = sequence end
+end
+if found ~= number then return 0 end
 local records, deadline = {}, math.huge
 for i = 1, number do
-  local sequence = sequence_at(i)
-  local record = fetch(sequence)
-  if there[i] ~= sequence then return 0 end
+  local record = fetch(sequence_at(i))
   if is_record(record) and string.byte(record, 1) == S_PARKED and place_of(record) == IN_LANE then
     records[i] = record
     deadline = math.min(deadline, deadline_ms(record))
@@ -35,7 +36,8 @@ end
 
 local needed, shares = {}, {}
 local front = call('LPOP', key, before)
-call('LTRIM', key, number, -1)
+call('LTRIM', key, last - before + 1, -1)
+for i = #staying, 1, -1 do call('LPUSH', key, staying[i]) end
 for i = before, 1, -1 do call('LPUSH', key, front[i]) end
 for i = 1, number do
   local stub = moved(records[i], S_PARKED, SPILLED)

@@ -50,14 +50,18 @@ if #live < #found then
   best[LANE[lane]], best.changed = best[LANE[lane]] - (#found - #live), true
   save_hosts()
 end
--- The first stays, to be probed with. So do those behind it whose time is over soon, unless they are many: for the
--- sake of each of them all of its batch would come back, and go to SQL again.
-local from, soon = 2, NOW_MS + terms.longest_pause / SOON
-while from <= worth and live[from] and deadline_ms(fetch(live[from])) <= soon do from = from + 1 end
+-- The first stays, to be probed with. So do those whose time is over soon, unless they are many: for the sake of each
+-- of them all of its batch would come back, and go to SQL again.
+local stay, soon = 1, NOW_MS + terms.longest_pause / SOON
 local result = { text(allocate(1)), best.name, lane }
-for i = from, #live do
-  result[#result + 1] = live[i]
-  result[#result + 1] = fetch(live[i])
+for i = 2, #live do
+  local record = fetch(live[i])
+  if stay < worth and deadline_ms(record) <= soon then
+    stay = stay + 1
+  else
+    result[#result + 1] = live[i]
+    result[#result + 1] = record
+  end
 end
 flush()
 return result
