@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from fedsvc.config import Settings
+from fedsvc.domain.activity import activity_key
 from fedsvc.domain.delivery import DeliveryId
 from fedsvc.domain.inbox import host_key, inbox_key
 from fedsvc.domain.keys import is_registered
@@ -208,7 +209,8 @@ class Spill:
         for m in messages:
             message = Message.unpack(b"", m.fields)
             key_name = message.key_name if is_registered(message.key_name) else ""
-            arguments += (m.number, message.origin, key_name, m.group)
+            activity = activity_key(message.activity_id).hex()
+            arguments += (m.number, message.origin, key_name, m.group, activity, host_key(message.origin))
             origins.add(message.origin)
         for sequence, record in deliveries:
             arguments += (sequence, record, inbox_key(inbox_in(record)))

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from fedsvc.archive.archive import Archive
 from fedsvc.domain.delivery import DeliveryId, DeliveryState, Reason
 from fedsvc.queue.canceller import Canceller
+from fedsvc.queue.producer import Terms
 from fedsvc.worker.spiller import Spiller
 
 
@@ -238,6 +239,31 @@ async def test_order_holds_between_what_comes_back_and_what_is_new(desk: Desk) -
     await check(queue)
     got = await desk.recover()
     assert [id for id in got if id in (first.id, second.id, third.id)] == [first.id, second.id, third.id]
+    await check(queue)
+
+
+async def test_what_is_queued_again_is_a_duplicate_of_what_comes_back(desk: Desk) -> None:
+    queue = desk.queue
+    await desk.down(120)
+    places = [queue.place(0, path) for path in ("/a", "/b")]
+    message = queue.message("both", "Announce")
+    await queue.producer.fan_out(message, places, Terms(queue.BULK))
+    while await desk.parked() < 122:
+        for admitted in await queue.admit(100):
+            await queue.fail(admitted)
+    await desk.short()
+    both = "https://me.example/both"
+    known = await queue.reader.list_activity(both, after=None, limit=9, states=frozenset())
+    await queue.empty()
+    assert await told(desk) == 121
+    again = await queue.reader.list_activity(both, after=None, limit=9, states=frozenset())
+    assert [each.id for each in again] == [each.id for each in known]
+    assert len(again) == 2
+    more = [*places, queue.place(0, "/c")]
+    assert await queue.producer.fan_out(message, more, Terms(queue.BULK)) == (1, 2)
+    await check(queue)
+    got = await desk.recover()
+    assert len(got) == len(set(got)) == 122
     await check(queue)
 
 

@@ -8,10 +8,11 @@
 -- ARGV[2]  batch
 -- ARGV[3]  host
 -- ARGV[4]  key of the host (8 bytes)
--- ARGV[5]  how long to keep the indexes of orders, ms
+-- ARGV[5]  how long to keep the indexes, ms
 -- ARGV[6]  how many messages
--- ARGV[7...] for each message of the batch: number, origin, name of the registered key that it needs or '', group or '';
---          then for each delivery that has not ended, the oldest first: sequence, record, key of its inbox (8 bytes)
+-- ARGV[7...] for each message of the batch: number, origin, name of the registered key that it needs or '', group or '',
+--          key of the activity id (hex), key of the origin (8 bytes); then for each delivery that has not ended, the
+--          oldest first: sequence, record, key of its inbox (8 bytes)
 --
 -- Result: how many were not known.
 
@@ -19,9 +20,21 @@ if call('HEXISTS', SPILLS, ARGV[2]) == 1 or call('SISMEMBER', SPENT, ARGV[2]) ==
 read_terms(ARGV[1])
 local messages, at = {}, 7
 for _ = 1, tonumber(ARGV[6]) do
-  messages[ARGV[at]] = { origin = ARGV[at + 1], key = ARGV[at + 2], group = ARGV[at + 3] }
-  at = at + 4
+  messages[ARGV[at]] = {
+    origin = ARGV[at + 1], key = ARGV[at + 2], group = ARGV[at + 3], activity = ARGV[at + 4], origin_key = ARGV[at + 5],
+  }
+  at = at + 6
 end
+local keep = tonumber(ARGV[5])
+
+-- A duplicate of it is one again, and it is among the recipients of its activity: see enqueue.lua.
+local function list(message, number, sequence, inbox_key)
+  local key = P .. ':activity:' .. message.activity
+  local present = call('GET', key) or struct.pack('>I8', number)
+  extend(key, present, struct.pack('>I8I4', tonumber(sequence), 1) .. message.origin_key .. inbox_key)
+  if call('PTTL', key) < keep then call('PEXPIRE', key, text(keep)) end
+end
+
 local sequences = {}
 for i = at, #ARGV, 3 do sequences[#sequences + 1] = ARGV[i] end
 prefetch(sequences)
@@ -38,8 +51,9 @@ for i = at, #ARGV, 3 do
     -- Those that waited behind it for their order are not here any more; who comes now finds it, and waits.
     local stub = moved(unflagged(record, FLAG_FOLLOWED), S_PARKED, SPILLED)
     store(sequence, string.sub(stub, 1, 26) .. struct.pack('>I2', #origin) .. origin .. ARGV[i + 2] .. '\1')
+    list(message, message_of(record), sequence, ARGV[i + 2])
     if message.group ~= '' then
-      join(message.group, call('GET', group_key(message.group)), tonumber(sequence), { ARGV[4] }, tonumber(ARGV[5]))
+      join(message.group, call('GET', group_key(message.group)), tonumber(sequence), { ARGV[4] }, keep)
     end
   end
 end
