@@ -49,8 +49,7 @@ for i = at, #ARGV, 3 do
     deadline = math.min(deadline, deadline_ms(record))
     shares[origin] = (shares[origin] or 0) + 1
     -- Those that waited behind it for their order are not here any more; who comes now finds it, and waits.
-    local stub = moved(unflagged(record, FLAG_FOLLOWED), S_PARKED, SPILLED)
-    store(sequence, string.sub(stub, 1, 26) .. struct.pack('>I2', #origin) .. origin .. ARGV[i + 2] .. '\1')
+    store(sequence, stub_of(unflagged(record, FLAG_FOLLOWED), origin, ARGV[i + 2]))
     list(message, message_of(record), sequence, ARGV[i + 2])
     if message.group ~= '' then
       join(message.group, call('GET', group_key(message.group)), tonumber(sequence), { ARGV[4] }, keep)

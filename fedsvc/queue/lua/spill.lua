@@ -40,10 +40,9 @@ call('LTRIM', key, last - before + 1, -1)
 for i = #staying, 1, -1 do call('LPUSH', key, staying[i]) end
 for i = before, 1, -1 do call('LPUSH', key, front[i]) end
 for i = 1, number do
-  local stub = moved(records[i], S_PARKED, SPILLED)
   local message = message_of(records[i])
   local origin = origin_of(message) or '?'
-  store(sequence_at(i), string.sub(stub, 1, 26) .. struct.pack('>I2BB', #origin, 0, 0) .. origin .. inbox_key_at(i) .. '\1')
+  store(sequence_at(i), stub_of(records[i], origin, inbox_key_at(i)))
   shares[origin] = (shares[origin] or 0) + 1
   if not needed[message] then
     needed[message] = true

@@ -10,6 +10,12 @@ local SPENT = P .. ':spent'
 -- Stands for the first sequence of a batch that SQL does not have: nothing is newer.
 local NEWEST = 9007199254740991
 
+-- What stays here of a delivery that is in SQL: see prelude.lua.
+local function stub_of(record, origin, inbox_key)
+  return string.sub(moved(record, S_PARKED, SPILLED), 1, 26) .. struct.pack('>I2BB', #origin, 0, 0) .. origin
+    .. inbox_key .. '\1'
+end
+
 local function read_batch(number, told)
   local name, lane, first, many, deadline, shares, dropped =
     string.match(told, '^(%S+) (%d) (%d+) (%d+) (%d+) (%S*) (%S*)$')
