@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -23,7 +24,15 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
-from redis.exceptions import AskError, ClusterDownError, MovedError, ReadOnlyError, RedisError, TryAgainError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -237,6 +246,8 @@ class Clustered:
 
     #: times that commands follow slots that have moved
     MOVES: Final = 3
+    #: seconds between two looks at who is master of what, or two questions to one that did not answer
+    PAUSE: Final = 0.5
 
     def __init__(self, hosts: Sequence[tuple[str, int]], options: dict[str, Any], connections: int) -> None:
         self._options = options
@@ -247,11 +258,16 @@ class Clustered:
         )
         self._stale = False
         self._looking: asyncio.Lock | None = None
+        #: looking beside the commands, and when that may begin anew (seconds, the loop's clock)
+        self._look: asyncio.Task[None] | None = None
+        self._look_due = 0.0
+        #: nodes that did not answer in time, and who waits for a word from them
+        self._silent: dict[str, asyncio.Task[None]] = {}
         #: for subscriptions, by node
         self._listeners: dict[str, aioredis.Redis] = {}
 
     async def exchange(self, commands: Sequence[Command], confirm: Command | None) -> list[Any]:
-        await self._look()
+        await self._know_masters()
         answers: list[Any] = [None] * len(commands)
         confirmed: list[Any] = []
         waiting = list(range(len(commands)))
@@ -276,27 +292,60 @@ class Clustered:
             if not waiting:
                 break
             self._stale = True
-            await self._look()
+            await self._learn_masters()
         self._stale |= any(isinstance(a, _STALE) for a in answers)
         return answers + confirmed if confirm is not None else answers
 
     async def _part(
         self, node: ClusterNode, commands: Sequence[Command], confirm: Command | None
     ) -> list[Any]:
-        """Of one master. A connection that breaks answers all of them: what was done is not known."""
+        """Of one master. A connection that breaks answers all of them: what was done is not known. One that
+        was late is asked for nothing until it answers: what goes to others would wait for it each time."""
+        if node.name in self._silent:
+            self._stale = True
+            return [RedisTimeoutError("it has not answered lately")] * (len(commands) + (confirm is not None))
         batch = [PipelineCommand(i, *c) for i, c in enumerate((*commands, confirm) if confirm else commands)]
         try:
             await node.execute_pipeline(batch)
         except (RedisError, OSError) as error:
             self._stale = True
+            self._heed(node, error)
             return [error] * len(batch)
         answers = [command.result for command in batch]
         if any(isinstance(a, (RedisConnectionError, RedisTimeoutError, OSError)) for a in answers):
             self._stale = True
+            self._heed(node, *answers)
         return answers
 
-    async def _look(self) -> None:
-        """Learn who is master of what, at first and after something has changed."""
+    def _heed(self, node: ClusterNode, *answers: Any) -> None:
+        late = any(isinstance(answer, RedisTimeoutError) for answer in answers)
+        if late and node.name not in self._silent:
+            self._silent[node.name] = asyncio.create_task(self._listen_for(node))
+
+    async def _listen_for(self, node: ClusterNode) -> None:
+        """Until it answers, or is none of the cluster's any more."""
+        while self._cluster.nodes_manager.nodes_cache.get(node.name) is node:
+            with suppress(Exception):  # whatever it is: nothing else would end the silence
+                await node.execute_command("PING")
+                break
+            await asyncio.sleep(self.PAUSE)
+        del self._silent[node.name]
+
+    async def _know_masters(self) -> None:
+        """Maybe not as of now: while one does not answer, commands to others wait for nothing."""
+        now = asyncio.get_running_loop().time()
+        if self._cluster._initialize:
+            await self._learn_masters()
+        elif self._stale and now >= self._look_due and (self._look is None or self._look.done()):
+            self._look_due = now + self.PAUSE
+            self._look = asyncio.create_task(self._look_again())
+
+    async def _look_again(self) -> None:
+        with suppress(RedisError, RedisClusterException, OSError, RuntimeError):
+            await self._learn_masters()
+
+    async def _learn_masters(self) -> None:
+        """At first and after something has changed."""
         if self._looking is None:
             self._looking = asyncio.Lock()
         async with self._looking:
@@ -315,7 +364,7 @@ class Clustered:
                 }
 
     async def everywhere(self, command: Command) -> list[Any]:
-        await self._look()
+        await self._know_masters()
         parts = await asyncio.gather(
             *(self._part(node, [command], None) for node in self._cluster.get_primaries())
         )
@@ -338,6 +387,8 @@ class Clustered:
         return client.pubsub(ignore_subscribe_messages=True)
 
     async def close(self) -> None:
+        for task in (*self._silent.values(), *([self._look] if self._look else ())):
+            task.cancel()
         for client in self._listeners.values():
             await client.aclose()
         await self._cluster.aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -113,6 +114,26 @@ async def test_a_cluster_does_all_and_survives_the_death_of_a_master(tmp_path: P
             queue.link.durability = type(queue.link.durability)()
             await patiently(lambda: queue.fan_out("after", range(40), request_id="after"))
             assert (await queue.conserved()).pending >= 80
+
+
+async def test_a_master_of_a_cluster_that_hangs_keeps_nobody_waiting_for_the_others(tmp_path: Path) -> None:
+    with cluster(tmp_path) as made:
+        link = Link(made.url, timeout=1.0)
+        try:
+            near, far = "fedsvc:{p2}:x", "fedsvc:{p3}:x"  # of the second master, and of the first
+            await asyncio.gather(link.call("SET", near, 1), link.call("SET", far, 1))
+            made.nodes[0].process.send_signal(signal.SIGSTOP)
+            with pytest.raises(QueueUnavailable, match="TimeoutError"):
+                await link.call("GET", far)
+            answers = await asyncio.gather(
+                link.call("GET", near), link.call("GET", far), return_exceptions=True
+            )
+            assert answers[0] == b"1"
+            # its replica takes over, while it hangs
+            assert await patiently(lambda: link.call("SET", far, 2)) == b"OK"
+        finally:
+            made.nodes[0].process.send_signal(signal.SIGCONT)
+            await link.close()
 
 
 async def test_sentinel_leads_to_the_new_master(tmp_path: Path, namespace: str) -> None:
