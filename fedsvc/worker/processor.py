@@ -23,6 +23,7 @@ from fedsvc.domain.delivery import Delivery, DeliveryState, Reason
 from fedsvc.errors import KeyUnavailable, QueueCorrupt, QueueUnavailable
 from fedsvc.handlers.registry import Registry
 from fedsvc.queue.consumer import Admitted, Consumer, Handed, Messages, Settlement
+from fedsvc.worker.absences import Absences
 from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.caches import KeyCache, MessageCache
@@ -103,8 +104,8 @@ class Processor:
         self._rung = asyncio.Event()
         self._turn = asyncio.Event()
         self._stopping = self._finished = False
-        #: why a delivery that was taken could not be tried, until `run` has made a pause for it
-        self._away: QueueUnavailable | None = None
+        #: partitions of which nothing is asked until they answer again
+        self._absent = Absences(consumer.keep, self._returned)
 
     @property
     def in_flight(self) -> int:
@@ -117,6 +118,8 @@ class Processor:
             if not self._affinity.serves(partition):
                 if self._affinity.heard(partition, urgent=urgent):
                     self.elsewhere.set()
+                continue
+            if partition in self._absent:
                 continue
             self._hot.setdefault(partition)
             if first:
@@ -133,7 +136,7 @@ class Processor:
 
     def help_out(self, partitions: Iterable[int]) -> None:
         """Take what is urgent in these, whoever's they are."""
-        self._urgent.update(partitions)
+        self._urgent.update(partition for partition in partitions if partition not in self._absent)
         if self._urgent:
             self._rung.set()
 
@@ -148,30 +151,38 @@ class Processor:
         swept = loop.time()
         while not self._stopping:
             self._turn.clear()
-            if self._away is not None:
-                await self._pause(self._away)
-                continue
             if loop.time() - swept >= self.SWEEP:
                 swept = loop.time()
                 self.poke(self._affinity.own)
-                self._hot.update(dict.fromkeys(self.doubtful))  # whoever's they are, this is with us
+                # whoever's they are, this is with us
+                self._hot.update(dict.fromkeys(p for p in self.doubtful if p not in self._absent))
             room = self._room()
             if self._hot and room >= self._places.worth_asking:
-                try:
-                    await self._take(room)
-                    self._beats.beat("consume")
-                except QueueUnavailable as error:
-                    await self._pause(error)
+                await self._take(room)
+                self._tell_how_it_is()
                 continue
-            self._beats.beat("consume")
+            self._tell_how_it_is()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._places.patience(self.SWEEP) if self._hot else self.SWEEP):
                     await self._turn.wait()
+        self._absent.close()
 
-    async def _pause(self, error: QueueUnavailable) -> None:
-        self._beats.fail("consume", str(error))
-        await asyncio.sleep(self.SWEEP)
-        self._away = None
+    def _tell_how_it_is(self) -> None:
+        if self._absent.problem:
+            self._beats.fail("consume", self._absent.problem)
+        else:
+            self._beats.beat("consume")
+
+    def _gone(self, partition: int, error: QueueUnavailable) -> None:
+        """Redis does not answer for it, or for what its deliveries need."""
+        self._absent.add(partition, str(error), self.SWEEP)
+        self._hot.pop(partition, None)
+        self._urgent.discard(partition)
+        self._turn.set()
+
+    def _returned(self, partition: int) -> None:
+        self._hot[partition] = None
+        self._turn.set()
 
     async def run_urgent(self) -> None:
         """Take what is urgent as soon as the bell rings for it, beside `run`, until cancelled. What is missed
@@ -180,12 +191,7 @@ class Processor:
             await self._rung.wait()
             self._rung.clear()
             while self._urgent and (places := self._room(urgent=True)) > 0 and not self._stopping:
-                if self._away is not None:
-                    break
-                try:
-                    await self._take_urgent(places)
-                except QueueUnavailable:
-                    break
+                await self._take_urgent(places)
 
     def adopt(self, admitted: Iterable[Admitted]) -> int:
         """Take on deliveries that are in flight with us as of now. Returns how many are new."""
@@ -234,16 +240,14 @@ class Processor:
         await self._take_from(partitions, min(self.BATCH, max(1, places // len(partitions))), urgent=True)
 
     async def _take_from(self, partitions: list[int], limit: int, *, urgent: bool = False) -> None:
-        answers: Sequence[Handed | Exception]
+        answers: Sequence[Handed | QueueUnavailable]
         if len(partitions) == 1:  # awaited as it is, which takes three turns of the loop less
             answers = [await self._ask_safely(partitions[0], limit, urgent)]
         else:
             answers = await asyncio.gather(*(self._ask_safely(p, limit, urgent) for p in partitions))
-        lost: Exception | None = None
         for partition, answer in zip(partitions, answers, strict=True):
-            if isinstance(answer, Exception):
-                self._hot[partition] = None
-                lost = answer
+            if isinstance(answer, QueueUnavailable):
+                self._gone(partition, answer)
                 continue
             for number, message in answer.messages.items():
                 self._messages.put((partition, number), message)
@@ -257,13 +261,11 @@ class Processor:
                 self._hot[partition] = None
             if not urgent:
                 (self._deep.add if len(answer.admitted) >= limit else self._deep.discard)(partition)
-        if lost is not None:
-            raise lost
 
-    async def _ask_safely(self, partition: int, limit: int, urgent: bool) -> Handed | Exception:
+    async def _ask_safely(self, partition: int, limit: int, urgent: bool) -> Handed | QueueUnavailable:
         try:
             return await self._ask(partition, limit, urgent)
-        except Exception as error:  # noqa: BLE001 - raised when the answers of all partitions are here
+        except QueueUnavailable as error:
             return error
 
     async def _ask(self, partition: int, limit: int, urgent: bool) -> Handed:
@@ -323,10 +325,9 @@ class Processor:
         except QueueUnavailable as error:
             # Not tried: it is still in flight with us in Redis, and found there again, after a pause: of a
             # cluster only the part may be away that has its key.
-            self._away = error
             self.held.discard((admitted.id.partition, admitted.entry))
             self.doubtful.add(admitted.id.partition)
-            self._hot[admitted.id.partition] = None
+            self._gone(admitted.id.partition, error)
             return
         except Exception as error:
             log.error("delivery_failed", delivery=str(admitted.id), exc_info=error)

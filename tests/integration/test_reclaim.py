@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -83,12 +84,21 @@ class Troubled(Consumer):
     late: frozenset[int] = frozenset()
     #: those of which also what is found of ours comes late
     slow: frozenset[int] = frozenset()
+    #: those that hand out and say nothing, and do not answer
+    away: frozenset[int] = frozenset()
 
     def __init__(self, queue: Queue) -> None:
         super().__init__(queue.link, queue.keys, queue.settings, "live")
         self.waits = asyncio.Event()
         self.go_on = asyncio.Event()
         self.recovered = 0
+        #: how often each partition was asked for work
+        self.asked: Counter[int] = Counter()
+
+    async def keep(self, partition: int) -> None:
+        if partition in self.away:
+            raise QueueUnavailable("this shard is away")
+        await super().keep(partition)
 
     async def recover(self, partition: int, limit: int, *, for_ms: int = 0) -> list[Admitted]:
         self.recovered += 1
@@ -110,7 +120,10 @@ class Troubled(Consumer):
         return taken
 
     async def admit(self, partition: int, *args: Any, **more: Any) -> Handed:
+        self.asked[partition] += 1
         handed = await super().admit(partition, *args, **more)
+        if partition in self.away:
+            raise QueueUnavailable("this shard is away")
         if partition in self.late:
             self.waits.set()
             await self.go_on.wait()
@@ -275,3 +288,44 @@ async def test_what_lacked_its_key_is_tried_when_the_key_can_be_had(
         async with asyncio.timeout(10):
             while "consume" in team.beats.problems:
                 await asyncio.sleep(0.01)
+
+
+async def test_a_partition_that_is_away_keeps_nobody_waiting_for_the_others(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a cluster does of which one master is away: a pause for all would last an hour here."""
+    monkeypatch.setattr(Processor, "SWEEP", 3600.0)
+    async with working(queue) as team:
+        away, near = team.mine, next(n for n in range(100) if queue.partition_of(n) != team.mine)
+        team.consumer.away = frozenset({away})
+        team.processor.poke(range(PARTITIONS))
+        async with asyncio.timeout(10):
+            while "shard" not in team.beats.problems.get("consume", ""):
+                await asyncio.sleep(0.01)
+            asked = team.consumer.asked[away]
+            for number in range(3):
+                await queue.enqueue(f"near{number}", inbox=near)
+                team.processor.poke(range(PARTITIONS), urgent=True)
+                while len(team.inboxes.got) <= number:
+                    await asyncio.sleep(0.01)
+        assert team.consumer.asked[away] == asked == 1, "it is left alone meanwhile"
+        assert "shard" in team.beats.problems["consume"], "and the worker does not say that all is well"
+
+
+async def test_what_was_handed_out_by_a_partition_that_went_away_is_found_when_it_is_back(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Processor, "SWEEP", 0.01)
+    async with working(queue) as team:
+        team.consumer.away = frozenset({team.mine})
+        await queue.enqueue("y")
+        team.processor.poke((team.mine,))
+        async with asyncio.timeout(10):
+            while "shard" not in team.beats.problems.get("consume", ""):
+                await asyncio.sleep(0.01)
+            assert team.inboxes.got == []
+            team.consumer.away = frozenset()
+            await delivered(queue)
+            while "consume" in team.beats.problems:
+                await asyncio.sleep(0.01)
+        assert "https://me.example/y" in team.inboxes.got
