@@ -27,6 +27,8 @@ class ServerInfo:
     #: whether the last write to it went well, where there is one
     aof_written: bool
     master: bool
+    #: that are connected, to the master that has fewest
+    replicas: int = 0
 
     @property
     def memory_share(self) -> float:
@@ -55,6 +57,7 @@ async def server_info(link: Link) -> ServerInfo:
         aof_enabled=all(str(m.get("aof_enabled", "0")) == "1" for m in masters),
         aof_written=all(str(m.get("aof_last_write_status", "ok")) == "ok" for m in masters),
         master=all(m.get("role", "master") == "master" for m in masters),
+        replicas=min(int(m.get("connected_slaves", 0)) for m in masters),
     )
 
 

@@ -46,6 +46,8 @@ class Monitor:
         self._pressure = pressure
         self._checked = False
         self._settings = settings
+        #: that must have a call before it is answered
+        self._replicas = settings.durability_replicas if settings.durability == "replicated" else 0
         self._link = link
         self._keys = keys
         self._changed = changed
@@ -73,7 +75,7 @@ class Monitor:
                     self._checked = True
                 info = await server_info(self._link)
                 self._pressure.note(info)
-            problem = _problem(info)
+            problem = _problem(info, self._replicas)
         except ConfigurationError:
             raise
         except (FedsvcError, TimeoutError) as error:
@@ -87,8 +89,10 @@ class Monitor:
             self._changed(not problem)
 
 
-def _problem(info: ServerInfo) -> str:
-    """Why a master takes no writes, though the one that was asked does."""
+def _problem(info: ServerInfo, replicas: int) -> str:
+    """Why a master takes no writes that count, though the one that was asked does."""
     if not info.master:
         return "Redis is a replica, which takes no writes"
+    if info.replicas < replicas:
+        return f"Redis has {info.replicas} of the {replicas} replicas that must have a call"
     return "" if info.aof_written else "Redis cannot write its append-only file"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from servers.spilling import EMPTY
+from servers.topologies import free_ports
 from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.config import Settings
@@ -105,6 +106,32 @@ async def test_what_has_not_changed_is_not_told_again(desk: Desk, monkeypatch: p
     assert desk.told == [True, False, True]
     with pytest.raises(Overloaded):
         desk.pressure.check(Priority.BULK)
+
+
+async def test_without_the_replicas_that_must_have_a_call_none_can_be_served(
+    desk: Desk, tmp_path: Path
+) -> None:
+    durable = {"FEDSVC_DURABILITY": "replicated", "FEDSVC_REDIS_TIMEOUT": "1"}
+    with valkey_server(tmp_path, port=free_ports(1)[0]) as master:
+        link = Link(master.url)
+        settings = Settings.from_environment({"REDIS_URL": master.url, **durable})
+        monitor = Monitor(settings, link, desk.keys, desk.pressure, desk.told.append)
+        await monitor.look()
+        assert monitor.problem == "Redis has 0 of the 1 replicas that must have a call"
+        follows = ("--replicaof", *master.url.removeprefix("redis://").removesuffix("/0").split(":"))
+        (tmp_path / "replica").mkdir()
+
+        async def until_told(times: int) -> None:
+            async with asyncio.timeout(30):
+                while len(desk.told) < times:
+                    await monitor.look()
+                    await asyncio.sleep(0.05)
+
+        with valkey_server(tmp_path / "replica", extra=follows):
+            await until_told(1)
+        await until_told(2)
+        await link.close()
+    assert desk.told == [True, False]
 
 
 async def test_a_redis_that_does_not_answer_in_time_is_told(
