@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from fedsvc.errors import FedsvcError, QueueUnavailable
+from fedsvc.errors import QueueUnavailable
 
 
 class Absences:
@@ -38,8 +38,8 @@ class Absences:
                 await self._ask(partition)
             except QueueUnavailable as error:
                 self.problem = str(error)
-            except FedsvcError:
-                break  # it answers; who asks for work learns what is wrong
+            except Exception:  # noqa: BLE001 - it answers; who asks for work learns what is wrong
+                break
             else:
                 break
         del self._waiting[partition]
