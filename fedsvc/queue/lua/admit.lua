@@ -1,6 +1,8 @@
 -- admit: hand deliveries to a worker that their hosts can take now; park the others in their hosts' lanes.
 -- What is handed out stays in a stream, in flight, until settled.
 -- uses: hosts, calm, endings, lines
+-- seldom: from_lanes, from_lines, host, park, room, depart, dialect_of, spilled_first, all_behind_spilled, lanes, shut
+-- seldom: lane_deadline, forget_message
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  packed terms of all hosts
@@ -111,6 +113,7 @@ local function from_stream(stream, share)
       end
     end
     if #entries < wanted then
+      if in_lines(stream) <= 0 then return given, true end
       local more_given, ended = from_lines(stream, wanted - #entries)
       given = given + more_given
       if more_given == 0 then return given, ended end

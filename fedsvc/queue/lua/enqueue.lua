@@ -1,5 +1,6 @@
 -- enqueue: accept one message for some inboxes of this partition, all or none.
 -- uses: hosts, endings, groups, lines
+-- seldom: supersede, undo, must_wait, conclude, payload_of, line_up, forget_message, join, use_key
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  packed numbers: priority u8, type u8, flags of the records u8, rule u8 (what it supersedes: see
@@ -282,7 +283,7 @@ if #fresh > 0 then
   end
   if #batch > 0 then call('HSET', DELIVERIES, unpack(batch)) end
 
-  line_up(priority, ARGV[11], lined_up)
+  if #lined_up > 0 then line_up(priority, ARGV[11], lined_up) end
 
   count('accepted', #fresh)
   owe(ARGV[11], #fresh)

@@ -1,5 +1,6 @@
 -- promote: deliveries whose time has come go (back) to the ready streams, those whose time is over end.
 -- uses: hosts, endings, lines
+-- seldom: lapse, to_ready, waiting, flush, ring
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  how many at most

@@ -1,5 +1,7 @@
 -- settle: end the flight of some deliveries, each by itself, all in one step.
 -- uses: hosts, calm, endings, logged
+-- seldom: closely, in_flight, let_others_go, forget_message, ring, starts_of, priority_of, room, all_behind_spilled
+-- seldom: lane_deadline, lanes, shut
 --
 -- KEYS[1]  prefix of the partition
 -- ARGV[1]  packed terms of all hosts
