@@ -167,8 +167,8 @@ class EmbeddedServer:
                     *("--dir", str(self._dir), "--pidfile", str(self._dir / "pid")),
                     *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
                     *("--maxmemory-policy", "noeviction", "--daemonize", "no"),
-                    # An entry that leaves a stream is looked for among those of its node: fewer cost less.
-                    *("--stream-node-max-entries", "16"),
+                    # What is looked for among all of a stream's node, or of a small hash: fewer cost less.
+                    *("--stream-node-max-entries", "16", "--hash-max-listpack-entries", "64"),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
