@@ -92,6 +92,6 @@ def _cause(told: str, tls: bool) -> str:
         return "its certificate is not one that FEDSVC_TLS_CA vouches for under this name"
     if "WRONG_VERSION_NUMBER" in cause:
         return "it does not speak TLS, which FEDSVC_TLS_CA turns on"
-    if cause == "Socket closed" and not tls:
+    if cause.startswith("Socket closed") and not tls:  # the client may add what to do in Python
         return "it hung up; if it speaks TLS, set FEDSVC_TLS_CA"
     return cause[:1].lower() + cause[1:]

@@ -102,6 +102,31 @@ async def test_a_server_that_others_reach_is_trusted_by_its_authority_only(start
         assert await asyncio.to_thread(blocking) == 0
 
 
+@pytest.mark.parametrize("kind", [FedsvcClient, AsyncFedsvcClient])
+async def test_a_client_whose_side_alone_speaks_tls_or_does_not_says_so(
+    start: Start, environment: dict[str, str], kind: type[Any]
+) -> None:
+    async def problem(target: str, tls: TLS | bool) -> str:
+        client = kind(target, TOKEN, timeout=1.0, tls=tls)
+        try:
+            with pytest.raises(Unavailable) as failed:
+                if kind is FedsvcClient:
+                    await asyncio.to_thread(client.get_queue_stats)
+                else:
+                    await client.get_queue_stats()
+        finally:
+            await client.close() if kind is AsyncFedsvcClient else client.close()
+        return str(failed.value)
+
+    async with start() as target:
+        assert (await problem(target, False)).endswith("if it speaks TLS, set tls)")
+        assert "speak" not in await problem(target, TLS(ca_file=THEIRS.file)), "that is another problem"
+    async with front(Settings.from_environment(environment)) as plain:
+        ours = TLS(ca_file=OURS.file)
+        assert (await problem(plain.target, ours)).endswith("does not speak TLS, which tls turns on)")
+    assert "speak" not in await problem(plain.target, False), "nobody is there any more"
+
+
 async def test_with_mutual_tls_only_clients_of_the_authority_come_in(start: Start, tmp_path: Path) -> None:
     usage = ExtendedKeyUsageOID.CLIENT_AUTH
     own = OURS.certify(common_name="piefed", usage=usage)

@@ -379,9 +379,11 @@ class AsyncFedsvcClient(AsyncOperators):
         """How a call ended. Raises ClientClosed if that is why: gRPC then cancels what is under way, as if
         the task were cancelled. A task that is, stays so, where that can be told (from Python 3.11 on)."""
         if not isinstance(error, asyncio.CancelledError):
+            details = error.details()
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 self._connections.renew()
-            return error.code(), error.details(), tuple(error.trailing_metadata() or ())
+                details = _channel.explained(details, self._connections.tls)
+            return error.code(), details, tuple(error.trailing_metadata() or ())
         cancelling = getattr(asyncio.current_task(), "cancelling", None)
         if self._closed and not (cancelling and cancelling()):
             raise ClientClosed("the client is closed") from None

@@ -216,6 +216,17 @@ def channel_tls(tls: TLS | bool | None) -> TLS | None:
     return TLS() if tls is True else tls or None
 
 
+def explained(details: str | None, tls: TLS | None) -> str | None:
+    """What gRPC says of a server that cannot be reached, with the likely cause if one side alone speaks TLS."""
+    told = details or ""
+    if "WRONG_VERSION_NUMBER" in told:
+        return f"{told} (the server does not speak TLS, which tls turns on)"
+    # Before it has said anything. One that goes away during a call is told of without the first part.
+    if tls is None and re.search(r"last error: .*: Socket closed$", told):
+        return f"{told} (the server hung up at once; if it speaks TLS, set tls)"
+    return details
+
+
 def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),) if token else ()
 

@@ -52,6 +52,7 @@ class Connections:
 
     def __init__(self, target: str, tls: TLS | None, timeout: float) -> None:
         """`timeout`: seconds that a call takes at most."""
+        self.tls = tls
         self._how = (target, tls, timeout)
         self._lock, self._lock_pid = threading.Lock(), os.getpid()
         self._held: Connection | None = None
@@ -141,6 +142,7 @@ class AsyncConnections:
 
     def __init__(self, target: str, tls: TLS | None, timeout: float) -> None:
         """`timeout`: seconds that a call takes at most."""
+        self.tls = tls
         self._how = (target, tls, timeout)
         # A connection holds its loop, so that no other gets its id.
         self._held: dict[tuple[int, int], AsyncConnection] = {}

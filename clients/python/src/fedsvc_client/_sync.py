@@ -383,6 +383,8 @@ class FedsvcClient(Operators):
             raise ClientClosed("the client is closed") from None
         if not answered:
             raise error
+        details = error.details()
         if error.code() is grpc.StatusCode.UNAVAILABLE:
             self._connections.renew()
-        return error.code(), error.details(), error.trailing_metadata() or ()
+            details = _channel.explained(details, self._connections.tls)
+        return error.code(), details, error.trailing_metadata() or ()
