@@ -57,7 +57,7 @@ class KeyKeeper:
     async def run(self) -> None:
         """For ever. What cannot be done now is done later."""
         loop = asyncio.get_running_loop()
-        looked, current = -self.ALL_EVERY, b""
+        looked, current, away = -self.ALL_EVERY, b"", False
         while True:
             try:
                 await self.end_deletions()
@@ -65,8 +65,11 @@ class KeyKeeper:
                     current = self._cipher.current
                     await self.encrypt_anew()
                     looked = loop.time()
+                away = False
             except FedsvcError as error:
-                log.warning("keys_not_looked_after", problem=str(error))
+                if not away:
+                    away = True
+                    log.warning("keys_not_looked_after", problem=str(error))
             await asyncio.sleep(self.EVERY)
 
     async def end_deletions(self) -> int:

@@ -60,6 +60,8 @@ class Spiller:
         self._unasked: set[tuple[int, int]] = set()
         #: batches that SQL did not have, and when that was seen first, until they are back
         self._missing: dict[tuple[int, int], float] = {}
+        #: whether it was told that SQL is away
+        self._away = False
 
     async def run(self) -> None:
         """Spill and restore until cancelled. SQL or Redis being away only delays it."""
@@ -68,13 +70,16 @@ class Spiller:
             try:
                 if await self.round():
                     pause = 0.0
+                self._away = False
                 self._beats.beat("spill")
             except QueueUnavailable as error:
                 self._beats.fail("spill", str(error))
                 pause = self.AWAY
             except ArchiveUnavailable as error:
                 # Deliveries go on without SQL, as long as there is memory.
-                log.warning("spill_away", error=str(error))
+                if not self._away:
+                    self._away = True
+                    log.warning("spill_away", error=str(error))
                 self._beats.beat("spill")
                 pause = self.AWAY
             await asyncio.sleep(pause)

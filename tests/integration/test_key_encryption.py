@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from fedsvc.config import Settings
 from fedsvc.domain.keys import KeyCipher, registered_name
-from fedsvc.errors import KeyUnavailable
+from fedsvc.errors import KeyUnavailable, QueueUnavailable
 from fedsvc.queue.key_keeper import KeyKeeper
 from fedsvc.queue.watched_cipher import SETTLED_S, WatchedCipher
 from fedsvc.watched_files import LOOK_EVERY
@@ -206,3 +206,23 @@ async def test_a_keeper_encrypts_anew_as_soon_as_another_key_encrypts(
                 await asyncio.sleep(0)
     finally:
         keeping.cancel()
+
+
+async def test_a_keeper_tells_once_that_redis_is_away(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = [True, False, False, True, False]
+
+    async def end_deletions() -> int:
+        if not rounds.pop(0):
+            raise QueueUnavailable("Redis is away")
+        return 0
+
+    async def sleep(_: float) -> None:
+        if not rounds:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(ring.keeper, "end_deletions", end_deletions)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+        await ring.keeper.run()
+    away = [line["problem"] for line in logs if line["event"] == "keys_not_looked_after"]
+    assert away == ["Redis is away"] * 2, "each time told once"

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from fedsvc.archive.spill_store import SpillStore
 from fedsvc.config import Settings
@@ -30,7 +31,9 @@ async def test_it_goes_on_at_once_while_there_is_more_and_waits_while_redis_or_s
         False,
         QueueUnavailable("Redis is away"),
         ArchiveUnavailable("SQL is away"),
+        ArchiveUnavailable("SQL is away"),
         True,
+        ArchiveUnavailable("SQL is away again"),
     ]
     seen: list[tuple[float, dict[str, str]]] = []
 
@@ -47,12 +50,16 @@ async def test_it_goes_on_at_once_while_there_is_more_and_waits_while_redis_or_s
 
     monkeypatch.setattr(spiller, "round", come_round)
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    with pytest.raises(asyncio.CancelledError):
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
         await spiller.run()
     assert seen == [
         (0.0, {}),
         (Spiller.PAUSE, {}),
         (Spiller.AWAY, {"spill": "Redis is away"}),
         (Spiller.AWAY, {}),
+        (Spiller.AWAY, {}),
         (0.0, {}),
+        (Spiller.AWAY, {}),
     ]
+    away = [line["error"] for line in logs if line["event"] == "spill_away"]
+    assert away == ["SQL is away", "SQL is away again"], "each time told once"
