@@ -108,9 +108,12 @@ async def _examine_redis(settings: Settings, link: Link) -> list[Finding]:
     from fedsvc.queue.server_info import server_info
 
     info = await server_info(link)
-    findings = [ok("Redis", f"{info.server} {info.version} answers")]
-    version = tuple(int(part) for part in info.version.split(".")[:2])
-    if version < _OLDEST:
+    findings = [ok("Redis", " ".join(filter(None, (info.server, info.version, "answers"))))]
+    version = tuple(map(int, re.findall(r"\d+", info.version)[:2]))
+    if not version:
+        advice = "its provider may tell it: Redis 7 or Valkey is needed"
+        findings.append(warning("Redis version", "is not told", advice))
+    elif version < _OLDEST:
         findings.append(failed("Redis version", info.version, "upgrade to Redis 7 or Valkey"))
     if not info.master:
         findings.append(failed("Redis role", "is a replica", "point REDIS_URL to the master"))

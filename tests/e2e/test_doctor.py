@@ -154,6 +154,7 @@ def test_replicas_that_are_there_are_counted(stage: Stage) -> None:
     ("wrong", "check", "grade", "advice"),
     [
         (ailments.evicts, "Redis eviction", "failed", "set maxmemory-policy noeviction"),
+        (ailments.hides_its_version, "Redis version", "warning", "Redis 7 or Valkey is needed"),
         (ailments.forgets, "Redis persistence", "failed", "set appendonly yes"),
         (ailments.wants_more_safety_than_there_is, "Redis persistence", "failed", "set appendonly yes"),
         (ailments.is_a_replica, "Redis role", "failed", "point REDIS_URL to the master"),

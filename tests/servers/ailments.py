@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from fedsvc.cli.doctor import examine
 from fedsvc.cli.findings import Finding
 from fedsvc.config import Settings
 from fedsvc.domain.keys import KeyCipher, load_private_key
+from fedsvc.queue import server_info
 from fedsvc.queue.keys import Keys
 from fedsvc.queue.keystore import KeyStore, key_cipher
 from fedsvc.queue.link import Link
@@ -61,6 +63,16 @@ class Stage:
 def evicts(stage: Stage) -> None:
     with stage.redis.client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
+
+
+def hides_its_version(stage: Stage) -> None:
+    """As services do that others manage."""
+    whole = server_info._info
+
+    def told(answer: Any) -> dict[str, Any]:
+        return {name: value for name, value in whole(answer).items() if not name.endswith("_version")}
+
+    stage.patch.setattr(server_info, "_info", told)
 
 
 def forgets(stage: Stage) -> None:
