@@ -21,6 +21,8 @@ from fedsvc.server.caller import Caller
 
 #: seconds of its rate that a bucket holds
 _BURST_S: Final = 5.0
+#: the lowest rate that is not 0: one in eleven days. What it takes to get over a call fits in an answer
+_LEAST_RATE: Final = 1e-6
 #: buckets that are kept, at most; the longest unused is forgotten
 _MOST: Final = 10_000
 
@@ -62,6 +64,10 @@ class Limits:
         self._settings = settings
         self._clock = clock
         self._single = parse_limits(settings.limits)
+        for setting in ("caller_calls", "caller_rate", "origin_rate"):
+            if not _is_rate(rate := getattr(settings, setting)):
+                problem = f"{rate:g} a second is less than {_LEAST_RATE:g}; 0 is no limit"
+                raise ConfigurationError(f"FEDSVC_{setting.upper()}", problem)
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def call(self, caller: Caller) -> None:
@@ -120,6 +126,10 @@ class Limits:
             raise RateLimited(f"more than {rate:g} {what} a second of {told}", math.ceil(wait))
 
 
+def _is_rate(number: float) -> bool:
+    return number == 0 or number >= _LEAST_RATE
+
+
 def parse_limits(text: str) -> dict[str, Limit]:
     """As FEDSVC_LIMITS has them. Raises ConfigurationError."""
     found: dict[str, Limit] = {}
@@ -132,12 +142,13 @@ def parse_limits(text: str) -> dict[str, Limit]:
             try:
                 number = float(value)
                 least = 0 if key == "backlog" else 1
-                fits = 0 <= number <= 1e9 and (key in ("calls", "rate") or number == int(number) >= least)
+                whole = key not in ("calls", "rate")
+                fits = 0 <= number <= 1e9 and (number == int(number) >= least if whole else _is_rate(number))
                 if not fits or key not in _KINDS[name.startswith("@")]:
                     raise ValueError
             except ValueError:
                 raise ConfigurationError("FEDSVC_LIMITS", f"entry {place}: {pair} is not a limit") from None
-            values[key] = number if key in ("calls", "rate") else int(number)
+            values[key] = int(number) if whole else number
         if name.startswith("@"):
             try:
                 name = f"@{parse_host(name[1:])}"

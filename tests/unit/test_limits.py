@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fedsvc.config import Settings
 from fedsvc.errors import ConfigurationError, InvalidInput, RateLimited
 from fedsvc.server.caller import Caller
+from fedsvc.server.errors import _retry_info
 from fedsvc.server.limits import Limits
 
 ADA, BOB = Caller("ada"), Caller("bob")
@@ -106,12 +107,28 @@ def test_a_single_limit_of_something_else_leaves_the_general_backlog(clock: Cloc
         "ada", "ada:", "ada:calls", "ada:calls=x", "ada:calls=-1", "ada:calls=nan", "ada:calls=inf",
         "ada:bytes=0", "ada:bytes=1.5", "ada:size=1", "@a.example:calls=1", "@a.example:fan_out=1",
         ":rate=1", "@:rate=1", "ada:rate=1 ada:rate=2", "@https://a.example:rate=1", "@a.example/:rate=1",
-        "@a.example:rate=1 @A.example.:rate=2",
+        "@a.example:rate=1 @A.example.:rate=2", "ada:rate=1e-300", "ada:calls=5e-324",
+        "@a.example:rate=9e-7",
     ],
 )  # fmt: skip
 def test_bad_limits_are_refused_by_their_place(clock: Clock, text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"FEDSVC_LIMITS.*entry \d"):
         limits(clock, limits=text)
+
+
+@pytest.mark.parametrize("setting", ["caller_calls", "caller_rate", "origin_rate"])
+def test_a_rate_so_low_that_no_wait_is_long_enough_is_refused_by_its_setting(
+    clock: Clock, setting: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"FEDSVC_{setting.upper()}: 1e-300 a second is less than"):
+        limits(clock, **{setting: "1e-300"})
+
+
+def test_at_the_lowest_rate_the_answer_says_how_long_to_wait(clock: Clock) -> None:
+    found = limits(clock, limits="ada:rate=1e-6")
+    found.deliveries(ADA, "a.example", 1_000_000)
+    wait = refused_for(found.deliveries, ADA, "a.example", 1)
+    assert _retry_info(wait).retry_delay.seconds == wait == 10**12
 
 
 def test_the_place_of_a_bad_limit_is_counted_from_one(clock: Clock) -> None:
