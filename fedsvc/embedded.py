@@ -149,19 +149,21 @@ class EmbeddedServer:
         await self._end_leftover()
         self.socket = self.socket or self._socket_path()
         log = self._dir / "log"
-        self._process = self._spawn(log)
+        # Others run on the loop when it is started again, and a program that is asked its version may hang.
+        binary = await asyncio.to_thread(find_server) if self._binary is None else self._binary
+        self._process = self._spawn(binary, log)
         (self._dir / "socket").write_text(self.socket)
         if not await self._answers(self.socket, self.START):
             tail = log.read_text(errors="replace").strip().splitlines()[-3:]
             await self._end()
             raise EmbeddedFailed("the embedded Valkey does not start: " + " | ".join(tail))
 
-    def _spawn(self, log: Path) -> subprocess.Popen[bytes]:
+    def _spawn(self, binary: Path, log: Path) -> subprocess.Popen[bytes]:
         with log.open("wb") as output:
             return subprocess.Popen(
                 [
                     *(sys.executable, "-I", "-S", lifeline.__file__, str(os.getpid())),
-                    str(self._binary or find_server()),
+                    str(binary),
                     *("--port", "0"),
                     *("--unixsocket", self.socket, "--unixsocketperm", "600"),
                     *("--dir", str(self._dir), "--pidfile", str(self._dir / "pid")),

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,23 @@ async def test_the_end_of_its_log_tells_why_it_does_not_start(tmp_path: Path) ->
     with pytest.raises(EmbeddedFailed, match=r"does not start: .*manifest"):
         await server.start()
     await server.stop()
+
+
+async def test_a_program_that_hangs_when_it_is_asked_its_version_keeps_nothing_else_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, find = [], embedded.find_server
+
+    def asking() -> Path:
+        asked.append(threading.current_thread())
+        return find()
+
+    monkeypatch.setattr(embedded, "find_server", asking)
+    server = EmbeddedServer(tmp_path)
+    await server.start()
+    await server.stop()
+    assert asked
+    assert threading.current_thread() not in asked, "the loop's"
 
 
 def test_without_any_binary_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
