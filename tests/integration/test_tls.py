@@ -107,15 +107,12 @@ async def test_a_client_whose_side_alone_speaks_tls_or_does_not_says_so(
     start: Start, environment: dict[str, str], kind: type[Any]
 ) -> None:
     async def problem(target: str, tls: TLS | bool) -> str:
-        client = kind(target, TOKEN, timeout=1.0, tls=tls)
-        try:
-            with pytest.raises(Unavailable) as failed:
-                if kind is FedsvcClient:
-                    await asyncio.to_thread(client.get_queue_stats)
-                else:
-                    await client.get_queue_stats()
-        finally:
-            await client.close() if kind is AsyncFedsvcClient else client.close()
+        def blocking() -> None:
+            with FedsvcClient(target, TOKEN, timeout=1.0, tls=tls) as client:
+                client.get_queue_stats()
+
+        with pytest.raises(Unavailable) as failed:
+            await (asyncio.to_thread(blocking) if kind is FedsvcClient else ask(target, tls, timeout=1.0))
         return str(failed.value)
 
     async with start() as target:
