@@ -12,7 +12,7 @@
     ├── NotFound
     ├── PermissionDenied        the caller has no right to this
     ├── Unauthenticated         the caller has not shown who it is
-    ├── KeyInUse                deliveries need the key that is to be deleted
+    ├── KeyInUse                deliveries or schedules need the key that is to be deleted
     ├── Overloaded              no room for new work of this priority now
     │   ├── RateLimited         a caller or an origin brings more than it may
     │   ├── OriginBacklogFull   an origin has as much pending as it may
@@ -106,7 +106,7 @@ class Unauthenticated(FedsvcError):
 
 
 class KeyInUse(FedsvcError):
-    """Deliveries that wait are signed with this key; it cannot be deleted now."""
+    """Deliveries that wait, or schedules, are signed with this key; it cannot be deleted now."""
 
 
 class Overloaded(FedsvcError):

@@ -78,11 +78,16 @@ def list_(origin: str, limit: int, page_token: str, target: str | None, as_json:
 
 @keys.command()
 @click.argument("key_id")
-@click.option("--when-unused", is_flag=True, help="If deliveries need it, delete it when they have ended.")
+@click.option(
+    "--when-unused",
+    is_flag=True,
+    help="If deliveries need it, delete it when they have ended. Runs of schedules that sign with it "
+    "fail then.",
+)
 @target_option
 @json_option
 def delete(key_id: str, when_unused: bool, target: str | None, as_json: bool) -> None:
-    """Forget the key KEY_ID. Refused while deliveries need it."""
+    """Forget the key KEY_ID. Refused while deliveries need it, or a schedule signs with it."""
     with connect(target) as client:
         deferred = client.delete_key(key_id, when_unused=when_unused)
     text = f"{key_id} is deleted once nothing needs it" if deferred else f"{key_id} is deleted"

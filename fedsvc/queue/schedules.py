@@ -84,6 +84,12 @@ class Schedules:
         ids, more = names[:limit], len(names) > limit
         return await self._readable(ids), ids[-1].decode() if more else ""
 
+    async def signing_with(self, key_id: str) -> list[str]:
+        """Ids of the schedules, paused ones among them, that sign with a key. Their inboxes are not read."""
+        ids = await self._link.call("ZRANGE", f"{self._prefix}:all", 0, -1)
+        keys = await asyncio.gather(*(self._link.call("HGET", self._key(id.decode()), "key") for id in ids))
+        return [id.decode() for id, key in zip(ids, keys, strict=True) if key == key_id.encode()]
+
     async def due(self, now_ms: int) -> AsyncGenerator[Schedule, None]:
         """Those to be run, or taken up, by then: all of them, since any number at the front may be such as
         nobody here can run. One whose run is under way is what it was when that began."""
@@ -135,7 +141,8 @@ class Schedules:
 
     async def _write(self, how: str, schedule: Schedule, *more: str) -> int:
         arguments: list[str | int] = [schedule.id, how, schedule.version, schedule.next_run_ms, self.MOST]
-        arguments += ["definition", definition_as_json(schedule), "paused", int(schedule.paused), *more]
+        arguments += ["definition", definition_as_json(schedule), "paused", int(schedule.paused)]
+        arguments += ["key", schedule.fan_out.key_id if schedule.fan_out else "", *more]
         return int(await self._link.run(self._put, self._prefix, arguments, durable=True))
 
     async def _taken(

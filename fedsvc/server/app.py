@@ -203,6 +203,7 @@ class Server:
             carrier = OperationRunner(pending, letters, ended)
             cleanup = Cleanup(link, outcomes, hosts, settings)
             host_list = HostList(link, keys, settings)
+            schedules = Schedules(link, keys)
             operations = OperationsService(
                 Figures(
                     link,
@@ -217,10 +218,10 @@ class Server:
                 HostSteering(hosts, host_list, reader, archive, audit),
                 DeadLetterDesk(reader, letters, pending, carrier, audit),
                 AuditTrail(audit_log),
-                ScheduleDesk(limits, Schedules(link, keys), intake, audit),
+                ScheduleDesk(limits, schedules, intake, audit),
             )
             add_OperationsServiceServicer_to_server(cast(Any, operations), server)
-            key_service = KeyService(intake, registry, audit)
+            key_service = KeyService(intake, registry, schedules, audit)
             add_KeyServiceServicer_to_server(key_service, server)
             health = Health()
             health_pb2_grpc.add_HealthServicer_to_server(health, server)

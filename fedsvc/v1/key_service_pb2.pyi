@@ -266,7 +266,7 @@ class DeleteKeyRequest(_message.Message):
     key_id: _builtins.str
     """Required."""
     when_unused: _builtins.bool
-    """If deliveries need it, delete it when they have ended."""
+    """If deliveries need it, delete it when they have ended. Runs of schedules that sign with it fail then."""
     request_id: _builtins.str
     """Names the call."""
     def __init__(

@@ -102,6 +102,35 @@ async def test_a_schedule_from_its_creation_to_its_end(server: Front) -> None:
     ]  # fmt: skip
 
 
+async def test_a_key_that_a_schedule_signs_with_is_deleted_only_by_who_says_so(server: Front) -> None:
+    def delete(**how: Any) -> Any:
+        request = keys_pb.DeleteKeyRequest(key_id=KEY_ID, **how)
+        return server.keys.DeleteKey(request, metadata=(("authorization", f"Bearer {TOKENS['one']}"),))
+
+    await call(server, "CreateSchedule", schedule=weekly(paused=True))
+    for n in range(4):
+        await call(server, "CreateSchedule", schedule=weekly(schedule_id=f"more-{n}"))
+    with pytest.raises(grpc.aio.AioRpcError, match="more-0, more-1, more-2 and 2 more: schedules") as refused:
+        await delete()
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    for n in range(4):
+        await call(server, "DeleteSchedule", schedule_id=f"more-{n}")
+    with pytest.raises(grpc.aio.AioRpcError, match="weekly: schedules"):
+        await delete()
+    await delete(when_unused=True)
+    with pytest.raises(grpc.aio.AioRpcError, match="there is no key"):
+        await delete()
+
+
+async def test_a_key_that_no_schedule_signs_with_any_more_is_deleted(server: Front) -> None:
+    await call(server, "CreateSchedule", schedule=weekly())
+    other = weekly(task=pb.MAINTENANCE_TASK_CLEANUP)
+    del other["fan_out"]
+    await call(server, "UpdateSchedule", schedule=other)
+    metadata = (("authorization", f"Bearer {TOKENS['all']}"),)
+    await server.keys.DeleteKey(keys_pb.DeleteKeyRequest(key_id=KEY_ID), metadata=metadata)
+
+
 async def test_a_request_id_makes_one_schedule(server: Front) -> None:
     asked = weekly()
     del asked["schedule_id"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 from fedsvc.domain.inbox import origin_of
 from fedsvc.domain.keys import PrivateKey
-from fedsvc.errors import InvalidKey
+from fedsvc.errors import InvalidKey, KeyInUse, NotFound
 from fedsvc.queue.key_registry import KeyRegistry, RegisteredKey, position_of
+from fedsvc.queue.schedules import Schedules
 from fedsvc.server import convert, pages
 from fedsvc.server.audit import Audit
 from fedsvc.server.caller import allowed_origins, caller
@@ -17,12 +19,16 @@ from fedsvc.server.intake import Intake
 from fedsvc.v1 import key_service_pb2 as pb
 from fedsvc.v1.key_service_pb2_grpc import KeyServiceServicer
 
+#: schedules that a refusal names
+_NAMED: Final = 3
+
 
 class KeyService(KeyServiceServicer):
-    def __init__(self, intake: Intake, registry: KeyRegistry, audit: Audit) -> None:
+    def __init__(self, intake: Intake, registry: KeyRegistry, schedules: Schedules, audit: Audit) -> None:
         self._audit = audit
         self._intake = intake
         self._registry = registry
+        self._schedules = schedules
 
     @rpc
     async def PutKey(self, request: pb.PutKeyRequest, context: Any) -> pb.PutKeyResponse:
@@ -49,6 +55,8 @@ class KeyService(KeyServiceServicer):
     @rpc
     async def DeleteKey(self, request: pb.DeleteKeyRequest, context: Any) -> pb.DeleteKeyResponse:
         key_id = _key_id(request.key_id)
+        if not request.when_unused:
+            await self._refuse_if_scheduled(key_id)
         deferred = await self._registry.delete(
             key_id, when_unused=request.when_unused, request_id=request_name(request.request_id)
         )
@@ -61,6 +69,19 @@ class KeyService(KeyServiceServicer):
         key = await self._registry.rotate(key_id, await self._checked(request.private_key_pem))
         await self._audit.record("key.rotate", key_id, fingerprint=key.fingerprint)
         return pb.RotateKeyResponse(key=convert.key(key))
+
+    async def _refuse_if_scheduled(self, key_id: str) -> None:
+        """One that is made at the same time may be missed: its last error says so. Raises KeyInUse."""
+        with suppress(NotFound):  # that, or that it is deleted already, is for the registry to say
+            if (await self._registry.get(key_id)).leaving:
+                return
+            ids = await self._schedules.signing_with(key_id)
+            if ids:
+                named = ", ".join(ids[:_NAMED]) + (f" and {len(ids) - _NAMED} more" if ids[_NAMED:] else "")
+                raise KeyInUse(
+                    f"{named}: schedules that sign with key {key_id}; change or delete them, "
+                    "or delete it when_unused all the same"
+                )
 
     async def _checked(self, pem: str) -> PrivateKey:
         try:

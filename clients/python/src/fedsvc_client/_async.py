@@ -330,7 +330,8 @@ class AsyncFedsvcClient(AsyncOperators):
         timeout: float | None = None,
     ) -> bool:
         """Forget a registered key. Returns True if that comes later, when nothing needs it any more. Raises
-        NotFound, and InvalidRequest (reason KEY_IN_USE) if deliveries need it and not `when_unused`."""
+        NotFound, and InvalidRequest (reason KEY_IN_USE) if deliveries need it, or a schedule signs with it,
+        and not `when_unused`."""
         request = build(
             key_pb2.DeleteKeyRequest, key_id=key_id, when_unused=when_unused, request_id=named(request_id)
         )

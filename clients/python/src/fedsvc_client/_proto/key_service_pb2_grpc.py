@@ -94,7 +94,8 @@ class KeyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteKey(self, request, context):
-        """Forget a key. NOT_FOUND if there is none; FAILED_PRECONDITION while deliveries need it, unless `when_unused`.
+        """Forget a key. NOT_FOUND if there is none; FAILED_PRECONDITION while deliveries need it or a schedule signs with
+        it, unless `when_unused`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

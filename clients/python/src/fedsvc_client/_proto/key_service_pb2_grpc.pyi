@@ -44,7 +44,9 @@ class KeyServiceStub:
     ListKeys: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]
     """List keys."""
     DeleteKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.DeleteKeyRequest, _key_service_pb2.DeleteKeyResponse]
-    """Forget a key. NOT_FOUND if there is none; FAILED_PRECONDITION while deliveries need it, unless `when_unused`."""
+    """Forget a key. NOT_FOUND if there is none; FAILED_PRECONDITION while deliveries need it or a schedule signs with
+    it, unless `when_unused`.
+    """
     RotateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]
     """Replace a key: deliveries that wait are signed with the new one. NOT_FOUND if there is none."""
 
@@ -64,7 +66,9 @@ class KeyServiceAsyncStub(KeyServiceStub):
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]  # type: ignore[assignment]
     """List keys."""
     DeleteKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.DeleteKeyRequest, _key_service_pb2.DeleteKeyResponse]  # type: ignore[assignment]
-    """Forget a key. NOT_FOUND if there is none; FAILED_PRECONDITION while deliveries need it, unless `when_unused`."""
+    """Forget a key. NOT_FOUND if there is none; FAILED_PRECONDITION while deliveries need it or a schedule signs with
+    it, unless `when_unused`.
+    """
     RotateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]  # type: ignore[assignment]
     """Replace a key: deliveries that wait are signed with the new one. NOT_FOUND if there is none."""
 
@@ -105,7 +109,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.DeleteKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.DeleteKeyResponse, _abc.Awaitable[_key_service_pb2.DeleteKeyResponse]]:
-        """Forget a key. NOT_FOUND if there is none; FAILED_PRECONDITION while deliveries need it, unless `when_unused`."""
+        """Forget a key. NOT_FOUND if there is none; FAILED_PRECONDITION while deliveries need it or a schedule signs with
+        it, unless `when_unused`.
+        """
 
     @_abc_1.abstractmethod
     def RotateKey(
