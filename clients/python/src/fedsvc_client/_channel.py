@@ -217,7 +217,7 @@ def channel_tls(tls: TLS | bool | None) -> TLS | None:
 
 
 def explained(details: str | None, tls: TLS | None) -> str | None:
-    """What gRPC says of a server that cannot be reached, with the likely cause if one side alone speaks TLS."""
+    """What gRPC says of a server that cannot be reached, and that one side alone may speak TLS."""
     told = details or ""
     if "WRONG_VERSION_NUMBER" in told:
         return f"{told} (the server does not speak TLS, which tls turns on)"
