@@ -17,7 +17,7 @@ from fedsvc.archive.engine import insert_into
 from fedsvc.archive.tables import deliveries as archived_deliveries
 from fedsvc.archive.tables import spilled_batches, spilled_deliveries, spilled_messages, spilled_needs
 from fedsvc.archive.transaction import transaction
-from fedsvc.domain.delivery import DeliveryId
+from fedsvc.domain.delivery import DeliveryId, DeliveryState
 
 #: with a partition's number, an advisory lock of PostgreSQL that nobody else uses in this database
 _LOCK: Final = 1_179_866_963
@@ -158,6 +158,23 @@ class SpillStore:
         )
         async with transaction(self.engine) as connection:
             return set((await connection.execute(query)).scalars())
+
+    async def endings(
+        self, partition: int, deliveries: Sequence[tuple[int, int]]
+    ) -> dict[int, DeliveryState]:
+        """How deliveries, each a sequence and a batch, have ended since their batch was made, by sequence;
+        only those of which the archive knows that."""
+        made, e, found = dict(deliveries), archived_deliveries.c, {}
+        sequences = sorted(made)
+        async with transaction(self.engine) as connection:
+            for start in range(0, len(sequences), _ROWS):
+                query = select(e.sequence, e.state, e.outcome).where(
+                    e.partition == partition, e.sequence.in_(sequences[start : start + _ROWS])
+                )
+                for row in await connection.execute(query):
+                    if row.outcome > made[row.sequence]:
+                        found[row.sequence] = DeliveryState(row.state)
+        return found
 
     async def delete(self, partition: int, batch: int) -> None:
         """Forget a batch, and the messages that no other batch needs."""

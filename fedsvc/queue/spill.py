@@ -3,6 +3,7 @@
     spillable ──▶ (SQL has it) ──▶ spill        what leaves Redis is in SQL before
     unspillable ──▶ (read from SQL) ──▶ unspill ──▶ (SQL forgets it)
     unknown ──▶ (read from SQL) ──▶ adopt
+    away, and not in SQL ──▶ lost ──▶ (asked of the archive) ──▶ give_up
 
 A batch counts once Redis has taken note of it, and comes back once: whatever breaks off in between leaves
 rows in SQL that nobody asks for, which `stale` tells. Of every batch in SQL Redis knows that it is away, or
@@ -12,12 +13,12 @@ that it is not needed any more; of those that are `unknown` it has lost what it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from fedsvc.config import Settings
 from fedsvc.domain.activity import activity_key
-from fedsvc.domain.delivery import DeliveryId
+from fedsvc.domain.delivery import DeliveryId, DeliveryState
 from fedsvc.domain.inbox import host_key, inbox_key
 from fedsvc.domain.keys import is_registered
 from fedsvc.domain.message import Message
@@ -94,6 +95,8 @@ class Spill:
     BATCH: Final = 500
     #: bytes of the bodies of one batch, about
     BYTES: Final = 8_388_608
+    #: deliveries looked at in one step, about, by who looks for those that SQL has lost
+    LOOKED_AT: Final = 1000
     #: how many must wait in a lane for it to be worth it
     WORTH: Final = 100
 
@@ -109,6 +112,8 @@ class Spill:
         self._unspill = Script("unspill")
         self._pass_over = Script("pass_over")
         self._adopt = Script("adopt")
+        self._lost = Script("lost")
+        self._give_up = Script("give_up")
 
     async def next_batch(self, partition: int) -> SpillBatch | None:
         """Deliveries that had better wait in SQL; None if there are none."""
@@ -199,11 +204,14 @@ class Spill:
         host: str,
         deliveries: Sequence[tuple[int, bytes]],
         messages: Sequence[SpillMessage],
+        lost: Collection[int] = (),
     ) -> int:
         """Tell Redis of a batch that is unknown to it. `deliveries`: those that have not ended, the oldest
-        first. Returns how many of them were not known either: they count as accepted, and are away."""
+        first. `lost`: batches that SQL does not have, what waits in which may wait in this one. Returns how
+        many of the deliveries do, or were not known either: they count as accepted, and are away."""
         arguments: list[Argument] = [
-            self._terms, number, host, host_key(host), self._index_ttl_ms, len(messages),
+            self._terms, number, host, host_key(host), self._index_ttl_ms, " ".join(map(str, lost)),
+            len(messages),
         ]  # fmt: skip
         origins = set()
         for m in messages:
@@ -218,6 +226,36 @@ class Spill:
             await self._link.call("SADD", self._keys.origins, *sorted(origins))
         prefix = self._keys.partition(partition).prefix
         return int(await self._link.run(self._adopt, prefix, arguments, durable=True))
+
+    async def lost(
+        self, partition: int, batches: Collection[int]
+    ) -> AsyncGenerator[list[tuple[int, int]], None]:
+        """Deliveries that wait in batches which SQL does not have: sequence and batch of each, some at a
+        time. Looks at all that the partition has."""
+        prefix, cursor = self._keys.partition(partition).prefix, "0"
+        while True:
+            arguments: list[Argument] = [cursor, self.LOOKED_AT, *batches]
+            after, *found = await self._link.run(self._lost, prefix, arguments)
+            numbers = [int(n) for n in found]
+            if numbers:
+                yield list(zip(numbers[::2], numbers[1::2], strict=True))
+            cursor = after.decode()
+            if cursor == "0":
+                return
+
+    async def give_up(
+        self,
+        partition: int,
+        deliveries: Sequence[tuple[int, int]],
+        ended: Mapping[int, DeliveryState],
+    ) -> int:
+        """End such deliveries: those that have `ended` as the archive knows, those that nobody wants any
+        more, and those whose time is over. Returns how many did."""
+        arguments: list[Argument] = [self._terms]
+        for sequence, batch in deliveries:
+            arguments += (sequence, batch, int(ended.get(sequence, 0)))
+        prefix = self._keys.partition(partition).prefix
+        return int(await self._link.run(self._give_up, prefix, arguments, durable=True))
 
     async def unknown(self, partition: int, numbers: Sequence[int]) -> list[int]:
         """Which batches of those that SQL holds Redis knows nothing of, the oldest first."""

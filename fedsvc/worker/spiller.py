@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import aclosing
 from typing import Final
 
 import structlog
@@ -42,7 +43,8 @@ class Spiller:
     TIDY: Final = 60.0
     #: batches of which Redis is told in one round
     TOLD: Final = 50
-    #: seconds after which a batch that SQL does not have keeps nothing waiting any more
+    #: seconds after which a batch that SQL does not have keeps nothing waiting any more, and between two
+    #: looks at what of it can be ended
     MISSING: Final = 300.0
     #: seconds between two rounds through all partitions, whoever's they are
     WHOLE: Final = 10.0
@@ -60,6 +62,8 @@ class Spiller:
         self._unasked: set[tuple[int, int]] = set()
         #: batches that SQL did not have, and when that was seen first, until they are back
         self._missing: dict[tuple[int, int], float] = {}
+        #: by partition: when it was looked last what of missing batches can be ended, and which were missing
+        self._lost: dict[int, tuple[float, set[int]]] = {}
         #: whether it was told that SQL is away
         self._away = False
 
@@ -139,35 +143,67 @@ class Spiller:
     async def _miss(self, partition: int, number: int) -> None:
         """SQL does not have a batch that should come back: somebody else has just brought it, or SQL has lost
         it. It may have it again later, so the batch is asked for as long as there is hope."""
-        now = asyncio.get_running_loop().time()
-        if (partition, number) not in self._missing:
-            self._missing[partition, number] = now
-            log.error("spilled_batch_missing", partition=partition, batch=number)
-        elif now - self._missing[partition, number] >= self.MISSING:
-            await self._spill.pass_over(partition, number)
+        if self._is_known_to_miss(partition, number):
+            now = asyncio.get_running_loop().time()
+            if now - self._missing[partition, number] >= self.MISSING:
+                await self._spill.pass_over(partition, number)
+
+    def _is_known_to_miss(self, partition: int, number: int) -> bool:
+        """Whether this was found before. If not, it is told."""
+        if (partition, number) in self._missing:
+            return True
+        self._missing[partition, number] = asyncio.get_running_loop().time()
+        log.error("spilled_batch_missing", partition=partition, batch=number)
+        return False
 
     async def tell(self) -> bool:
         """Tell Redis of what SQL has and it knows nothing of, as it has lost its memory or was restored to an
-        earlier state. What the archive says has ended is left out, so that it does not end twice. Returns
-        whether there may be more. Raises as `round` does."""
+        earlier state. What the archive says has ended is left out, so that it does not end twice. Ends what
+        waits for batches that SQL has lost. Returns whether there may be more. Raises as `round` does."""
         told = 0
         for partition in sorted(self._affinity.own):
+            # Before SQL is asked: it has a batch before Redis takes note, and until long after it is back.
+            away = await self._spill.away(partition)
             held = await self._store.batches(partition)
+            lost = away.difference(held)
             for number in await self._spill.unknown(partition, held) if held else ():
                 if told == self.TOLD:
                     return True
                 told += 1
-                await self._adopt(partition, number)
+                await self._adopt(partition, number, lost)
+            await self._give_up(partition, lost)
         return False
 
-    async def _adopt(self, partition: int, number: int) -> None:
+    async def _give_up(self, partition: int, lost: set[int]) -> None:
+        """End what can be ended of what waits in batches that SQL does not have: again and again, since the
+        time of one is over sooner than that of another. What is still lost then was so at the last look."""
+        if not lost:
+            self._lost.pop(partition, None)
+            return
+        for number in lost:
+            self._is_known_to_miss(partition, number)
+        now = asyncio.get_running_loop().time()
+        since, before = self._lost.setdefault(partition, (now, lost))
+        if now - since < self.MISSING:
+            return
+        self._lost[partition] = now, lost
+        given_up = 0
+        if surely := lost & before:
+            async with aclosing(self._spill.lost(partition, surely)) as waiting:
+                async for deliveries in waiting:
+                    ended = await self._store.endings(partition, deliveries)
+                    given_up += await self._spill.give_up(partition, deliveries, ended)
+        if given_up:
+            log.error("spilled_given_up", partition=partition, deliveries=given_up)
+
+    async def _adopt(self, partition: int, number: int, lost: set[int]) -> None:
         found = await self._store.read(partition, number)
         if found is None:
             return
         host, deliveries, messages = found
         ended = await self._store.ended(partition, number)
         pending = [(d.id.sequence, d.record) for d in deliveries if d.id.sequence not in ended]
-        adopted = await self._spill.adopt(partition, number, host, pending, _as_queued(messages))
+        adopted = await self._spill.adopt(partition, number, host, pending, _as_queued(messages), lost)
         if adopted:
             log.warning("spilled_batch_adopted", host=host, deliveries=adopted)
 

@@ -263,6 +263,31 @@ class WholeMachine(RuleBasedStateMachine):
                 batch = self.sql[partition, number]
                 self.do(self.spill.restore(partition, number, batch.deliveries, batch.messages))
 
+    @rule(data=st.data())
+    def lose_some(self, data: st.DataObject) -> None:
+        """SQL has a batch no more; some have ended, as the archive says, and the others went there again."""
+        for host in range(3):  # all that can go there does
+            self.do(self.queue.hosts.pause(f"h{host}.example"))
+        self.admit("a", 10)
+        self.spill_some(commit=True)
+
+        async def waiting(partition: int, number: int) -> list[tuple[int, int]]:
+            return [each async for some in self.spill.lost(partition, [number]) for each in some]
+
+        for partition in range(PARTITIONS):
+            away = sorted(self.do(self.spill.away(partition)))
+            if not away:
+                continue
+            number = data.draw(st.sampled_from(away))
+            batch, found = self.sql.pop((partition, number)), self.do(waiting(partition, number))
+            some = sorted(found)[: data.draw(st.integers(0, len(found)))]
+            ended = {sequence: DeliveryState.DELIVERED for sequence, _ in some}
+            self.do(self.spill.give_up(partition, found, ended))
+            rest = [each for each in batch.deliveries if each[0] not in ended]
+            self.do(self.spill.adopt(partition, number + 1, batch.host, rest, batch.messages, {number}))
+            assert number not in self.do(self.spill.away(partition))
+            self.sql[partition, number + 1] = batch._replace(number=number + 1, deliveries=rest)
+
     @rule()
     def forget_scripts(self) -> None:
         async def forget() -> None:

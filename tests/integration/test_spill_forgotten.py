@@ -7,22 +7,14 @@ import asyncio
 import pytest
 from servers.key_ring import ADA, KeyRing, fresh
 from servers.queue import HOUR_MS, ORDERED
-from servers.spilling import EMPTY, FULL, HOST, Desk, contents, put_back
+from servers.spilling import EMPTY, FULL, HOST, Desk, archive, contents, put_back
 from servers.structure import check
 from structlog.testing import capture_logs
 
-from fedsvc.archive.archive import Archive
 from fedsvc.domain.delivery import DeliveryId, DeliveryState, Reason
 from fedsvc.queue.canceller import Canceller
 from fedsvc.queue.producer import Terms
 from fedsvc.worker.spiller import Spiller
-
-
-async def archive(desk: Desk) -> None:
-    """SQL gets what has ended."""
-    for partition in range(desk.queue.settings.partitions):
-        outcomes, _, _ = await desk.queue.outcomes.read(partition, 0, 10_000)
-        await Archive(desk.store.engine).record(outcomes)
 
 
 async def told(desk: Desk) -> int:

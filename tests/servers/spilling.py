@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from fedsvc.archive.archive import Archive
 from fedsvc.archive.engine import create_engine
 from fedsvc.archive.spill_store import SpillStore
 from fedsvc.archive.tables import metadata
@@ -80,6 +81,13 @@ class Desk:
             await self.spiller.round()
             await queue.pass_time(1000)
         return got
+
+
+async def archive(desk: Desk) -> None:
+    """SQL gets what has ended."""
+    for partition in range(desk.queue.settings.partitions):
+        outcomes, _, _ = await desk.queue.outcomes.read(partition, 0, 10_000)
+        await Archive(desk.store.engine).record(outcomes)
 
 
 async def contents(queue: Queue) -> dict[bytes, bytes]:

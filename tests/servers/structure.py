@@ -101,6 +101,9 @@ async def _partition(queue: Queue, partition: int) -> Structure:
     for pending, owner in zip(s.pending.values(), told_by, strict=True):
         owners[pending.inbox if pending.spilled else owner.decode()] += 1
     assert {k.decode(): int(v) for k, v in (await pairs("backlog")).items()} == dict(owners)
+    for told in (await pairs("spills")).values():
+        _, _, _, many, _, shares, _, _ = told.decode().split(" ")
+        assert int(many) == sum(int(share.partition("=")[2]) for share in shares.split(","))
     stubs = [n for n, r in s.pending.items() if r.state is DeliveryState.PARKED and r.place == SPILLED]
     assert len(stubs) == spilled
     for sequence in stubs:
@@ -183,7 +186,11 @@ async def _order(
 
 async def _messages(call: Any, keys: Keys, s: Structure, stubs: set[int]) -> None:
     """A body is kept as long as it is needed, and no longer."""
-    needed: Counter[int] = Counter(r.message for n, r in (s.pending | s.dead).items() if n not in stubs)
+    needed: Counter[int] = Counter(
+        r.message
+        for n, r in (s.pending | s.dead).items()
+        if n not in stubs and r.message  # 0: SQL has lost it
+    )
     messages = keys("message")
     counts = await asyncio.gather(*(call("HGET", key, "n") for key in messages))
     kept = {int(key.rsplit(b":", 1)[1]): int(n) for key, n in zip(messages, counts, strict=True)}

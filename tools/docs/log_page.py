@@ -140,7 +140,13 @@ EVENTS: Final[dict[str, str]] = {
         "Redis has lost its memory, or was restored to an earlier state: it was told of a part of a backlog "
         "that waits in SQL, which comes back with its host."
     ),
-    "spilled_batch_missing": "SQL does not have a batch that it should: was it restored from a backup?",
+    "spilled_batch_missing": (
+        "SQL does not have a batch that it should: was it, or Redis, restored from a backup?"
+    ),
+    "spilled_given_up": (
+        "Deliveries whose batch SQL does not have ended: as the archive says that they had, or because "
+        "nobody wants them or their time is over; those are dead letters, `BODY_MISSING`."
+    ),
     "stopped": "A process has ended in order.",
     "stopping": "A process was told to stop.",
     "superseded": "A delivery was made pointless by a newer one.",

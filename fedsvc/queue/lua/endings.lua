@@ -25,11 +25,8 @@ local function let_go(sequence, record)
   end
 end
 
--- One of those that others wait for has ended.
-local function let_others_go(record)
-  local group = call('HGET', P .. ':message:' .. text(message_of(record)), 'g')
-  if not group or group == '' then return end
-  local name = chain(group, host_of(record))
+-- One of those that others wait for in an order has ended.
+local function let_go_on(name)
   if call('HINCRBY', FOLLOWED, name, -1) > 0 then return end
   call('HDEL', FOLLOWED, name)
   local key = P .. ':held:' .. name
@@ -50,6 +47,10 @@ local function let_others_go(record)
     let_go(item[1], more and flagged(item[2], FLAG_FOLLOWED) or item[2])
   end
   if more then call('HINCRBY', FOLLOWED, name, #gone) end
+end
+local function let_others_go(record)
+  local group = call('HGET', P .. ':message:' .. text(message_of(record)), 'g')
+  if group and group ~= '' then let_go_on(chain(group, host_of(record))) end
 end
 
 -- What becomes known of a delivery that a script ends: see outcome.py for the order of parts.

@@ -36,8 +36,8 @@ local FLAG_SHARED_INBOX, FLAG_EXPIRES, FLAG_FOLLOWED, FLAG_REPLACED, FLAG_CANCEL
   1, 2, 4, 8, 16, 32, 64
 local HOST_AT, INBOX_AT, LEAST = 29, 31, 30 -- LEAST: bytes without an inbox
 -- `place` of a parked record: in its host's lane; or in SQL, then only the head of the record is here, its origin
--- instead of the inbox, and 9 bytes: the key of the inbox, and a 1, which ends what could be an attempt. Any other
--- value: held back for its order, and not to be sent before that time (ms).
+-- instead of the inbox, and 17 bytes: the key of the inbox, the batch u64, and a 1, which ends what could be an attempt.
+-- Any other value: held back for its order, and not to be sent before that time (ms).
 local IN_LANE, SPILLED = 1, 2
 -- `place` of a ready record: the number of its entry in a stream; or in its origin's line.
 local IN_LINE = 3

@@ -34,7 +34,7 @@ for i = 1, number do
   end
 end
 
-local needed, shares = {}, {}
+local needed, shares, keys = {}, {}, {}
 local front = call('LPOP', key, before)
 call('LTRIM', key, last - before + 1, -1)
 for i = #staying, 1, -1 do call('LPUSH', key, staying[i]) end
@@ -42,22 +42,24 @@ for i = before, 1, -1 do call('LPUSH', key, front[i]) end
 for i = 1, number do
   local message = message_of(records[i])
   local origin = origin_of(message) or '?'
-  store(sequence_at(i), stub_of(records[i], origin, inbox_key_at(i)))
+  store(sequence_at(i), stub_of(records[i], origin, inbox_key_at(i), ARGV[2]))
   shares[origin] = (shares[origin] or 0) + 1
   if not needed[message] then
     needed[message] = true
     -- In SQL it still needs its key.
     local name = call('HGET', P .. ':message:' .. text(message), 'k')
-    if name then use_key(name, 1) end
+    if name then
+      use_key(name, 1)
+      keys[name] = (keys[name] or 0) + 1
+    end
   end
   release(message)
 end
 h[LANE[lane]] = h[LANE[lane]] - number
-local listed = {}
-for origin, n in pairs(shares) do listed[#listed + 1] = origin .. '=' .. n end
-call('HSET', SPILLS, ARGV[2], table.concat({
-  h.name, lane, ARGV[5], number, text(deadline), table.concat(listed, ','), '',
-}, ' '))
+call('HSET', SPILLS, ARGV[2], told_of({
+  host = h.name, lane = lane, first = tonumber(ARGV[5]), many = number, deadline = deadline, shares = shares,
+  keys = keys, dropped = {},
+}))
 set_barrier(h)
 count('spilled', number)
 save_hosts()

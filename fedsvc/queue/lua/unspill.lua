@@ -43,7 +43,7 @@ local back, ended, late = {}, {}, {}
 for i = at, #ARGV, 2 do
   local sequence, record = ARGV[i], ARGV[i + 1]
   local stub = fetch(sequence)
-  if is_record(stub) and string.byte(stub, 1) == S_PARKED and place_of(stub) == SPILLED then
+  if is_stub(stub) and batch_of(stub) == ARGV[2] then
     -- Others may have marked it while it was away.
     record = string.sub(record, 1, 1) .. string.sub(stub, 2, 2) .. string.sub(record, 3)
     call('HINCRBY', P .. ':message:' .. text(message_of(record)), 'n', 1)
