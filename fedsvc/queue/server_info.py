@@ -52,7 +52,7 @@ async def server_info(link: Link) -> ServerInfo:
         peak_memory=sum(int(m.get("used_memory_peak", 0)) for m in masters),
         rss_memory=sum(int(m.get("used_memory_rss", 0)) for m in masters),
         fragmentation=float(first.get("mem_fragmentation_ratio", 0.0)),
-        max_memory=int(used / fullest) if fullest else 0,
+        max_memory=round(used / fullest) if fullest else 0,
         policy=str(first.get("maxmemory_policy", "")),
         aof_enabled=all(str(m.get("aof_enabled", "0")) == "1" for m in masters),
         aof_written=all(str(m.get("aof_last_write_status", "ok")) == "ok" for m in masters),
