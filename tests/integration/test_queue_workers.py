@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from servers.queue import Queue
 
-from fedsvc.domain.delivery import DeliveryState
+from fedsvc.domain.delivery import DeliveryState, Priority, Reason
 from fedsvc.errors import FedsvcError, QueueUnavailable
 from fedsvc.queue.consumer import Consumer, Settled, Settlement, Signal
 from fedsvc.worker.beats import Beats
@@ -156,3 +156,21 @@ async def test_one_delivery_may_be_settled_twice_in_a_batch(queue: Queue, stale_
     settled = await queue.consumer("a").settle(fresh.id.partition, batch if stale_first else batch[::-1])
     assert settled.passed_over == {0 if stale_first else 1}
     await queue.is_whole(delivered=1)
+
+
+@pytest.mark.parametrize("delivered_first", [True, False])
+async def test_one_delivery_that_is_in_flight_twice_ends_as_one_that_can_be_shown(
+    queue: Queue, delivered_first: bool
+) -> None:
+    """As when somebody else has put it into the stream once more."""
+    queued = await queue.enqueue("1")
+    stream = queue.keys.partition(queue.partition_of(0)).ready(Priority.URGENT)
+    await queue.link.call("XADD", stream, f"{queued.id.sequence + 5}-0", "d", queued.id.sequence)
+    first, second = await queue.admit(10)
+    assert (first.id, second.id) == (queued.id, queued.id)
+    batch = [
+        await queue.settlement(first, DeliveryState.RETRY, Reason.TIMEOUT),
+        await queue.settlement(second, DeliveryState.DELIVERED, signal=Signal.ANSWERED | Signal.TOOK),
+    ]
+    await queue.consumer("a").settle(queued.id.partition, batch[::-1] if delivered_first else batch)
+    assert (await queue.get(queued.id)).state is DeliveryState.DELIVERED

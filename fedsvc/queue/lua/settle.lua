@@ -59,7 +59,7 @@ local names = hosts_of(sequences)
 -- all of them are one entry of the log.
 local ended, ended_of, many, missed = {}, {}, 0, {}
 local function conclude_delivered(sequence, stored, flags, message)
-  records[sequence] = '' -- it is over; its number is known when all are
+  records[sequence], written[sequence] = '', nil -- it is over; its number is known when all are
   ended[2 * many + 1], ended[2 * many + 2] = sequence, ''
   many = many + 1
   ended_of[message] = (ended_of[message] or 0) + 1
