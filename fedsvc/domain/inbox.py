@@ -97,9 +97,11 @@ def host_of(url: str) -> str:
 
 @lru_cache(4096)
 def host_span(url: str) -> tuple[int, int]:
-    """Where in an inbox in normal form its host begins, as `host_of` tells it, and how long that is."""
+    """Where in an inbox in normal form its host begins, as `host_of` tells it, and how long that is: a byte
+    each. Of what is no inbox, as a damaged record may have one, there is none: (0, 0)."""
     host = host_of(url)
-    return url.find(host, url.find("//") + 2) if host else 0, len(host)
+    at = url.find(host, url.find("//") + 2)
+    return (at, len(host)) if 0 < at <= 255 >= len(host) > 0 else (0, 0)
 
 
 def partition_of(host: str, partitions: int) -> int:

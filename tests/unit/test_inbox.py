@@ -214,6 +214,10 @@ def test_partitions_and_keys_never_change() -> None:
         ("https://[2001:db8::1]:8443/inbox", (9, 11)),
         ("https://10.0.0.1:8443/10.0.0.1", (8, 8)),
         ("", (0, 0)),
+        # none of these is an inbox
+        ("/:/=//", (0, 0)),
+        ("https://" + 256 * "h" + "/inbox", (0, 0)),
+        (256 * "s" + "://remote.example/inbox", (0, 0)),
     ],
 )
 def test_where_the_host_of_an_inbox_stands(url: str, span: tuple[int, int]) -> None:
