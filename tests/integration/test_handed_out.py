@@ -1,0 +1,123 @@
+"""What a worker is told of the deliveries that it is handed, whichever way they come to it: out of the stream
+into which they were put, out of lines in front of it, or out of their hosts' lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from servers.queue import Queue, ids
+
+from fedsvc.domain.delivery import DeliveryState, Priority
+from fedsvc.domain.knock import Dialect
+from fedsvc.queue.consumer import Messages, Shares
+from fedsvc.queue.hosts import HostRecord
+
+SHARES = Shares(100, 60, 30, 10)
+EVERY_WAY = pytest.mark.parametrize("way", ["stream", "line", "lane"])
+
+
+@pytest.fixture
+def limits(request: pytest.FixtureRequest) -> dict[str, str]:
+    way = getattr(request.node, "callspec", None)
+    return {"FEDSVC_READY_WINDOW": "1" if way and way.params.get("way") == "line" else "512"}
+
+
+def neighbours(queue: Queue, many: int) -> list[int]:
+    """Inboxes of hosts of one partition, 0 among them."""
+    return [n for n in range(100) if queue.partition_of(n) == queue.partition_of(0)][:many]
+
+
+async def wait_in_lanes(queue: Queue, inboxes: Sequence[int]) -> None:
+    """All that is ready; their hosts can take it again."""
+    for inbox in inboxes:
+        await queue.hosts.pause(f"h{inbox}.example")
+    assert (await queue.consumer("a").admit(queue.partition_of(0), SHARES)).admitted == []
+    for inbox in inboxes:
+        await queue.hosts.resume(f"h{inbox}.example")
+
+
+async def knows(queue: Queue, inbox: int, **state: Any) -> None:
+    prefix = queue.keys.partition(queue.partition_of(inbox)).prefix
+    now_ms = float(await queue.now_ms())
+    packed = HostRecord(limit=100, spoke=now_ms, filled=now_ms, **state).pack()
+    await queue.link.call("HSET", f"{prefix}:hosts", f"h{inbox}.example", packed)
+
+
+@EVERY_WAY
+async def test_each_is_signed_as_its_own_host_wants_it(queue: Queue, way: str) -> None:
+    inboxes = neighbours(queue, 4)
+    # one that is not known to this version, and two digits long
+    forms = dict(zip(inboxes, (Dialect.RFC9421, 0, 12, Dialect.CAVAGE_PATH), strict=True))
+    for inbox, form in forms.items():
+        await knows(queue, inbox, dialect=form)
+    for number in range(3):
+        for inbox in inboxes:
+            await queue.enqueue(f"{number}-{inbox}", inbox=inbox, priority=Priority.BULK)
+    if way == "lane":
+        await wait_in_lanes(queue, inboxes)
+    handed = (await queue.consumer("a").admit(queue.partition_of(0), SHARES)).admitted
+    assert len(handed) == 12
+    assert {admitted.stream for admitted in handed} == {4 if way == "lane" else 3}
+    for admitted in handed:
+        inbox = int(admitted.record.inbox.removeprefix("https://h").split(".")[0])
+        expected = Dialect.UNKNOWN if forms[inbox] == 12 else forms[inbox]
+        assert (admitted.problem, admitted.times, admitted.dialect) == ("", 1, expected)
+
+
+@EVERY_WAY
+@pytest.mark.parametrize("messages", Messages)
+async def test_the_messages_that_were_asked_for_come_along_once_each(
+    queue: Queue, way: str, messages: Messages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = []
+    run = queue.link.run
+
+    async def noted(*args: Any) -> Any:
+        answers.append(await run(*args))
+        return answers[-1]
+
+    inboxes = neighbours(queue, 3)
+    expected = set()
+    for priority in Priority:
+        asked = messages is Messages.ALL or (messages is Messages.URGENT and priority is Priority.URGENT)
+        for inbox in inboxes:
+            await queue.enqueue(f"{priority}", inbox=inbox, priority=priority)
+            if asked:
+                expected.add(f"https://me.example/{priority}")
+    if way == "lane":
+        await wait_in_lanes(queue, inboxes)
+    monkeypatch.setattr(queue.link, "run", noted)
+    handed = await queue.consumer("a").admit(queue.partition_of(0), SHARES, messages=messages)
+    assert len(handed.admitted) == 9
+    assert len(answers[0][1]) == 3 * len(expected), "number, body and fields of each"
+    assert {message.activity_id for message in handed.messages.values()} == expected
+    of_them = {a.record.message for a in handed.admitted}
+    assert set(handed.messages) <= of_them
+
+
+@EVERY_WAY
+async def test_it_is_in_flight_with_the_worker_that_was_told(queue: Queue, way: str) -> None:
+    inboxes = neighbours(queue, 2)
+    for number in range(10):
+        await queue.enqueue(str(number), inbox=inboxes[number % 2], priority=Priority.BULK)
+    if way == "lane":
+        await wait_in_lanes(queue, inboxes)
+    partition = queue.partition_of(0)
+    first = (await queue.consumer("a").admit(partition, Shares(4, 0, 0, 4))).admitted
+    second = (await queue.consumer("b").admit(partition, Shares(100, 0, 0, 100))).admitted
+    assert (len(first), len(second)) == (4, 6)
+    assert not set(ids(first)) & set(ids(second))
+    for worker, handed in (("a", first), ("b", second)):
+        assert (await queue.consumer(worker).admit(partition, SHARES)).admitted == []
+        found = await queue.consumer(worker).recover(partition, 100)
+        assert sorted((a.id, a.stream, a.entry, a.times) for a in found) == sorted(
+            (a.id, a.stream, a.entry, a.times) for a in handed
+        )
+    await queue.consumer("a").leave(partition)
+    taken = await queue.consumer("b").reclaim(partition, 100)
+    assert {(a.id, a.times) for a in taken} == {(a.id, 2) for a in first}
+    for admitted in [*taken, *second]:
+        await queue.settle(admitted, DeliveryState.DELIVERED, worker="b")
+    await queue.is_whole(delivered=10)
