@@ -121,3 +121,32 @@ async def test_it_is_in_flight_with_the_worker_that_was_told(queue: Queue, way: 
     for admitted in [*taken, *second]:
         await queue.settle(admitted, DeliveryState.DELIVERED, worker="b")
     await queue.is_whole(delivered=10)
+
+
+@EVERY_WAY
+async def test_figures_tell_of_each_priority_how_many_are_in_flight(queue: Queue, way: str) -> None:
+    for number, priority in enumerate([Priority.URGENT] + 2 * [Priority.NORMAL] + 3 * [Priority.BULK]):
+        await queue.enqueue(str(number), priority=priority)
+    if way == "lane":
+        await wait_in_lanes(queue, [0])
+    handed = (await queue.consumer("a").admit(queue.partition_of(0), SHARES)).admitted
+    assert len(handed) == 6
+    for expected in ((1, 2, 3), (0, 1, 2)):
+        figures = (await queue.stats.read()).priorities
+        assert tuple(figures[priority].in_flight for priority in Priority) == expected
+        for priority in Priority if expected[0] else ():
+            admitted = next(each for each in handed if each.record.priority is priority)
+            await queue.settle(admitted, DeliveryState.DELIVERED)
+
+
+@pytest.mark.parametrize("lost", ["b", "m"])
+async def test_a_message_that_is_not_whole_does_not_come_along(queue: Queue, lost: str) -> None:
+    queued = [await queue.enqueue(activity) for activity in ("1", "2")]
+    keys = queue.keys.partition(queue.partition_of(0))
+    (first,) = await queue.admit(1)
+    await queue.link.call("HDEL", keys.message(first.record.message), lost)
+    await queue.settle(first, DeliveryState.RETRY)
+    await queue.promote()
+    handed = await queue.consumer("a").admit(queue.partition_of(0), SHARES, messages=Messages.ALL)
+    assert set(ids(handed.admitted)) == set(ids(queued))
+    assert [message.activity_id for message in handed.messages.values()] == ["https://me.example/2"]

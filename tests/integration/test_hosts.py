@@ -51,6 +51,16 @@ async def test_redis_and_we_mean_the_same_host_by_an_inbox(queue: Queue, host: s
     assert (shown.in_flight, shown.failures) == (0, 1)
 
 
+async def test_a_look_at_what_is_urgent_alone_lets_nobody_overtake_who_waits_in_a_lane(queue: Queue) -> None:
+    queued = [await queue.enqueue(str(number)) for number in range(2)]
+    (first,) = await queue.admit(100)
+    await queue.deliver(first)
+    queued.append(await queue.enqueue("2"))
+    urgent = await queue.consumer("a").admit(first.id.partition, Shares(100, 100, 0, 0), only_urgent=True)
+    assert urgent.admitted == []
+    assert [a.id for a in await queue.admit(100)] == [each.id for each in queued[1:]]
+
+
 async def test_what_a_full_host_cannot_take_is_parked_and_comes_in_order(queue: Queue) -> None:
     await known(queue)
     ids = [(await queue.enqueue(str(number))).id for number in range(30)]

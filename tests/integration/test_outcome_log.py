@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import struct
 from collections.abc import Sequence
 
@@ -97,6 +98,28 @@ async def test_those_that_somebody_else_has_settled_are_left_out(queue: Queue, e
     assert [outcome.inbox for outcome in found] == [some[number].record.inbox for number in early + late]
     assert [(await queue.get(outcome.id)) for outcome in found] == found
     await queue.is_whole(delivered=10)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_is_settled_together_the_first_word_on_each_holds(queue: Queue, seed: int) -> None:
+    dice = random.Random(seed)
+    some = await admitted(queue, 12)
+    said: dict[DeliveryId, DeliveryState] = {}
+    for size in (4, 30):
+        batch = [(dice.choice(some), dice.choice([DELIVERED, DELIVERED, RETRY, DEAD])) for _ in range(size)]
+        late = set()
+        for index, (each, state) in enumerate(batch):
+            if each.id in said:
+                late.add(index)
+            else:
+                said[each.id] = state
+        assert (await settle(queue, batch)).passed_over == late
+    found = {outcome.id: outcome for outcome in await logged(queue)}
+    assert {id: outcome.state for id, outcome in found.items()} == {
+        id: state for id, state in said.items() if state is not RETRY
+    }
+    assert all(found[each.id].inbox == each.record.inbox for each in some if each.id in found)
+    await queue.conserved()
 
 
 async def test_one_that_is_there_twice_ends_once(queue: Queue) -> None:
@@ -264,3 +287,20 @@ async def test_a_retry_that_is_dead_later_does_not_disturb_what_was_delivered_wi
     (again,) = await queue.admit(1)
     await queue.settle(again, DEAD, Reason.GONE)
     assert [(each.id, each.state) for each in await logged(queue)] == [(one.id, DELIVERED), (other.id, DEAD)]
+
+
+@pytest.mark.parametrize(
+    "together", [(DELIVERED,) * 3, (DELIVERED, DEAD, DELIVERED), (RETRY, DELIVERED, DELIVERED)]
+)
+async def test_deliveries_of_one_message_that_end_together_need_it_no_more(
+    queue: Queue, together: tuple[DeliveryState, ...]
+) -> None:
+    for number in range(3):
+        await queue.enqueue("1", path=f"/{number}/inbox")
+    some = await queue.admit(3)
+    await settle(queue, list(zip(some, together, strict=True)))
+    stats = await queue.conserved()
+    left = together.count(RETRY)
+    assert stats.origins == ({"me.example": left} if left else {})
+    needed = 3 - together.count(DELIVERED)
+    assert await queue.references() == ([needed] if needed else [])

@@ -202,6 +202,17 @@ async def test_a_ready_delivery_without_its_record_is_passed_over(queue: Queue) 
     assert not stats.conserved  # somebody took it away, and stats say so
 
 
+async def test_a_delivery_that_loses_its_record_in_flight_leaves_its_stream_when_it_is_settled(
+    queue: Queue,
+) -> None:
+    await queue.enqueue("1")
+    (admitted,) = await queue.admit(1)
+    await queue.link.call("HDEL", f"{prefix_of(queue)}:deliveries", admitted.id.sequence)
+    assert (await queue.settle(admitted, DeliveryState.DELIVERED)).passed_over == {0}
+    assert (await queue.stats.read()).in_flight == 0
+    assert await queue.link.call("XLEN", f"{prefix_of(queue)}:ready:urgent") == 0
+
+
 async def test_a_retry_without_its_record_does_not_stop_those_behind_it(queue: Queue) -> None:
     await queue.link.call("ZADD", f"{prefix_of(queue)}:retry", 1, "nonsense", 2, "123")
     queued = await queue.enqueue("1", not_before_ms=await queue.now_ms() + HOUR_MS)
