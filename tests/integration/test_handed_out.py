@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from servers.queue import Queue, ids
+from servers.queue import HOUR_MS, Queue, ids
 
 from fedsvc.domain.delivery import DeliveryState, Priority
 from fedsvc.domain.knock import Dialect
 from fedsvc.queue.consumer import Messages, Shares
 from fedsvc.queue.hosts import HostRecord
 
+DAY_MS = 24 * HOUR_MS
 SHARES = Shares(100, 60, 30, 10)
 EVERY_WAY = pytest.mark.parametrize("way", ["stream", "line", "lane"])
 
@@ -41,7 +42,7 @@ async def wait_in_lanes(queue: Queue, inboxes: Sequence[int]) -> None:
 async def knows(queue: Queue, inbox: int, **state: Any) -> None:
     prefix = queue.keys.partition(queue.partition_of(inbox)).prefix
     now_ms = float(await queue.now_ms())
-    packed = HostRecord(limit=100, spoke=now_ms, filled=now_ms, **state).pack()
+    packed = HostRecord(**{"limit": 100, "spoke": now_ms, "filled": now_ms} | state).pack()
     await queue.link.call("HSET", f"{prefix}:hosts", f"h{inbox}.example", packed)
 
 
@@ -150,3 +151,28 @@ async def test_a_message_that_is_not_whole_does_not_come_along(queue: Queue, los
     handed = await queue.consumer("a").admit(queue.partition_of(0), SHARES, messages=Messages.ALL)
     assert set(ids(handed.admitted)) == set(ids(queued))
     assert [message.activity_id for message in handed.messages.values()] == ["https://me.example/2"]
+
+
+@pytest.mark.parametrize("apart_ms", [-8 * DAY_MS, 8 * DAY_MS])
+async def test_a_form_that_was_learnt_long_ago_or_by_another_clock_is_forgotten(
+    queue: Queue, apart_ms: int
+) -> None:
+    await knows(queue, 0, dialect=Dialect.RFC9421, spoke=float(await queue.now_ms() + apart_ms))
+    await queue.enqueue("1")
+    (admitted,) = await queue.admit(1)
+    assert admitted.dialect is Dialect.UNKNOWN
+
+
+@pytest.mark.parametrize("garbage", [b"", b"short", b"\1" * 126, b"\1" * 200])
+async def test_a_host_whose_state_cannot_be_read_is_as_one_that_is_new(queue: Queue, garbage: bytes) -> None:
+    """As that of an older build, or of a newer one, found while it is handed out, or while it is settled."""
+    key = f"{queue.keys.partition(queue.partition_of(0)).prefix}:hosts"
+    for activity in ("1", "2"):
+        await queue.link.call("HSET", key, "h0.example", garbage)
+        await queue.enqueue(activity)
+        (admitted,) = await queue.admit(10)
+        assert HostRecord.unpack(await queue.link.call("HGET", key, "h0.example")).flying == 1
+        await queue.link.call("HSET", key, "h0.example", garbage)
+        await queue.deliver(admitted)
+        assert HostRecord.unpack(await queue.link.call("HGET", key, "h0.example")).flying == 0
+    await queue.is_whole(delivered=2)

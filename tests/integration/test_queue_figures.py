@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -162,6 +163,21 @@ async def test_rates_are_of_the_last_minutes(queue: Queue) -> None:
     # buckets are used again after some minutes: what was in them is gone
     await queue.enqueue("new")
     assert await counts() == [(1, 0, 0, 0)] * 2
+
+
+async def test_of_several_that_are_settled_together_each_is_in_the_rates_if_it_was_tried(
+    queue: Queue,
+) -> None:
+    for number in range(6):
+        await queue.enqueue(str(number))
+    states = 4 * [DeliveryState.DELIVERED] + [DeliveryState.DEAD, DeliveryState.EXPIRED]
+    batch = [
+        replace(await queue.settlement(admitted, state), attempted=state is not DeliveryState.EXPIRED)
+        for admitted, state in zip(await queue.admit(6), states, strict=True)
+    ]
+    await queue.consumer("a").settle(queue.partition_of(0), batch)
+    rates = (await queue.stats.read()).rates[0]
+    assert [round(rates.window_s * x) for x in (rates.attempted, rates.delivered, rates.failed)] == [5, 4, 1]
 
 
 async def test_rates_are_right_at_every_moment_of_a_steady_flow(queue: Queue) -> None:
