@@ -176,3 +176,49 @@ async def test_a_host_whose_state_cannot_be_read_is_as_one_that_is_new(queue: Qu
         await queue.deliver(admitted)
         assert HostRecord.unpack(await queue.link.call("HGET", key, "h0.example")).flying == 0
     await queue.is_whole(delivered=2)
+
+
+@pytest.mark.parametrize(("state", "expected"), [({"success": 1.0}, 1), ({"cut": 1.0}, 0), ({}, 0)])
+async def test_a_host_that_has_taken_something_gets_one_urgent_beyond_its_limit(
+    queue: Queue, state: dict[str, float], expected: int
+) -> None:
+    await knows(queue, 0, limit=2, flying=2, **state)
+    for number in range(2):
+        await queue.enqueue(f"bulk{number}", priority=Priority.BULK)
+        await queue.enqueue(f"urgent{number}")
+    handed = (await queue.consumer("a").admit(queue.partition_of(0), SHARES)).admitted
+    assert [admitted.record.priority for admitted in handed] == expected * [Priority.URGENT]
+    shown = await queue.hosts.get("h0.example")
+    assert (shown.in_flight, shown.parked) == (2 + expected, 4 - expected)
+
+
+async def test_a_host_that_is_said_to_have_nothing_in_flight_never_has_less(queue: Queue) -> None:
+    await queue.enqueue("1")
+    (admitted,) = await queue.admit(1)
+    await knows(queue, 0)
+    await queue.deliver(admitted)
+    assert (await queue.hosts.get("h0.example")).in_flight == 0
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 28, 29])
+async def test_what_is_left_of_a_damaged_record_is_handed_to_nobody_again(queue: Queue, length: int) -> None:
+    queued = [await queue.enqueue(str(number)) for number in range(2)]
+    await queue.admit(2)
+    partition = queue.partition_of(0)
+    key = queue.keys.partition(partition).deliveries
+    record = await queue.link.call("HGET", key, queued[0].id.sequence)
+    await queue.link.call("HSET", key, queued[0].id.sequence, record[:length])
+    await queue.hosts.audit(partition)
+    await queue.consumer("a").leave(partition)
+    assert ids(await queue.consumer("b").reclaim(partition, 10)) == [queued[1].id]
+    assert (await queue.stats.read()).in_flight == 1
+
+
+async def test_what_is_parked_behind_others_of_its_host_may_go_with_them_at_once(queue: Queue) -> None:
+    queued = [await queue.enqueue(str(number), priority=Priority.BULK) for number in range(2)]
+    await wait_in_lanes(queue, [0])
+    queued += [await queue.enqueue(str(number), priority=Priority.BULK) for number in range(2, 4)]
+    handed = (await queue.consumer("a").admit(queue.partition_of(0), SHARES)).admitted
+    handed += (await queue.consumer("a").admit(queue.partition_of(0), SHARES)).admitted
+    assert ids(handed) == ids(queued)
+    await queue.is_whole(in_flight=4)
