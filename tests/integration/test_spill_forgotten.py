@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from servers.key_ring import ADA, KeyRing, fresh
@@ -301,3 +302,28 @@ async def test_registered_keys_are_needed_by_what_came_back(ring: KeyRing, desk:
     await ring.registry.put(ADA, fresh())  # the application registers it again
     assert len(await desk.recover()) == many
     assert await ring.uses() == 0
+
+
+async def test_who_tells_of_a_batch_too_late_changes_nothing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another has told it since he looked, or it has come back already, and what it had has ended."""
+    sent = await desk.down(300)
+    await desk.short()
+    await desk.queue.empty()
+    late, adopt = [], desk.spill.adopt
+
+    async def noted(*batch: Any) -> int:
+        late.append(batch)
+        return await adopt(*batch)
+
+    monkeypatch.setattr(desk.spill, "adopt", noted)
+    assert await told(desk) == 299
+    keys = desk.queue.keys.partition(sent[0].partition)
+    before = await contents(desk.queue)
+    assert [await adopt(*batch) for batch in late] == [0] * len(late)
+    assert await contents(desk.queue) == before
+    assert await desk.recover() == sent[1:]
+    await desk.queue.link.call("DEL", keys.deliveries)  # as after some days
+    assert [await adopt(*batch) for batch in late] == [0] * len(late)
+    assert await desk.spill.away(sent[0].partition) == set()
