@@ -11,7 +11,7 @@ from servers.queue import HOUR_MS, Queue, ids
 
 from fedsvc.domain.delivery import DeliveryState, Priority
 from fedsvc.domain.knock import Dialect
-from fedsvc.queue.consumer import Messages, Shares
+from fedsvc.queue.consumer import Messages, Shares, Signal
 from fedsvc.queue.hosts import HostRecord
 
 DAY_MS = 24 * HOUR_MS
@@ -222,3 +222,25 @@ async def test_what_is_parked_behind_others_of_its_host_may_go_with_them_at_once
     handed += (await queue.consumer("a").admit(queue.partition_of(0), SHARES)).admitted
     assert ids(handed) == ids(queued)
     await queue.is_whole(in_flight=4)
+
+
+@pytest.mark.parametrize("more", [{"learnt": Dialect.RFC9421}, {"pause_ms": 60_000}])
+async def test_what_a_host_says_besides_taking_a_delivery_is_heard(
+    queue: Queue, more: dict[str, Any]
+) -> None:
+    await queue.enqueue("1")
+    (admitted,) = await queue.admit(1)
+    taken = Signal.ANSWERED | Signal.TOOK
+    await queue.settle(admitted, DeliveryState.DELIVERED, signal=taken, **more)
+    await queue.enqueue("2")
+    dialects = [each.dialect for each in await queue.admit(1)]
+    assert dialects == ([Dialect.RFC9421] if "learnt" in more else [])
+
+
+async def test_a_host_that_takes_a_delivery_and_asks_for_fewer_gets_fewer(queue: Queue) -> None:
+    await knows(queue, 0)
+    await queue.enqueue("1")
+    (admitted,) = await queue.admit(1)
+    signal = Signal.ANSWERED | Signal.TOOK | Signal.SLOWED
+    await queue.settle(admitted, DeliveryState.DELIVERED, signal=signal)
+    assert (await queue.hosts.get("h0.example")).limit == 50

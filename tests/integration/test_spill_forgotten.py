@@ -34,6 +34,8 @@ async def test_what_is_in_sql_comes_back_to_a_redis_that_has_lost_its_memory(des
     stats = await desk.queue.conserved()
     assert (stats.counter("accepted"), stats.counter("spilled"), stats.parked) == (1299, 1299, 1299)
     assert stats.origins == {"me.example": 1299}
+    for name in await desk.queue.keys_of("activity"):
+        assert await desk.queue.link.call("PTTL", name) > HOUR_MS, "it does not stay for ever"
     await check(desk.queue)
     assert (await desk.queue.get(sent[7])).state is DeliveryState.PARKED
     assert await desk.recover() == sent[1:]

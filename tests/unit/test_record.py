@@ -92,3 +92,9 @@ def test_an_attempt_beyond_what_is_kept_of_it_is_cut_down() -> None:
     kept = unpack(told.pack(ID.accepted_ms), ID)
     assert isinstance(kept, Record)
     assert kept.history == (Attempt(ID.accepted_ms, 0xFFFF, 502, Reason.SERVER_ERROR),)
+
+
+@pytest.mark.parametrize("missing", [1, 5, 22])
+def test_a_record_whose_inbox_is_cut_short_is_refused(missing: int) -> None:
+    with pytest.raises(QueueCorrupt, match="cut short"):
+        unpack(blank().pack(ID.accepted_ms)[:-missing], ID)
