@@ -98,3 +98,10 @@ def test_an_attempt_beyond_what_is_kept_of_it_is_cut_down() -> None:
 def test_a_record_whose_inbox_is_cut_short_is_refused(missing: int) -> None:
     with pytest.raises(QueueCorrupt, match="cut short"):
         unpack(blank().pack(ID.accepted_ms)[:-missing], ID)
+
+
+def test_a_record_says_where_in_its_inbox_the_host_stands() -> None:
+    """As `host_at` of lua/prelude.lua reads it: what waits for a retry is at that host."""
+    packed = blank(inbox="https://[2001:db8::1]:8443/inbox").pack(ID.accepted_ms)
+    at, length = packed[28:30]
+    assert packed[30 + at : 30 + at + length] == b"2001:db8::1"
