@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import uvloop
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from servers.postgres import PostgresServer, postgres_server
+from servers.unused_ports import unused_port
 from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.domain.keys import KeyCipher
@@ -104,7 +104,4 @@ def encryption_key() -> str:
 @pytest.fixture
 def free_port() -> int:
     """A port on loopback that nobody uses now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+    return unused_port()

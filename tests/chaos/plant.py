@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import secrets
-import socket
 from pathlib import Path
 
 from servers.postgres import PostgresServer
 from servers.processes import Fedsvc
+from servers.unused_ports import unused_port
 from servers.valkey import ValkeyServer
 
 
@@ -15,10 +15,10 @@ class Plant:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.valkey = ValkeyServer(
-            self._folder("valkey"), appendonly=True, port=_free_port(), extra=("--appendfsync", "always")
+            self._folder("valkey"), appendonly=True, port=unused_port(), extra=("--appendfsync", "always")
         )
         self.postgres = PostgresServer()
-        self.grpc = f"127.0.0.1:{_free_port()}"
+        self.grpc = f"127.0.0.1:{unused_port()}"
         self.settings = {
             "REDIS_URL": self.valkey.url,
             "DATABASE_URL": self.postgres.url,
@@ -55,9 +55,3 @@ class Plant:
             process.__exit__(None, None, None)
         self.valkey.close()
         self.postgres.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

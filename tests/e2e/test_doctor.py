@@ -11,7 +11,8 @@ from servers import ailments
 from servers.ailments import Stage, says
 from servers.postgres import PostgresServer
 from servers.processes import Fedsvc, run
-from servers.topologies import Node, free_ports, until
+from servers.topologies import Node, until
+from servers.unused_ports import unused_ports
 from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.archive import migrate
@@ -133,7 +134,7 @@ def stage(
 
 
 def test_replicas_that_are_there_are_counted(stage: Stage) -> None:
-    master_port, port = free_ports(2)
+    master_port, port = unused_ports(2)
     master = Node(stage.directory, master_port, "--appendonly", "yes")
     replica = Node(stage.directory, port, "--replicaof", "127.0.0.1", str(master_port))
     try:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from fedsvc_client import DeliveryState, FedsvcClient
 from servers.processes import Fedsvc
-from servers.topologies import free_ports, until
+from servers.topologies import until
+from servers.unused_ports import unused_port
 
 ROOT = Path(__file__).parents[2]
 README, QUICKSTART = ((ROOT / name).read_text() for name in ("README.md", "docs/quickstart.md"))
@@ -54,7 +55,7 @@ def inbox(home: Path, port: int) -> Iterator[Path]:
 
 
 def test_what_the_first_pages_have_typed_delivers(home: Path, rsa_pem: str) -> None:
-    (port,) = free_ports(1)
+    port = unused_port()
     here = f"http://127.0.0.1:{port}/inbox"
     (start,) = re.findall(r"^((?:FEDSVC_\w+=\S+ )+).venv/bin/fedsvc dev$", QUICKSTART, re.MULTILINE)
     settings = dict(setting.split("=", 1) for setting in start.split())

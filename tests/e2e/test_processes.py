@@ -16,6 +16,7 @@ from fedsvc_client import AsyncFedsvcClient, DeliveryState, Schedule
 from servers.inbox import InboxServer
 from servers.postgres import PostgresServer
 from servers.processes import Fedsvc, run
+from servers.unused_ports import unused_ports
 from servers.valkey import ValkeyServer, valkey_server
 
 KEY_ID = "https://me.example/u/ada#main-key"
@@ -70,9 +71,9 @@ async def until_ready(url: str) -> None:
 
 
 async def test_two_worker_processes_share_the_work_and_what_is_archived_is_shown_as_before(
-    settings: dict[str, str], tmp_path: Path, rsa_pem: str, unused_ports: list[int]
+    settings: dict[str, str], tmp_path: Path, rsa_pem: str
 ) -> None:
-    grpc, http, workers = unused_ports
+    grpc, http, workers = unused_ports(3)
     settings["FEDSVC_OUTCOME_RETENTION"] = "1"
     assert run(settings, "migrate").returncode == 0
     addresses = tuple(f"127.81.0.{i}" for i in range(1, 21))
@@ -144,19 +145,6 @@ def held_by_the_archive_only(settings: dict[str, str]) -> bool:
         return not client.keys("fedsvc:*:deliveries")
 
 
-@pytest.fixture
-def unused_ports() -> list[int]:
-    import socket
-
-    sockets = [socket.socket() for _ in range(3)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
 def test_a_worker_on_a_queue_with_other_partitions_does_not_start(
     settings: dict[str, str], durable: ValkeyServer
 ) -> None:
@@ -169,9 +157,9 @@ def test_a_worker_on_a_queue_with_other_partitions_does_not_start(
 
 
 async def test_a_worker_whose_own_clock_is_ahead_of_redis_runs_nothing_early(
-    settings: dict[str, str], durable: ValkeyServer, tmp_path: Path, rsa_pem: str, unused_ports: list[int]
+    settings: dict[str, str], durable: ValkeyServer, tmp_path: Path, rsa_pem: str
 ) -> None:
-    grpc, http, _ = unused_ports
+    grpc, http = unused_ports(2)
     assert run(settings, "migrate").returncode == 0
     listen = ("--listen", f"127.0.0.1:{grpc}", "--http-listen", f"127.0.0.1:{http}")
     with ExitStack() as stack:

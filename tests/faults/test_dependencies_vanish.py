@@ -17,6 +17,7 @@ import pytest
 from fedsvc_client import AsyncFedsvcClient, DeliveryState, FedsvcError, ResourceExhausted, Unavailable
 from servers.inbox import InboxServer
 from servers.processes import Fedsvc
+from servers.unused_ports import unused_ports
 from servers.valkey import ValkeyServer, valkey_server
 
 KEY_ID = "https://me.example/u/ada#main-key"
@@ -88,14 +89,7 @@ class System:
 
 @pytest.fixture
 def system(tmp_path: Path, encryption_key: str) -> Iterator[System]:
-    import socket
-
-    sockets = [socket.socket() for _ in range(3)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    grpc, *http = (s.getsockname()[1] for s in sockets)
-    for s in sockets:
-        s.close()
+    grpc, *http = unused_ports(3)
     with ExitStack() as stack:
         settings = {"FEDSVC_KEY_ENCRYPTION_KEYS": encryption_key}
         yield System(tmp_path, stack, settings, grpc, (http[0], http[1]))

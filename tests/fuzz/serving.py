@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import grpc
 from servers.processes import Fedsvc
+from servers.unused_ports import unused_port
 from servers.valkey import valkey_server
 
 from fedsvc.domain.keys import KeyCipher
@@ -43,9 +43,7 @@ def serving(directory: Path) -> Iterator[Serving]:
         (directory / "valkey").mkdir()
         (directory / "server").mkdir()
         valkey = stack.enter_context(valkey_server(directory / "valkey"))
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = found.getsockname()[1]
+        port = unused_port()
         settings = {
             "REDIS_URL": valkey.url,
             "DATABASE_URL": f"sqlite:///{directory}/archive.db",

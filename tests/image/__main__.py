@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from fedsvc_client import AsyncFedsvcClient, DeliveryState
 from servers.inbox import InboxServer
 from servers.postgres import postgres_server
+from servers.unused_ports import unused_port, unused_ports
 from servers.valkey import valkey_server
 
 from fedsvc.domain.keys import KeyCipher
-from image.ports import unused_ports
 from image.runtime import UID, Container, Runtime, runtime_of
 
 ROOT = Path(__file__).parents[2]
@@ -169,7 +169,7 @@ def main() -> None:
         secrets_dir, data = scratch / "secrets", scratch / "valkey"
         secrets_dir.mkdir()
         data.mkdir()
-        [port] = unused_ports(1)
+        port = unused_port()
         valkey = stack.enter_context(valkey_server(data, appendonly=True, port=port))
         postgres = stack.enter_context(postgres_server())
         for name, text in (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from servers.queue import Queue
-from servers.topologies import free_ports
+from servers.unused_ports import unused_port
 
 from fedsvc.errors import QueueUnavailable
 from fedsvc.queue.bell import Bell
@@ -90,7 +90,7 @@ async def test_a_connection_that_is_closed_while_it_is_made_says_that_redis_is_a
 
 
 async def test_a_cluster_that_is_away_is_told_as_any_redis_is() -> None:
-    (port,) = free_ports(1)
+    port = unused_port()
     link = Link(f"redis+cluster://127.0.0.1:{port}")
     try:
         for ask in (lambda: link.call("PING"), lambda: link.everywhere("PING")):

@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from servers.certificates import authority
 from servers.queue import Queue, open_queue
-from servers.topologies import cluster, free_ports, sentinels
+from servers.topologies import cluster, sentinels
+from servers.unused_ports import unused_port
 from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.config import Settings
@@ -205,7 +206,7 @@ def test_the_rights_are_those_that_the_documentation_tells() -> None:
 
 
 async def test_an_account_with_only_these_rights_is_enough(tmp_path: Path) -> None:
-    with valkey_server(tmp_path, port=free_ports(1)[0]) as server:
+    with valkey_server(tmp_path, port=unused_port()) as server:
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "fedsvc", "on", ">s3cr:t@/", *ACL.split())
         url = server.url.replace("redis://", "redis://fedsvc:s3cr%3At%40%2F@")
@@ -224,7 +225,7 @@ async def test_these_rights_are_enough_to_ask_how_safe_the_disk_is(
     if not newer:  # than Redis 7.2, which has WAITAOF
         monkeypatch.setattr(durability, "_has_waitaof", AsyncMock(return_value=False))
     always = ("--appendfsync", "always")
-    with valkey_server(tmp_path, appendonly=True, port=free_ports(1)[0], extra=always) as server:
+    with valkey_server(tmp_path, appendonly=True, port=unused_port(), extra=always) as server:
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "fedsvc", "on", ">secret", *ACL.split())
         url = server.url.replace("redis://", "redis://fedsvc:secret@")
@@ -299,7 +300,7 @@ async def test_tls_is_verified(tmp_path: Path, namespace: str) -> None:
     binary = tls_server()
     issuer = authority()
     certificate = issuer.certify("127.0.0.1")
-    (port,) = free_ports(1)
+    port = unused_port()
     process = subprocess.Popen(
         [
             binary, "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "",

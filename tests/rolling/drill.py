@@ -24,7 +24,8 @@ from fedsvc_client import AsyncFedsvcClient, EventType, FedsvcError, QueueStats
 from redis.cluster import RedisCluster
 from redis.exceptions import ResponseError
 from servers.fleet import Fleet, Member, fleet
-from servers.topologies import Cluster, cluster, free_ports
+from servers.topologies import Cluster, cluster
+from servers.unused_ports import unused_ports
 
 from rolling.inboxes import Inboxes
 
@@ -68,7 +69,7 @@ class Drill:
         self._hosts = hosts
         self._rate = rate
         self._random = random.Random(seed)
-        self._places = [f"127.0.0.1:{port}" for port in free_ports(size + 1)]
+        self._places = [f"127.0.0.1:{port}" for port in unused_ports(size + 1)]
         self.target = ",".join(self._places)
         self.servers: dict[str, Member] = {}
         self.workers: list[Member] = []

@@ -3,7 +3,6 @@ from the one binary."""
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,26 +12,11 @@ from pathlib import Path
 import redis
 
 from fedsvc.embedded import find_server
+from servers.unused_ports import unused_ports
 from servers.valkey import tied
 
 PATIENCE = 30.0
 SLOTS = 16384
-
-
-def free_ports(count: int) -> list[int]:
-    """A cluster's bus uses the port 10,000 above."""
-    found: list[int] = []
-    sockets = []
-    while len(found) < count:
-        probe = socket.socket()
-        probe.bind(("127.0.0.1", 0))
-        sockets.append(probe)
-        port = probe.getsockname()[1]
-        if port < 55_000:
-            found.append(port)
-    for probe in sockets:
-        probe.close()
-    return found
 
 
 def until(what: str, holds: Callable[[], bool]) -> None:
@@ -88,7 +72,7 @@ class Node:
 class Cluster:
     def __init__(self, directory: Path) -> None:
         arguments = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--appendonly", "no")
-        self.nodes = [Node(directory, port, *arguments) for port in free_ports(6)]
+        self.nodes = [Node(directory, port, *arguments) for port in unused_ports(6)]
 
     def join(self) -> None:
         """Once it returns, the cluster is whole."""
@@ -150,7 +134,7 @@ class Cluster:
 
 class Sentinels:
     def __init__(self, directory: Path) -> None:
-        ports = free_ports(5)
+        ports = unused_ports(5)
         self._directory, self._ports = directory, ports
         self.master = Node(directory, ports[0])
         self.replica = Node(directory, ports[1], "--replicaof", "127.0.0.1", str(ports[0]))

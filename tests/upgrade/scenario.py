@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -15,6 +14,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fedsvc_client import AsyncFedsvcClient, DeliveryState, Schedule, ScheduledFanOut
+from servers.unused_ports import unused_ports
 from servers.valkey import valkey_server
 
 from fedsvc import __version__
@@ -57,16 +57,6 @@ def activity(name: str, kind: str = "Create", **more: Any) -> dict[str, Any]:
 
 def url(host: str) -> str:
     return f"http://{host}:{PORT}/inbox"
-
-
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 async def until(what: Callable[[], Awaitable[bool]], name: str) -> None:
@@ -159,7 +149,7 @@ async def record(target: Path, scratch: Path) -> None:
         database = scratch / "archive.db"
         stage = Stage(scratch, SETTINGS | {"REDIS_URL": server.url, "DATABASE_URL": f"sqlite:///{database}"})
         await stage.migrate()
-        ports, key = free_ports(3), new_key()
+        ports, key = unused_ports(3), new_key()
         async with AsyncExitStack() as stack:
             await stage.server(stack, ports)
             client = await stack.enter_async_context(stage.client(ports))

@@ -14,10 +14,11 @@ import pytest
 from fedsvc_client import AsyncFedsvcClient, DeliveryState
 from servers.queue import open_queue
 from servers.structure import check
+from servers.unused_ports import unused_ports
 from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.queue.format import FORMAT
-from upgrade.scenario import LATER_S, MANY, REGISTERED, activity, free_ports, until, url
+from upgrade.scenario import LATER_S, MANY, REGISTERED, activity, until, url
 from upgrade.stage import FIT, PAUSED, RELEASES, SETTINGS, Inboxes, Stage, released
 from upgrade.stored import MANIFEST, load_archive, load_queue
 
@@ -80,7 +81,7 @@ async def given(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def test_deliveries_in_every_state_go_on_as_they_must(given: Given) -> None:
     await given.stage.migrate()
     given.now_is(0)
-    ports = free_ports(3)
+    ports = unused_ports(3)
     async with AsyncExitStack() as stack:
         await given.stage.server(stack, ports)
         client = await stack.enter_async_context(given.stage.client(ports))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from servers.processes import Fedsvc
+from servers.unused_ports import unused_port, unused_ports
 from servers.valkey import valkey_server
 
-from upgrade.scenario import KEY_ID, activity, free_ports, new_key, until
+from upgrade.scenario import KEY_ID, activity, new_key, until
 from upgrade.stage import HOSTS, SETTINGS, Inboxes, Stage, released, unpacked
 
 #: activities before, while and after each change; each to all hosts
@@ -76,11 +77,11 @@ class Rolling:
         self.sent: set[str] = set()
 
     async def server(self, code: Path | None) -> Fedsvc:
-        self.ports.append(free_ports(2))
+        self.ports.append(unused_ports(2))
         return await self.stage.server(self.stack, self.ports[-1], code)
 
     async def worker(self, code: Path | None) -> Fedsvc:
-        return await self.stage.worker(self.stack, free_ports(1)[0], code)
+        return await self.stage.worker(self.stack, unused_port(), code)
 
     async def send(self, name: str, servers: list[list[int]] | None = None) -> None:
         """By each of the servers in turn (all that there are, unless said otherwise)."""
