@@ -9,6 +9,7 @@ import socket
 import ssl
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,15 +143,15 @@ async def test_a_session_that_is_resumed_again_and_again_ends_in_time(
     version: ssl.TLSVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a host that is spoken to often would never have to show its certificate again."""
-    monkeypatch.setattr(ResumingContext, "LIFETIME_S", 0.5)
+    now = 1_000_000.0
+    monkeypatch.setattr("fedsvc.worker.dialer.time", SimpleNamespace(monotonic=lambda: now))
     reused: list[bool] = []
 
     async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         reused.append(writer.get_extra_info("ssl_object").session_reused)
         await reader.readuntil(b"}")
         writer.write(ACCEPTED)
-        await writer.drain()
-        await asyncio.sleep(0.05)
+        await reader.read()  # until it leaves
 
     context = server_context(CA.certify(HOST))
     context.minimum_version = context.maximum_version = version
@@ -161,10 +162,10 @@ async def test_a_session_that_is_resumed_again_and_again_ends_in_time(
         url = f"https://{HOST}:{port}/inbox"
         for _ in range(3):
             assert (await deliver(deliverer, url)).verdict.status == 202
-            await asyncio.sleep(0.15)
+            deliverer._transport._drop_idle()
+            now += 0.4 * ResumingContext.LIFETIME_S
         assert reused == [False, True, True]
         context.load_cert_chain(CA.certify("other.example"))
-        await asyncio.sleep(0.2)
         failed(await deliver(deliverer, url))
 
 
