@@ -87,16 +87,19 @@ async def whole_life(queue: Queue) -> None:
 async def heard(queue: Queue) -> None:
     """The bell of a partition is heard, whichever server it belongs to."""
     bells = Bell(queue.link, queue.keys).listen()
-    waiting = asyncio.ensure_future(anext(bells))
+
+    async def urgent() -> Rung:
+        # In a cluster, what rang before may come only now.
+        return await anext(told async for told in bells if isinstance(told, Rung) and told.urgent)
+
+    waiting = asyncio.ensure_future(urgent())
     number = 0
-    while not waiting.done():
-        number += 1
-        await queue.enqueue(f"bell{number}", inbox=number % 8)
-        await asyncio.sleep(0.01)
-    told = await waiting
-    assert isinstance(told, Rung)
-    assert told.partition in range(4)
-    assert told.urgent
+    async with asyncio.timeout(PATIENCE):
+        while not waiting.done():
+            number += 1
+            await queue.enqueue(f"bell{number}", inbox=number % 8)
+            await asyncio.sleep(0.01)
+    assert (await waiting).partition in range(4)
     await bells.aclose()
 
 
