@@ -16,9 +16,12 @@ from typing import Any
 import pytest
 from fedsvc_client import AsyncFedsvcClient, DeliveryState, FedsvcError, ResourceExhausted, Unavailable
 from servers.inbox import InboxServer
+from servers.migrated import prepare
 from servers.processes import Fedsvc
 from servers.unused_ports import unused_ports
 from servers.valkey import ValkeyServer, valkey_server
+
+from fedsvc.config import Settings
 
 KEY_ID = "https://me.example/u/ada#main-key"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -44,9 +47,9 @@ class System:
             "FEDSVC_REDIS_TIMEOUT": "1",
             **settings,
         }
-        for name in ("migrate", "server", "worker"):
+        for name in ("server", "worker"):
             (directory / name).mkdir()
-        assert Fedsvc(directory / "migrate", "migrate", settings=self.settings).start().process.wait(60) == 0
+        prepare(Settings.from_environment(self.settings))
         self.server = stack.enter_context(
             Fedsvc(
                 directory / "server",

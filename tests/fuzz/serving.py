@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from servers.migrated import prepare
 from servers.processes import Fedsvc
 from servers.unused_ports import unused_port
 from servers.valkey import valkey_server
 
+from fedsvc.config import Settings
 from fedsvc.domain.keys import KeyCipher
 from fedsvc.server.caller import Caller
 from fedsvc.server.tokens import entry_text, new_token
@@ -53,11 +55,8 @@ def serving(directory: Path) -> Iterator[Serving]:
             "FEDSVC_LISTEN": f"127.0.0.1:{port}",
             "FEDSVC_ALLOW_HTTP": "true",
         }
-        for name in ("migrate", "server"):
-            fedsvc = Fedsvc(directory / "server", name, settings=settings)
-            if name == "migrate":
-                assert fedsvc.start().process.wait(60) == 0, fedsvc.stderr
-        stack.enter_context(fedsvc)
+        prepare(Settings.from_environment(settings))
+        fedsvc = stack.enter_context(Fedsvc(directory / "server", "server", settings=settings))
         channel = stack.enter_context(
             grpc.insecure_channel(
                 f"127.0.0.1:{port}",

@@ -11,9 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from fedsvc.config import Settings
+from servers.migrated import prepare
 
 PATIENCE = 60.0
 
@@ -103,13 +107,6 @@ class Fleet:
         }
         self._all: list[Member] = []
 
-    def migrate(self) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "fedsvc", "migrate"],
-            env={**os.environ, **self.settings}, capture_output=True, text=True, timeout=PATIENCE,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-
     def server(self, listen: str = "127.0.0.1:0") -> Member:
         return self._started(Member(self.directory, "server", "--listen", listen, settings=self.settings))
 
@@ -132,7 +129,8 @@ class Fleet:
 def fleet(directory: Path, **settings: str) -> Iterator[Fleet]:
     made = Fleet(directory, settings)
     try:
-        made.migrate()
+        with ThreadPoolExecutor(1) as aside:  # this thread's loop may run
+            aside.submit(prepare, Settings.from_environment(made.settings)).result()
         yield made
     finally:
         made.close()
