@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from servers.spilling import EMPTY
-from servers.topologies import free_ports
+from servers.unused_ports import unused_port
 from servers.valkey import ValkeyServer, valkey_server
 
 from fedsvc.config import Settings
@@ -112,7 +112,7 @@ async def test_without_the_replicas_that_must_have_a_call_none_can_be_served(
     desk: Desk, tmp_path: Path
 ) -> None:
     durable = {"FEDSVC_DURABILITY": "replicated", "FEDSVC_REDIS_TIMEOUT": "1"}
-    with valkey_server(tmp_path, port=free_ports(1)[0]) as master:
+    with valkey_server(tmp_path, port=unused_port()) as master:
         link = Link(master.url)
         settings = Settings.from_environment({"REDIS_URL": master.url, **durable})
         monitor = Monitor(settings, link, desk.keys, desk.pressure, desk.told.append)
