@@ -53,12 +53,21 @@ local function let_others_go(record)
   if group and group ~= '' then let_go_on(chain(group, host_of(record))) end
 end
 
--- What becomes known of a delivery that a script ends: see outcome.py for the order of parts.
-local function payload_of(sequence, record, reason)
+-- What becomes known of a delivery that a script ends, as far as its message is here: see outcome.py for the order of
+-- parts. `origin` stands for that of the message, if it is given; `history` is a list of attempts as they are packed.
+local function packed_outcome(record, reason, inbox, name, origin, status, history)
   local fields = call('HGET', P .. ':message:' .. text(message_of(record)), 'm')
   local read, m = pcall(cjson.decode, fields or '')
   if not read then m = {} end
   local function quoted(value) return cjson.encode(type(value) == 'string' and value or '') end
+  return '[' .. table.concat({
+    quoted(m[1]), quoted(m[2]), quoted(m[3]), quoted(inbox), quoted(name), quoted(origin or m[6]),
+    quoted(m[4]), priority_of(record), string.byte(record, 5), reason, status, '""', 0,
+    has(record, FLAG_EXPIRES) and text(deadline_ms(record)) or '0', quoted(m[8]), quoted(m[10]),
+    '[' .. table.concat(history, ',') .. ']',
+  }, ',') .. ']'
+end
+local function payload_of(sequence, record, reason)
   local inbox = inbox_of(record)
   local accepted, history, status = math.floor(tonumber(sequence) / 1000), {}, 0
   for at = INBOX_AT + #inbox, #record - 8, 9 do
@@ -66,12 +75,7 @@ local function payload_of(sequence, record, reason)
     history[#history + 1] = '[' .. table.concat({ text(accepted + offset), latency, code, why }, ',') .. ']'
     status = code
   end
-  return '[' .. table.concat({
-    quoted(m[1]), quoted(m[2]), quoted(m[3]), quoted(inbox), quoted(host_at(record, HOST_AT)), quoted(m[6]),
-    quoted(m[4]), priority_of(record), string.byte(record, 5), reason, status, '""', 0,
-    has(record, FLAG_EXPIRES) and text(deadline_ms(record)) or '0', quoted(m[8]), quoted(m[10]),
-    '[' .. table.concat(history, ',') .. ']',
-  }, ',') .. ']'
+  return packed_outcome(record, reason, inbox, host_at(record, HOST_AT), nil, status, history)
 end
 
 -- End a pending delivery that is nowhere any more but in `deliveries`.

@@ -28,19 +28,6 @@ local function chain_of(sequence, stub, name)
   end
 end
 
--- As far as it is known here: see outcome.py for the order of parts.
-local function payload_here(stub, batch, reason)
-  local fields = call('HGET', P .. ':message:' .. text(message_of(stub)), 'm')
-  local read, m = pcall(cjson.decode, fields or '')
-  if not read then m = {} end
-  local function quoted(value) return cjson.encode(type(value) == 'string' and value or '') end
-  return '[' .. table.concat({
-    quoted(m[1]), quoted(m[2]), quoted(m[3]), '""', quoted(batch.host), quoted(inbox_of(stub)), quoted(m[4]),
-    priority_of(stub), string.byte(stub, 5), reason, 0, '""', 0,
-    has(stub, FLAG_EXPIRES) and text(deadline_ms(stub)) or '0', quoted(m[8]), quoted(m[10]), '[]',
-  }, ',') .. ']'
-end
-
 -- How it ends now, and why; nil if it does not.
 local function ending(stub, batch)
   if has(stub, FLAG_CANCEL) or batch.dropped[inbox_of(stub)] then return S_CANCELLED, R_CANCELLED end
@@ -77,7 +64,7 @@ for i = 2, #ARGV, 3 do
         call('HDEL', DELIVERIES, sequence)
         records[sequence] = false
       else
-        local outcome, payload = allocate(1), payload_here(stub, batch, reason)
+        local outcome, payload = allocate(1), packed_outcome(stub, reason, '', batch.host, origin, 0, {})
         finish(sequence, state, payload, outcome)
         if state == S_DEAD then
           bury_here(sequence, stub, batch, outcome, payload)
