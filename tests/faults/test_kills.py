@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from fedsvc_client import AsyncFedsvcClient, FedsvcClient
+from servers.activities import activity
 from servers.inbox import InboxServer
 from servers.processes import Fedsvc
 
@@ -29,15 +30,6 @@ SETTINGS = {
     # few enough that a kill always finds most of the work still to be done
     "FEDSVC_CONCURRENCY": "40",
 }
-
-
-def activity(number: int) -> dict[str, Any]:
-    return {
-        "id": f"https://me.example/activities/{number}",
-        "type": "Announce",
-        "actor": "https://me.example/u/ada",
-        "object": f"https://me.example/post/{number}",
-    }
 
 
 @contextmanager

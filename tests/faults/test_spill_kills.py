@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from fedsvc_client import AsyncFedsvcClient
+from servers.activities import activity
 from servers.fleet import Fleet, fleet
 from servers.inbox import InboxServer
 from servers.valkey import ValkeyServer, valkey_server
@@ -28,15 +28,6 @@ SETTINGS = {
     "FEDSVC_RECOVERY_RATE": "100000",
     "FEDSVC_SHUTDOWN_GRACE": "5",
 }
-
-
-def activity(number: int) -> dict[str, Any]:
-    return {
-        "id": f"https://me.example/activities/{number}",
-        "type": "Announce",
-        "actor": "https://me.example/u/ada",
-        "object": f"https://me.example/post/{number}",
-    }
 
 
 def spilled(valkey: ValkeyServer) -> int:

@@ -9,11 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fedsvc_client import AsyncFedsvcClient
 from servers import certificates
+from servers.activities import activity
 from servers.fleet import Fleet, Member, fleet
 from servers.valkey import ValkeyServer
 
@@ -84,15 +84,6 @@ async def hosts() -> AsyncIterator[Hosts]:
         yield made
     finally:
         server.close()
-
-
-def activity(number: int) -> dict[str, Any]:
-    return {
-        "id": f"https://me.example/activities/{number}",
-        "type": "Announce",
-        "actor": "https://me.example/u/ada",
-        "object": f"https://me.example/post/{number}",
-    }
 
 
 def made_fleet(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from servers.key_ring import ADA, KeyRing, fresh
 from servers.queue import HOUR_MS, ORDERED
-from servers.spilling import EMPTY, FULL, HOST, Desk, archive, contents, put_back
+from servers.spilling import EMPTY, FULL, HOST, Desk, archive, contents, put_back, signed_backlog
 from servers.structure import check
 from structlog.testing import capture_logs
 
@@ -289,15 +289,7 @@ async def test_it_can_still_be_cancelled_by_those_whose_it_is(desk: Desk) -> Non
 async def test_registered_keys_are_needed_by_what_came_back(ring: KeyRing, desk: Desk) -> None:
     desk = Desk(ring.queue, desk.store)
     await ring.registry.put(ADA, fresh())
-    await desk.down(1)
-    for number in range(150):
-        await ring.enqueue(f"n{number}")
-    while await desk.parked() < 150:
-        for admitted in await ring.queue.admit(100):
-            await ring.queue.fail(admitted)
-    await desk.short()
-    many = (await desk.queue.conserved()).counter("spilled")
-    assert many > 100
+    many = await signed_backlog(ring, desk)
     await ring.queue.empty()
     assert await told(desk) == many
     assert await ring.uses() == many

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from servers.key_ring import ADA, KeyRing, fresh
 from servers.queue import HOUR_MS, ORDERED
-from servers.spilling import HOST, Desk, archive, contents, put_back
+from servers.spilling import HOST, Desk, archive, contents, put_back, signed_backlog
 from servers.structure import check
 from structlog.testing import capture_logs
 
@@ -38,14 +38,22 @@ async def tidied(desk: Desk) -> None:
         await desk.spiller.tidy()
 
 
-async def test_what_the_archive_says_has_ended_since_ends_so(desk: Desk, at_once: None) -> None:
-    queue, sent = desk.queue, await desk.down(300)
+async def gone_and_back(desk: Desk) -> tuple[list[DeliveryId], dict[bytes, bytes]]:
+    """What waits for a host goes to SQL, and comes back. Returns all that were sent, and what Redis held
+    meanwhile."""
+    sent = await desk.down(300)
     await desk.short()
-    before = await contents(queue)
-    await queue.hosts.seen(HOST)
-    (probe,) = await queue.admit(1)
-    await queue.deliver(probe)
+    before = await contents(desk.queue)
+    await desk.queue.hosts.seen(HOST)
+    (probe,) = await desk.queue.admit(1)
+    await desk.queue.deliver(probe)
     assert await desk.spiller.round(), "it is back"
+    return sent, before
+
+
+async def test_what_the_archive_says_has_ended_since_ends_so(desk: Desk, at_once: None) -> None:
+    queue = desk.queue
+    sent, before = await gone_and_back(desk)
     ended: dict[DeliveryId, DeliveryState] = {}
     while len(ended) < 299:
         for admitted in await queue.admit(10):
@@ -189,13 +197,8 @@ async def test_nothing_is_given_up_before_it_was_looked_for_twice_nor_while_sql_
 
 
 async def test_what_went_to_sql_again_since_comes_back_from_there(desk: Desk, at_once: None) -> None:
-    queue, sent = desk.queue, await desk.down(300)
-    await desk.short()
-    before = await contents(queue)
-    await queue.hosts.seen(HOST)
-    (probe,) = await queue.admit(1)
-    await queue.deliver(probe)
-    assert await desk.spiller.round(), "it is back"
+    queue = desk.queue
+    sent, before = await gone_and_back(desk)
     for _ in range(5):
         for admitted in await queue.admit(1):
             await queue.fail(admitted, wait_ms=1000 * HOUR_MS)
@@ -245,15 +248,7 @@ async def test_what_waits_for_its_order_behind_what_was_lost_goes_on(desk: Desk,
 async def test_keys_are_not_held_by_what_was_lost(ring: KeyRing, desk: Desk, at_once: None) -> None:
     desk = Desk(ring.queue, desk.store)
     await ring.registry.put(ADA, fresh())
-    await desk.down(1)
-    for number in range(150):
-        await ring.enqueue(f"n{number}")
-    while await desk.parked() < 150:
-        for admitted in await ring.queue.admit(100):
-            await ring.queue.fail(admitted)
-    await desk.short()
-    many = (await desk.queue.conserved()).counter("spilled")
-    assert many > 100
+    many = await signed_backlog(ring, desk)
     uses = await ring.uses()
     await forget_all(desk)
     await ring.queue.pass_time(50 * HOUR_MS)

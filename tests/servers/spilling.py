@@ -18,6 +18,7 @@ from fedsvc.worker.affinity import Affinity
 from fedsvc.worker.beats import Beats
 from fedsvc.worker.memory import MemoryWatch
 from fedsvc.worker.spiller import Spiller
+from servers.key_ring import KeyRing
 from servers.queue import HOUR_MS, Queue, open_queue
 
 HOST = "h0.example"
@@ -115,3 +116,18 @@ async def spilling(url: str, namespace: str, directory: Path) -> AsyncIterator[D
             yield Desk(queue, SpillStore(engine))
     finally:
         await engine.dispose()
+
+
+async def signed_backlog(ring: KeyRing, desk: Desk) -> int:
+    """Host 0 is down, and what waits for it is in SQL and needs a registered key, which is there. Returns how
+    many that are."""
+    await desk.down(1)
+    for number in range(150):
+        await ring.enqueue(f"n{number}")
+    while await desk.parked() < 150:
+        for admitted in await ring.queue.admit(100):
+            await ring.queue.fail(admitted)
+    await desk.short()
+    many = (await desk.queue.conserved()).counter("spilled")
+    assert many > 100
+    return many
